@@ -1,0 +1,159 @@
+// Package fleet owns the vocabulary of what runs where: tenants, clusters,
+// components, lines, instances, version sets, and what a source observes of
+// them. It holds no rule about whether what runs is right; that is drift's.
+package fleet
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Ids are types so that one kind cannot stand in for another.
+type (
+	TenantID   string
+	ClusterID  string
+	InstanceID string
+	SourceID   string
+	SessionID  string
+	ReleaseID  string
+)
+
+// DefaultTenant is the tenant of an installation that has only one.
+const DefaultTenant TenantID = "default"
+
+// Component is a role inside a cluster. The set is open.
+type Component string
+
+// The components the vendor ships today.
+const (
+	Gateway    Component = "gateway"
+	SRAWeb     Component = "sra-web"
+	SRASSH     Component = "sra-ssh"
+	Dispatcher Component = "dispatcher"
+	Worker     Component = "worker"
+)
+
+// Line is the version line a component follows. Versions are comparable only
+// within one line.
+type Line string
+
+// The version lines the vendor ships today.
+const (
+	LineGateway Line = "gateway"
+	LineSRA     Line = "sra"
+	LineZTWA    Line = "ztwa"
+)
+
+// LineOf returns the line a component follows; the second result is false for
+// a component this build does not know.
+func LineOf(c Component) (Line, bool) {
+	switch c {
+	case Gateway:
+		return LineGateway, true
+	case SRAWeb, SRASSH:
+		return LineSRA, true
+	case Dispatcher, Worker:
+		return LineZTWA, true
+	}
+	return "", false
+}
+
+// VersionSet holds one version per line: what a release carries or what a
+// cluster runs when it is not mixed.
+type VersionSet map[Line]string
+
+// String lists the set as "gateway=5.0.1 sra=3.1.0", lines in order.
+func (v VersionSet) String() string {
+	parts := make([]string, 0, len(v))
+	for _, line := range slices.Sorted(maps.Keys(v)) {
+		parts = append(parts, string(line)+"="+v[line])
+	}
+	return strings.Join(parts, " ")
+}
+
+// Health is what the engine that runs an instance says of it.
+type Health string
+
+// Every value Health takes; HealthNone means no health check is defined.
+const (
+	HealthNone      Health = "none"
+	HealthStarting  Health = "starting"
+	HealthHealthy   Health = "healthy"
+	HealthUnhealthy Health = "unhealthy"
+	HealthStopped   Health = "stopped"
+)
+
+// Instance is one running pod or container of a component, as one source saw it.
+type Instance struct {
+	ID        InstanceID
+	Component Component
+	Service   string // the Compose service or the Kubernetes workload
+	Image     string // as declared: repository with tag and/or digest
+	Tag       string // the tag part of Image, empty when pinned by digest alone
+	Digest    string // the repository digest of the running image, "sha256:…", empty when unknown
+	ImageID   string // the engine's own id of the running image
+	Version   string // the application version the process was given (env VERSION), empty when none
+	Health    Health
+	StartedAt time.Time
+}
+
+// Inventory is everything one source sees of one cluster at one instant.
+type Inventory struct {
+	Cluster    ClusterID
+	ObservedAt time.Time
+	Instances  []Instance
+}
+
+// Registration is what the vendor's control plane reports of one cluster's
+// bastions.
+type Registration struct {
+	Cluster    ClusterID
+	ObservedAt time.Time
+	LastReport time.Time // the zero time when never reported
+	Bastions   []Bastion
+}
+
+// Bastion is one registered bastion instance. Version is empty when the server
+// does not say it, which is neither drift nor fine.
+type Bastion struct {
+	ID      InstanceID
+	Version string
+}
+
+// SessionStatus is the vendor's lifecycle status of a session.
+type SessionStatus string
+
+// Every value SessionStatus takes on the wire.
+const (
+	SessionConnecting SessionStatus = "connecting"
+	SessionConnected  SessionStatus = "connected"
+	SessionFailed     SessionStatus = "failed"
+	SessionCompleted  SessionStatus = "completed"
+	SessionTerminated SessionStatus = "terminated"
+)
+
+// Session is one person's or probe's session in the state a source last saw.
+type Session struct {
+	ID         SessionID
+	Cluster    ClusterID
+	Status     SessionStatus
+	User       string
+	Target     string
+	InstanceID InstanceID
+	Start      time.Time
+	End        time.Time // the zero time while active
+	Error      string    // the vendor's free text, empty unless failed
+	Probe      bool      // synthetic; never mixed with people's sessions
+}
+
+// Mark is a source's promise about its own completeness: every session of
+// Cluster that started before CompleteUntil has been sent in its current or a
+// later state.
+type Mark struct {
+	Cluster       ClusterID
+	CompleteUntil time.Time
+	Blind         bool   // the source knows it cannot see every session
+	BlindReason   string // why, for people
+}
