@@ -99,6 +99,18 @@ type Instance struct {
 	StartedAt time.Time
 }
 
+// RunningVersion is the version the instance runs, as far as it can be told: what
+// the process was given, else the image's tag, else its digest.
+func (i Instance) RunningVersion() string {
+	switch {
+	case i.Version != "":
+		return i.Version
+	case i.Tag != "":
+		return i.Tag
+	}
+	return i.Digest
+}
+
 // Inventory is everything one source sees of one cluster at one instant.
 type Inventory struct {
 	Cluster    ClusterID

@@ -1666,11 +1666,13 @@ func (x *StepStarted) GetStep() string {
 
 // StepApplied asks for the step's gate.
 type StepApplied struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
-	Gate          string                 `protobuf:"bytes,2,opt,name=gate,proto3" json:"gate,omitempty"`
-	Boundary      *v1.Boundary           `protobuf:"bytes,3,opt,name=boundary,proto3" json:"boundary,omitempty"`
-	Policy        *v1.Policy             `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Step     string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	Gate     string                 `protobuf:"bytes,2,opt,name=gate,proto3" json:"gate,omitempty"`
+	Boundary *v1.Boundary           `protobuf:"bytes,3,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	Policy   *v1.Policy             `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Blob hash of the package that the cluster runs now.
+	Package       string `protobuf:"bytes,5,opt,name=package,proto3" json:"package,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1731,6 +1733,13 @@ func (x *StepApplied) GetPolicy() *v1.Policy {
 		return x.Policy
 	}
 	return nil
+}
+
+func (x *StepApplied) GetPackage() string {
+	if x != nil {
+		return x.Package
+	}
+	return ""
 }
 
 type StepPassed struct {
@@ -2328,12 +2337,13 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x0fPackageCaptured\x12\x18\n" +
 	"\apackage\x18\x01 \x01(\tR\apackage\"!\n" +
 	"\vStepStarted\x12\x12\n" +
-	"\x04step\x18\x01 \x01(\tR\x04step\"\x9f\x01\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\"\xb9\x01\n" +
 	"\vStepApplied\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
 	"\x04gate\x18\x02 \x01(\tR\x04gate\x126\n" +
 	"\bboundary\x18\x03 \x01(\v2\x1a.lockstep.gate.v1.BoundaryR\bboundary\x120\n" +
-	"\x06policy\x18\x04 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x06policy\" \n" +
+	"\x06policy\x18\x04 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x06policy\x12\x18\n" +
+	"\apackage\x18\x05 \x01(\tR\apackage\" \n" +
 	"\n" +
 	"StepPassed\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\"%\n" +

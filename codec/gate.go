@@ -1,0 +1,112 @@
+package codec
+
+import (
+	"math"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
+)
+
+// PolicyToProto encodes a gate policy.
+func PolicyToProto(p gate.Policy) *gatev1.Policy {
+	return &gatev1.Policy{
+		Alpha: p.Alpha, Beta: p.Beta, Tolerance: p.Tol, Margin: p.Margin, AcceptableRate: p.AcceptableRate, FloorRate: p.FloorRate,
+		Partners: int32(p.Partners), PlannedTrials: int32(p.PlannedTrials), Maturation: durationpb.New(p.Maturation),
+		BurstWindow: durationpb.New(p.BurstWindow), Bucket: durationpb.New(p.Bucket), Deadline: durationpb.New(p.Deadline), MaxLate: p.MaxLate,
+	}
+}
+
+// PolicyFromProto decodes a gate policy; gate.Policy.Validate judges it.
+func PolicyFromProto(m *gatev1.Policy) gate.Policy {
+	return gate.Policy{
+		Alpha: m.GetAlpha(), Beta: m.GetBeta(), Tol: m.GetTolerance(), Margin: m.GetMargin(), AcceptableRate: m.GetAcceptableRate(),
+		FloorRate: m.GetFloorRate(), Partners: int(m.GetPartners()), PlannedTrials: int(m.GetPlannedTrials()),
+		Maturation: m.GetMaturation().AsDuration(), BurstWindow: m.GetBurstWindow().AsDuration(),
+		Bucket: m.GetBucket().AsDuration(), Deadline: m.GetDeadline().AsDuration(), MaxLate: m.GetMaxLate(),
+	}
+}
+
+// BoundaryToProto encodes the times that part the arms.
+func BoundaryToProto(b gate.Boundary) *gatev1.Boundary {
+	return &gatev1.Boundary{BaselineFrom: timestamp(b.BaselineFrom), Start: timestamp(b.Start), End: timestamp(b.End)}
+}
+
+// BoundaryFromProto decodes the times that part the arms.
+func BoundaryFromProto(m *gatev1.Boundary) gate.Boundary {
+	return gate.Boundary{BaselineFrom: instant(m.GetBaselineFrom()), Start: instant(m.GetStart()), End: instant(m.GetEnd())}
+}
+
+// DecisionToProto encodes a gate's decision with the figures people read.
+// Infinite figures are left out, because JSON cannot say them.
+func DecisionToProto(d gate.Decision, policy gate.Policy, decidedAt time.Time, deadlinePassed bool) *gatev1.Decision {
+	e := d.Evidence
+	m := &gatev1.Decision{
+		Verdict: string(d.Verdict), Summary: d.Summary,
+		CompleteUntil: timestamp(d.Watermark.CompleteUntil), StreamSequence: d.Watermark.Seq,
+		PolicyHash: d.PolicyHash, EvidenceHash: d.Hash, DecidedAt: timestamp(decidedAt), DeadlinePassed: deadlinePassed,
+		Evidence: &gatev1.Evidence{
+			NewFailed: int64(e.New.Failed), NewSucceeded: int64(e.New.Succeeded),
+			BaselineFailed: int64(e.Baseline.Failed), BaselineSucceeded: int64(e.Baseline.Succeeded),
+			NewUnresolved: int64(e.Unresolved.New), BaselineUnresolved: int64(e.Unresolved.Baseline),
+			Cut: int64(e.Cut), Late: int64(e.Late.New + e.Late.Baseline),
+			LogERollback: e.LogRollback(policy), LogEPromoteRelative: e.LogPromoteRelative(policy), LogEPromoteAbsolute: e.LogPromoteAbsolute(policy),
+			OddsRatio: finite(d.Odds.Estimate), OddsRatioLow: d.Odds.Low, OddsRatioHigh: finite(d.Odds.High),
+			SessionsNeeded: int64(max(d.Needed, 0)),
+		},
+	}
+	for _, r := range e.Blocks {
+		m.Evidence.Blocks = append(m.Evidence.Blocks, &gatev1.Block{
+			Na: int32(r.NA), Nb: int32(r.NB), Y: int32(r.Y), Yb: int32(r.YB), Count: int64(r.Count),
+		})
+	}
+	for _, r := range d.Reasons {
+		m.Reasons = append(m.Reasons, &gatev1.Reason{Code: string(r.Code), Text: r.Text})
+	}
+	return m
+}
+
+func finite(f float64) float64 {
+	if math.IsInf(f, 0) || math.IsNaN(f) {
+		return 0
+	}
+	return f
+}
+
+// Gate is an opened gate as its first fact says.
+type Gate struct {
+	ID       string
+	Rollout  string
+	Cluster  fleet.ClusterID
+	Step     string
+	Policy   gate.Policy
+	Boundary gate.Boundary
+	OpenedAt time.Time
+}
+
+// GateOpenedToProto encodes the first fact of a gate.
+func GateOpenedToProto(g Gate) *gatev1.GateOpened {
+	return &gatev1.GateOpened{
+		Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step,
+		Policy: PolicyToProto(g.Policy), Boundary: BoundaryToProto(g.Boundary), At: timestamp(g.OpenedAt),
+	}
+}
+
+// GateOpenedFromProto decodes the first fact of a gate.
+func GateOpenedFromProto(id string, m *gatev1.GateOpened) Gate {
+	return Gate{
+		ID: id, Rollout: m.GetRollout(), Cluster: fleet.ClusterID(m.GetCluster()), Step: m.GetStep(),
+		Policy: PolicyFromProto(m.GetPolicy()), Boundary: BoundaryFromProto(m.GetBoundary()), OpenedAt: instant(m.GetAt()),
+	}
+}
+
+// GateToProto encodes a gate with the decision, which may be nil.
+func GateToProto(g Gate, decision *gatev1.Decision) *gatev1.Gate {
+	return &gatev1.Gate{
+		Id: g.ID, Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step,
+		Policy: PolicyToProto(g.Policy), Boundary: BoundaryToProto(g.Boundary), OpenedAt: timestamp(g.OpenedAt), Decision: decision,
+	}
+}

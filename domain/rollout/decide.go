@@ -1,0 +1,259 @@
+package rollout
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
+)
+
+// Input is something that happened: Start, CommandFinished, GateDecided,
+// Rollback or Tick.
+type Input interface{ input() }
+
+type (
+	// Start begins an approved plan.
+	Start struct {
+		Plan      Plan
+		RequestID string
+	}
+	// CommandFinished is a driver's answer.
+	CommandFinished struct {
+		Key string
+		// Error is empty on success.
+		Error string
+		// Package is what the cluster runs after the command.
+		Package string
+		// BeganAt and FinishedAt enclose every touch of the cluster.
+		BeganAt, FinishedAt time.Time
+	}
+	// GateDecided is a gate's verdict.
+	GateDecided struct {
+		Gate    string
+		Verdict gate.Verdict
+		Summary string
+	}
+	// Rollback is a person's wish to have every touched cluster back.
+	Rollback struct{ Reason, RequestID string }
+	// Tick says that time has passed.
+	Tick struct{}
+)
+
+func (Start) input()           {}
+func (CommandFinished) input() {}
+func (GateDecided) input()     {}
+func (Rollback) input()        {}
+func (Tick) input()            {}
+
+// Decision is what follows from an input: the facts to record in one message,
+// the state after them, and the commands that this state asks for anew.
+type Decision struct {
+	Facts    []Fact
+	Commands []Command
+	Next     State
+}
+
+// Decide returns what follows from an input. Late, repeated or unknown inputs
+// yield a Decision without facts.
+func Decide(s State, in Input, now time.Time) Decision {
+	d := decider{state: s, now: now}
+	switch in := in.(type) {
+	case Start:
+		d.start(in)
+	case CommandFinished:
+		d.finished(in)
+	case GateDecided:
+		d.gateDecided(in)
+	case Rollback:
+		d.rollback(in)
+	case Tick:
+		d.tick()
+	}
+	return Decision{Facts: d.facts, Commands: fresh(s.Commands(), d.state.Commands()), Next: d.state}
+}
+
+// fresh returns the commands of after that before did not hold.
+func fresh(before, after []Command) []Command {
+	known := make(map[string]bool, len(before))
+	for _, c := range before {
+		known[c.Key] = true
+	}
+	var out []Command
+	for _, c := range after {
+		if !known[c.Key] {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// decider applies each fact as it is decided, so that later rules of one
+// decision see what earlier ones did.
+type decider struct {
+	state State
+	now   time.Time
+	facts []Fact
+}
+
+func (d *decider) record(cluster fleet.ClusterID, kind Kind) {
+	f := Fact{At: d.now, Cluster: cluster, Kind: kind}
+	d.facts = append(d.facts, f)
+	d.state = d.state.Apply(f)
+}
+
+func (d *decider) start(in Start) {
+	if d.state.Exists() {
+		return
+	}
+	d.record("", RolloutStarted(in))
+	d.startNext()
+}
+
+// startNext lets the next waiting cluster begin, or ends the rollout.
+func (d *decider) startNext() {
+	for _, c := range d.state.Clusters {
+		if c.Phase == ClusterWaiting {
+			d.record(c.Plan.Cluster, ClusterStarted{WindowEnds: d.now.Add(d.state.Plan.Window)})
+			return
+		}
+	}
+	d.record("", RolloutSucceeded{})
+}
+
+func (d *decider) finished(in CommandFinished) {
+	for _, command := range d.state.Commands() {
+		if command.Key != in.Key {
+			continue
+		}
+		c, _ := d.state.Find(command.Cluster)
+		switch command.Action.(type) {
+		case Capture:
+			d.captured(c, in)
+		case Apply:
+			d.applied(c, in)
+		case Restore:
+			d.restored(c, in)
+		}
+		return
+	}
+}
+
+func (d *decider) captured(c ClusterRun, in CommandFinished) {
+	cluster := c.Plan.Cluster
+	if in.Error != "" {
+		reason := fmt.Sprintf("%s was not touched: recording what it runs failed: %s", cluster, in.Error)
+		d.record(cluster, ClusterLost{Reason: reason})
+		d.record("", RolloutHeld{Reason: reason})
+		return
+	}
+	d.record(cluster, PackageCaptured{Package: in.Package})
+	d.record(cluster, StepStarted{Step: c.Plan.Steps[0].Name})
+}
+
+func (d *decider) applied(c ClusterRun, in CommandFinished) {
+	cluster, step := c.Plan.Cluster, c.Plan.Steps[c.Step].Name
+	if in.Error != "" {
+		d.record(cluster, RollbackStarted{Reason: fmt.Sprintf("applying step %s to %s failed: %s", step, cluster, in.Error)})
+		return
+	}
+	d.record(cluster, StepApplied{
+		Step: step, Gate: GateID(d.state.ID, cluster, step), Package: in.Package, Policy: d.state.Plan.Gate,
+		Boundary: gate.Boundary{
+			BaselineFrom: in.BeganAt.Add(-d.state.Plan.Lookback), Start: in.BeganAt, End: in.FinishedAt,
+		},
+	})
+}
+
+func (d *decider) restored(c ClusterRun, in CommandFinished) {
+	cluster := c.Plan.Cluster
+	if in.Error != "" {
+		reason := fmt.Sprintf("%s could not be restored to its recorded package: %s", cluster, in.Error)
+		d.record(cluster, ClusterLost{Reason: reason})
+		d.record("", RolloutFailed{Reason: reason})
+		return
+	}
+	d.record(cluster, ClusterRestored{})
+	d.settleRollback(c.Reason)
+}
+
+// settleRollback ends the way back once no cluster is on it any more.
+func (d *decider) settleRollback(reason string) {
+	for _, c := range d.state.Clusters {
+		if c.Phase == ClusterRollingBack {
+			return
+		}
+	}
+	for _, c := range d.state.Clusters {
+		if c.Phase == ClusterFailed && c.BasePackage != "" {
+			d.record("", RolloutFailed{Reason: c.Reason})
+			return
+		}
+	}
+	if d.state.rollbackRequested {
+		d.record("", RolloutRolledBack{})
+		return
+	}
+	d.record("", RolloutHeld{Reason: reason})
+}
+
+func (d *decider) gateDecided(in GateDecided) {
+	for _, c := range d.state.Clusters {
+		if c.Phase != ClusterGating || c.Gate != in.Gate {
+			continue
+		}
+		cluster, step := c.Plan.Cluster, c.Plan.Steps[c.Step].Name
+		switch in.Verdict {
+		case gate.Pass:
+			d.passed(c)
+		case gate.Fail:
+			d.record(cluster, RollbackStarted{Reason: fmt.Sprintf("the session gate of step %s failed on %s: %s", step, cluster, in.Summary)})
+		case gate.Hold, gate.Inconclusive:
+			reason := fmt.Sprintf("the session gate of step %s on %s says %s: %s", step, cluster, in.Verdict, in.Summary)
+			d.record(cluster, ClusterHeldBack{Reason: reason})
+			d.record("", RolloutHeld{Reason: reason})
+		}
+		return
+	}
+}
+
+func (d *decider) passed(c ClusterRun) {
+	cluster := c.Plan.Cluster
+	d.record(cluster, StepPassed{Step: c.Plan.Steps[c.Step].Name})
+	if next := c.Step + 1; next < len(c.Plan.Steps) {
+		d.record(cluster, StepStarted{Step: c.Plan.Steps[next].Name})
+		return
+	}
+	d.record(cluster, ClusterDone{Release: d.state.Plan.Release, Package: c.LastPackage})
+	d.startNext()
+}
+
+func (d *decider) rollback(in Rollback) {
+	if !d.state.Exists() || d.state.rollbackRequested {
+		return
+	}
+	d.record("", RollbackRequested(in))
+	for _, c := range d.state.Clusters {
+		switch {
+		case c.Phase == ClusterCapturing:
+			// Nothing of it was changed yet, so it is where it was.
+			d.record(c.Plan.Cluster, ClusterRestored{})
+		case c.BasePackage != "" && c.Phase != ClusterRollingBack && c.Phase != ClusterRolledBack:
+			d.record(c.Plan.Cluster, RollbackStarted{Reason: in.Reason})
+		}
+	}
+	d.settleRollback(in.Reason)
+}
+
+// tick brings back what is still mixed when its window ends.
+func (d *decider) tick() {
+	for _, c := range d.state.Clusters {
+		switch c.Phase {
+		case ClusterApplying, ClusterGating, ClusterHeld:
+			if !d.now.Before(c.WindowEnds) {
+				d.record(c.Plan.Cluster, RollbackStarted{Reason: fmt.Sprintf(
+					"%s was still mixed in step %s when its window of %s ended", c.Plan.Cluster, c.StepName(), d.state.Plan.Window)})
+			}
+		}
+	}
+}

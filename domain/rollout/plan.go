@@ -1,0 +1,163 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
+)
+
+// Release is what a rollout brings: one image per line.
+type Release struct {
+	ID    fleet.ReleaseID
+	Lines map[fleet.Line]ReleaseImage
+}
+
+// Versions returns the version set the release carries.
+func (r Release) Versions() fleet.VersionSet {
+	set := make(fleet.VersionSet, len(r.Lines))
+	for line, image := range r.Lines {
+		set[line] = image.Version
+	}
+	return set
+}
+
+// ReleaseImage is one line's image of a release.
+type ReleaseImage struct {
+	Version string
+	// Ref is the image as the release names it, by tag or digest.
+	Ref string
+}
+
+// Target is one cluster as it was found when planning.
+type Target struct {
+	Cluster fleet.ClusterID
+	// Running maps each component to what runs of it.
+	Running map[fleet.Component]RunningImage
+	// Resolved maps each line of the release to its image with digest.
+	Resolved map[fleet.Line]string
+	// BusyWith is the rollout that moves the cluster already, empty when none.
+	BusyWith ID
+	// Trouble lists what the deployment's own checks found.
+	Trouble []string
+}
+
+// RunningImage is what runs of a component; several versions are joined by ", ".
+type RunningImage struct {
+	Version string
+	// Digest of the running image, "sha256:…".
+	Digest string
+}
+
+// Problem is something that stands in a plan's way.
+type Problem struct {
+	// ID is a catalogue id that never changes its meaning.
+	ID string
+	// Cluster is empty when the whole plan is concerned.
+	Cluster fleet.ClusterID
+	Text    string
+}
+
+// Catalogue ids of plan problems.
+const (
+	ProblemBusy     = "LS-ROL-001"
+	ProblemTarget   = "LS-ROL-002"
+	ProblemWindow   = "LS-ROL-003"
+	ProblemNothing  = "LS-ROL-004"
+	ProblemPolicy   = "LS-ROL-005"
+	ProblemMissing  = "LS-ROL-006"
+	ProblemLookback = "LS-ROL-007"
+)
+
+// stepOrder is the runbook's: gateway before the SRA components, workers last.
+func stepOrder() []fleet.Line { return []fleet.Line{fleet.LineGateway, fleet.LineSRA, fleet.LineZTWA} }
+
+// NewPlan plans a release for clusters in the given order. Clusters that run it
+// already are left out. A plan with problems must not start.
+func NewPlan(release Release, targets []Target, policy gate.Policy, window, lookback time.Duration) (Plan, []Problem) {
+	plan := Plan{Release: release.ID, Gate: policy, Window: window, Lookback: lookback}
+	var problems []Problem
+	if err := policy.Validate(); err != nil {
+		problems = append(problems, Problem{ID: ProblemPolicy, Text: fmt.Sprintf("the gate policy cannot be used: %v", err)})
+	}
+	if lookback <= 0 {
+		problems = append(problems, Problem{ID: ProblemLookback, Text: "the baseline lookback must be longer than zero"})
+	}
+	for _, target := range targets {
+		found := len(problems)
+		if target.BusyWith != "" {
+			problems = append(problems, Problem{ID: ProblemBusy, Cluster: target.Cluster,
+				Text: fmt.Sprintf("rollout %s is moving it; wait for it or roll it back", target.BusyWith)})
+		}
+		for _, trouble := range target.Trouble {
+			problems = append(problems, Problem{ID: ProblemTarget, Cluster: target.Cluster, Text: trouble})
+		}
+		if len(problems) > found {
+			continue
+		}
+		steps, missing := planSteps(release, target)
+		for _, text := range missing {
+			problems = append(problems, Problem{ID: ProblemMissing, Cluster: target.Cluster, Text: text})
+		}
+		if len(steps) == 0 {
+			continue
+		}
+		// A step's gate may take its whole deadline; the cluster is mixed all the
+		// while and must not be rolled back for that alone.
+		if need := time.Duration(len(steps)) * policy.Deadline; window < need {
+			problems = append(problems, Problem{ID: ProblemWindow, Cluster: target.Cluster, Text: fmt.Sprintf(
+				"%d gates of at most %s each do not fit into its window of %s; widen rollout.window or shorten gate.deadline", len(steps), policy.Deadline, window)})
+		}
+		plan.Clusters = append(plan.Clusters, ClusterPlan{Cluster: target.Cluster, Steps: steps})
+	}
+	if len(plan.Clusters) == 0 && len(problems) == 0 {
+		problems = append(problems, Problem{ID: ProblemNothing, Text: fmt.Sprintf("every cluster asked for runs release %s already", release.ID)})
+	}
+	return plan, problems
+}
+
+func planSteps(release Release, target Target) (steps []StepPlan, missing []string) {
+	for _, line := range stepOrder() {
+		image, carried := release.Lines[line]
+		if !carried {
+			continue
+		}
+		ref := target.Resolved[line]
+		step := StepPlan{Name: string(line), Line: line, ToVersion: image.Version, Image: ref}
+		var from []string
+		moved := false
+		for _, component := range slices.Sorted(componentsOf(target, line)) {
+			running := target.Running[component]
+			step.Components = append(step.Components, component)
+			if !slices.Contains(from, running.Version) {
+				from = append(from, running.Version)
+			}
+			if running.Digest == "" || !strings.HasSuffix(ref, "@"+running.Digest) {
+				moved = true
+			}
+		}
+		if len(step.Components) == 0 {
+			missing = append(missing, fmt.Sprintf("release %s carries line %s but the cluster runs no component of it", release.ID, line))
+			continue
+		}
+		step.FromVersion = strings.Join(from, ", ")
+		if moved {
+			steps = append(steps, step)
+		}
+	}
+	return steps, missing
+}
+
+// componentsOf yields the target's components that follow a line.
+func componentsOf(target Target, line fleet.Line) func(yield func(fleet.Component) bool) {
+	return func(yield func(fleet.Component) bool) {
+		for component := range target.Running {
+			if l, ok := fleet.LineOf(component); ok && l == line && !yield(component) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,247 @@
+// Package rollout owns the rules by which a fleet moves from one release to
+// another: what a plan is, in which order a cluster's steps run, what a gate's
+// verdict leads to, when a cluster goes back to the package recorded before its
+// first step. It decides; it never acts.
+package rollout
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
+)
+
+// ID names one rollout.
+type ID string
+
+// Plan is what was approved. Nothing in it is looked up again while it runs.
+type Plan struct {
+	Release  fleet.ReleaseID
+	Clusters []ClusterPlan
+	Gate     gate.Policy
+	// Window is how long one cluster may be mixed, from its first step on.
+	Window time.Duration
+	// Lookback is how far before a step baseline sessions are taken.
+	Lookback time.Duration
+}
+
+// ClusterPlan is one cluster's way through the plan.
+type ClusterPlan struct {
+	Cluster fleet.ClusterID
+	Steps   []StepPlan
+}
+
+// StepPlan moves every component of one line.
+type StepPlan struct {
+	Name        string
+	Line        fleet.Line
+	FromVersion string
+	ToVersion   string
+	// Image is "repository:tag@sha256:…".
+	Image      string
+	Components []fleet.Component
+}
+
+// Phase is where a rollout stands.
+type Phase string
+
+// Every value Phase takes.
+const (
+	// PhaseRunning: clusters are being moved.
+	PhaseRunning Phase = "running"
+	// PhaseHeld: no further cluster starts; a person decides.
+	PhaseHeld Phase = "held"
+	// PhaseSucceeded: every cluster of the plan runs the release.
+	PhaseSucceeded Phase = "succeeded"
+	// PhaseRollingBack: at least one cluster is on its way back.
+	PhaseRollingBack Phase = "rolling_back"
+	// PhaseRolledBack: every cluster that was touched is back, as asked.
+	PhaseRolledBack Phase = "rolled_back"
+	// PhaseFailed: a cluster could not be brought to a known package.
+	PhaseFailed Phase = "failed"
+)
+
+// Resting reports whether the phase changes only by a person's word or the end
+// of a window.
+func (p Phase) Resting() bool {
+	switch p {
+	case PhaseHeld, PhaseSucceeded, PhaseRolledBack, PhaseFailed:
+		return true
+	}
+	return false
+}
+
+// ClusterPhase is where one cluster stands within a rollout.
+type ClusterPhase string
+
+// Every value ClusterPhase takes.
+const (
+	// ClusterWaiting: its turn has not come.
+	ClusterWaiting ClusterPhase = "waiting"
+	// ClusterCapturing: what it runs is being recorded.
+	ClusterCapturing ClusterPhase = "capturing"
+	// ClusterApplying: a step is being applied.
+	ClusterApplying ClusterPhase = "applying"
+	// ClusterGating: a step is applied and its gate is open.
+	ClusterGating ClusterPhase = "gating"
+	// ClusterHeld: a gate said hold or inconclusive; the window still runs.
+	ClusterHeld ClusterPhase = "held"
+	// ClusterSucceeded: every step passed its gate.
+	ClusterSucceeded ClusterPhase = "succeeded"
+	// ClusterRollingBack: the recorded package is being restored.
+	ClusterRollingBack ClusterPhase = "rolling_back"
+	// ClusterRolledBack: it runs the recorded package again.
+	ClusterRolledBack ClusterPhase = "rolled_back"
+	// ClusterFailed: it could not be captured or restored.
+	ClusterFailed ClusterPhase = "failed"
+)
+
+// Busy reports whether a cluster in this phase belongs to its rollout alone.
+func (p ClusterPhase) Busy() bool {
+	switch p {
+	case ClusterCapturing, ClusterApplying, ClusterGating, ClusterHeld, ClusterRollingBack:
+		return true
+	}
+	return false
+}
+
+// ClusterRun is one cluster's part of a rollout, as it stands.
+type ClusterRun struct {
+	Plan  ClusterPlan
+	Phase ClusterPhase
+	// Step indexes Plan.Steps.
+	Step       int
+	Reason     string
+	WindowEnds time.Time
+	// BasePackage is the blob hash of what ran before the first step.
+	BasePackage string
+	// LastPackage is the blob hash of what the last applied step left.
+	LastPackage string
+	Gate        string
+}
+
+// StepName returns the name of the step the cluster is in, empty before the first.
+func (c ClusterRun) StepName() string {
+	if c.Phase == ClusterWaiting || c.Phase == ClusterCapturing || c.Step >= len(c.Plan.Steps) {
+		return ""
+	}
+	return c.Plan.Steps[c.Step].Name
+}
+
+// State is a rollout as its facts so far say. The zero State is a rollout that
+// has not started.
+type State struct {
+	ID        ID
+	RequestID string
+	Phase     Phase
+	Reason    string
+	Plan      Plan
+	Clusters  []ClusterRun
+	StartedAt time.Time
+	EndedAt   time.Time
+	// rollbackRequested is set once a person asked for the way back.
+	rollbackRequested bool
+}
+
+// Exists reports whether the rollout has started.
+func (s State) Exists() bool { return s.Phase != "" }
+
+// GateID names the gate of one step of one cluster.
+func GateID(id ID, cluster fleet.ClusterID, step string) string {
+	return fmt.Sprintf("%s-%s-%s", id, cluster, step)
+}
+
+// Command asks a driver to act on one cluster.
+type Command struct {
+	// Key is the same whenever the same command is asked again.
+	Key     string
+	Rollout ID
+	Cluster fleet.ClusterID
+	Action  Action
+}
+
+// Action is what a command does: Capture, Apply or Restore.
+type Action interface{ action() }
+
+// Capture records what the cluster runs.
+type Capture struct{}
+
+// Apply brings the base package to the images of all steps so far.
+type Apply struct {
+	BasePackage string
+	Images      map[fleet.Component]Image
+}
+
+// Image is what a component shall run.
+type Image struct {
+	Ref     string
+	Version string
+}
+
+// Restore puts a recorded package back, whole.
+type Restore struct{ Package string }
+
+func (Capture) action() {}
+func (Apply) action()   {}
+func (Restore) action() {}
+
+// Commands returns what the state waits for drivers to do. It is a function of
+// the state alone, so asking again after a crash asks for the same.
+func (s State) Commands() []Command {
+	var out []Command
+	for _, c := range s.Clusters {
+		command := func(what string, action Action) {
+			out = append(out, Command{
+				Key:     fmt.Sprintf("rollout/%s/%s/%s", s.ID, c.Plan.Cluster, what),
+				Rollout: s.ID, Cluster: c.Plan.Cluster, Action: action,
+			})
+		}
+		switch c.Phase {
+		case ClusterCapturing:
+			command("capture", Capture{})
+		case ClusterApplying:
+			images := make(map[fleet.Component]Image)
+			for _, step := range c.Plan.Steps[:c.Step+1] {
+				for _, component := range step.Components {
+					images[component] = Image{Ref: step.Image, Version: step.ToVersion}
+				}
+			}
+			command(c.Plan.Steps[c.Step].Name+"/apply", Apply{BasePackage: c.BasePackage, Images: images})
+		case ClusterRollingBack:
+			command("restore", Restore{Package: c.BasePackage})
+		}
+	}
+	return out
+}
+
+// WakeAt returns when the state wants a Tick, the zero time for never.
+func (s State) WakeAt() time.Time {
+	var at time.Time
+	for _, c := range s.Clusters {
+		switch c.Phase {
+		case ClusterApplying, ClusterGating, ClusterHeld:
+			if at.IsZero() || c.WindowEnds.Before(at) {
+				at = c.WindowEnds
+			}
+		}
+	}
+	return at
+}
+
+// Find returns the run of a cluster.
+func (s State) Find(cluster fleet.ClusterID) (ClusterRun, bool) {
+	if i := s.index(cluster); i >= 0 {
+		return s.Clusters[i], true
+	}
+	return ClusterRun{}, false
+}
+
+func (s State) index(cluster fleet.ClusterID) int {
+	for i, c := range s.Clusters {
+		if c.Plan.Cluster == cluster {
+			return i
+		}
+	}
+	return -1
+}

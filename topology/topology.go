@@ -1,0 +1,192 @@
+// Package topology names every stream, subject, consumer, bucket and table with
+// its owner. Two services never write the same one; a service that needs another
+// name adds it here.
+package topology
+
+import (
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/bus"
+)
+
+// The services that own things.
+const (
+	Collector = "collector"
+	Evaluator = "evaluator"
+	Executor  = "executor"
+	Notifier  = "notifier"
+)
+
+// Stream names.
+const (
+	StreamObservations = "OBS"
+	StreamEvents       = "EVT"
+	StreamCommands     = "CMD"
+	StreamDeadLetters  = "DLQ"
+)
+
+// Bucket names.
+const (
+	// BucketControl says run or abort per rollout; drivers check it before every
+	// mutating call, because stopping is not queued.
+	BucketControl = "control"
+	// BucketBlobs holds packages by content hash.
+	BucketBlobs = "blobs"
+)
+
+// Nouns of the event stream, each written by one service.
+const (
+	NounDrift   = "drift"
+	NounGate    = "gate"
+	NounRollout = "rollout"
+	NounStep    = "step"
+)
+
+// NounOwners maps each noun to the one service that appends its facts.
+func NounOwners() map[string]string {
+	return map[string]string{NounDrift: Evaluator, NounGate: Evaluator, NounRollout: Executor, NounStep: Executor}
+}
+
+// TableOwners maps each table to the one service that writes it.
+func TableOwners() map[string]string {
+	return map[string]string{
+		"inventory_instances": Evaluator,
+		"session_events":      Evaluator,
+		"progress_marks":      Evaluator,
+		"registrations":       Evaluator,
+		"facts":               Evaluator,
+	}
+}
+
+// Streams lists every stream.
+func Streams() []bus.Stream {
+	return []bus.Stream{
+		{Name: StreamObservations, Subjects: []string{"lockstep.obs.v1.>"}, MaxAge: 7 * 24 * time.Hour, MaxBytes: 8 << 30, Owner: Collector},
+		{Name: StreamEvents, Subjects: []string{"lockstep.evt.v1.>"}, Owner: "the noun's owner"},
+		{Name: StreamCommands, Subjects: []string{"lockstep.cmd.v1.>"}, MaxAge: 30 * 24 * time.Hour, Owner: Executor},
+		{Name: StreamDeadLetters, Subjects: []string{"lockstep.dlq.v1.>"}, MaxAge: 30 * 24 * time.Hour, Owner: "the consumer's service"},
+	}
+}
+
+// KeyValues lists every key-value bucket.
+func KeyValues() []bus.Bucket { return []bus.Bucket{{Name: BucketControl, Owner: Executor}} }
+
+// Blobs lists every blob bucket.
+func Blobs() []bus.Bucket { return []bus.Bucket{{Name: BucketBlobs, Owner: Executor}} }
+
+// Consumers lists every durable consumer of a tenant's messages.
+func Consumers() []bus.Consumer {
+	return []bus.Consumer{EvaluatorObservations(), EvaluatorEvents(), ConductorEvents(), DriverCommands(), NotifierEvents("<sink>")}
+}
+
+// EvaluatorObservations feeds the evaluator what collectors saw.
+func EvaluatorObservations() bus.Consumer {
+	return consumer(StreamObservations, "evaluator-observations", Evaluator, 30*time.Second)
+}
+
+// EvaluatorEvents tells the evaluator of rollouts, and lets it archive all facts.
+func EvaluatorEvents() bus.Consumer {
+	return consumer(StreamEvents, "evaluator-events", Evaluator, 30*time.Second)
+}
+
+// ConductorEvents brings gate decisions and driver results to the conductor.
+func ConductorEvents() bus.Consumer {
+	return consumer(StreamEvents, "conductor-events", Executor, 30*time.Second,
+		EventFilter(NounGate), EventFilter(NounStep))
+}
+
+// DriverCommands is the driver pool's queue. A driver reports progress while it
+// works, so AckWait bounds how long a dead driver's command waits.
+func DriverCommands() bus.Consumer {
+	return consumer(StreamCommands, "driver-commands", Executor, 15*time.Second)
+}
+
+// NotifierEvents is one sink's position; sinks do not wait for one another.
+func NotifierEvents(sink string) bus.Consumer {
+	return consumer(StreamEvents, "notifier-"+sink, Notifier, 60*time.Second,
+		EventFilter(NounDrift), EventFilter(NounGate), EventFilter(NounRollout))
+}
+
+func consumer(stream, durable, owner string, ackWait time.Duration, filters ...string) bus.Consumer {
+	return bus.Consumer{
+		Stream: stream, Durable: durable, Filters: filters, AckWait: ackWait,
+		DeadLetter: "lockstep.dlq.v1." + string(fleet.DefaultTenant) + "." + durable,
+		Owner:      owner,
+	}
+}
+
+// Parts is into how many parts observations are split; fixed at install.
+const Parts = 64
+
+// Part returns the part of a cluster: fnv32a(cluster) mod Parts.
+func Part(cluster fleet.ClusterID) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(cluster))
+	return h.Sum32() % Parts
+}
+
+// ObservationSubject is where a source publishes a batch of one part.
+func ObservationSubject(tenant fleet.TenantID, source fleet.SourceID, part uint32, kind string) string {
+	return fmt.Sprintf("lockstep.obs.v1.%s.%s.%d.%s", tenant, source, part, kind)
+}
+
+// EventSubject is the literal subject of one aggregate's facts.
+func EventSubject(tenant fleet.TenantID, noun string, id ...string) string {
+	return fmt.Sprintf("lockstep.evt.v1.%s.%s.%s", tenant, noun, strings.Join(id, "."))
+}
+
+// EventFilter matches every aggregate of a noun, of every tenant.
+func EventFilter(noun string) string { return "lockstep.evt.v1.*." + noun + ".>" }
+
+// EventNoun returns the noun and the id of an event subject, ids of several
+// tokens joined by dots.
+func EventNoun(subject string) (noun, id string, ok bool) {
+	parts := strings.SplitN(subject, ".", 6)
+	if len(parts) != 6 || parts[1] != "evt" {
+		return "", "", false
+	}
+	return parts[4], parts[5], true
+}
+
+// CommandSubject is where commands to one cluster's driver go.
+func CommandSubject(tenant fleet.TenantID, cluster fleet.ClusterID) string {
+	return fmt.Sprintf("lockstep.cmd.v1.%s.%s", tenant, cluster)
+}
+
+// Listing is the whole topology as text, one thing a line, sorted by kind.
+func Listing() string {
+	var b strings.Builder
+	for _, s := range Streams() {
+		fmt.Fprintf(&b, "stream    %-24s %-28s owner: %s\n", s.Name, strings.Join(s.Subjects, " "), s.Owner)
+	}
+	for _, noun := range sorted(NounOwners()) {
+		fmt.Fprintf(&b, "noun      %-24s %-28s owner: %s\n", noun, "lockstep.evt.v1.<tenant>."+noun+".>", NounOwners()[noun])
+	}
+	for _, c := range Consumers() {
+		fmt.Fprintf(&b, "consumer  %-24s %-28s owner: %s\n", c.Durable, c.Stream+" "+strings.Join(c.Filters, " "), c.Owner)
+	}
+	for _, k := range KeyValues() {
+		fmt.Fprintf(&b, "bucket    %-24s %-28s owner: %s\n", k.Name, "key-value", k.Owner)
+	}
+	for _, o := range Blobs() {
+		fmt.Fprintf(&b, "bucket    %-24s %-28s owner: %s\n", o.Name, "blobs by SHA-256", o.Owner)
+	}
+	for _, t := range sorted(TableOwners()) {
+		fmt.Fprintf(&b, "table     %-24s %-28s owner: %s\n", t, "ClickHouse", TableOwners()[t])
+	}
+	return b.String()
+}
+
+func sorted(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
