@@ -45,6 +45,7 @@ type Record struct {
 	RecordedAt     time.Time
 	Source         fleet.SourceID
 	Incarnation    string
+	Part           uint32
 	SourceSequence uint64
 	StreamSequence uint64
 	Index          uint32

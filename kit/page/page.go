@@ -1,0 +1,45 @@
+// Package page owns how long lists are cut into pages with tokens.
+package page
+
+import (
+	"encoding/base64"
+	"slices"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
+)
+
+// Sizes of a page: what 0 means and what no request exceeds.
+const (
+	DefaultSize = 100
+	MaxSize     = 1000
+)
+
+// Of returns the page of items that follows the token and the token of the next
+// page, empty after the last. A token names the last item of the page before, so
+// that items which come and go do not shift pages; an item that has gone makes
+// its token invalid.
+func Of[T any](items []T, key func(T) string, size int32, token string) ([]T, string, error) {
+	if size < 0 {
+		return nil, "", errs.New(errs.Invalid, "LS-API-001", "page_size is %d; it must not be negative", size)
+	}
+	if size == 0 {
+		size = DefaultSize
+	}
+	size = min(size, MaxSize)
+	if token != "" {
+		last, err := base64.RawURLEncoding.DecodeString(token)
+		at := -1
+		if err == nil {
+			at = slices.IndexFunc(items, func(item T) bool { return key(item) == string(last) })
+		}
+		if at < 0 {
+			return nil, "", errs.New(errs.Invalid, "LS-API-002", "page_token is not valid any more; start again without one")
+		}
+		items = items[at+1:]
+	}
+	if len(items) <= int(size) {
+		return items, "", nil
+	}
+	items = items[:size]
+	return items, base64.RawURLEncoding.EncodeToString([]byte(key(items[size-1]))), nil
+}

@@ -1,0 +1,146 @@
+package evaluator
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/drift"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
+	"github.com/lockstep-fleet/lockstep/kit/page"
+	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
+)
+
+// fleetAPI answers from what the evaluator watches.
+type fleetAPI struct{ watch *watch }
+
+func (a fleetAPI) ListClusters(_ context.Context, req *fleetv1.ListClustersRequest) (*fleetv1.ListClustersResponse, error) {
+	a.watch.mu.Lock()
+	defer a.watch.mu.Unlock()
+	ids, next, err := page.Of(slices.Sorted(maps.Keys(a.watch.clusters)), func(id fleet.ClusterID) string { return string(id) }, req.GetPageSize(), req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	resp := &fleetv1.ListClustersResponse{NextPageToken: next}
+	for _, id := range ids {
+		resp.Clusters = append(resp.Clusters, a.watch.describe(a.watch.clusters[id]))
+	}
+	return resp, nil
+}
+
+// describe judges a cluster now, so that the answer never lags behind the clock;
+// since is that of the state last recorded.
+func (w *watch) describe(c *clusterWatch) *fleetv1.Cluster {
+	j := drift.Judge(c.drift, w.config.Limits, w.deps.Now())
+	m := &fleetv1.Cluster{Id: string(c.drift.ID), State: string(j.State), Reasons: j.Reasons}
+	if !c.since.IsZero() {
+		m.Since = timestamppb.New(c.since)
+	}
+	if at := c.drift.Inventory.ObservedAt; !at.IsZero() {
+		m.LastSeen = timestamppb.New(at)
+	}
+	if at := c.registration.LastReport; !at.IsZero() {
+		m.LastReport = timestamppb.New(at)
+	}
+	assigned := fleet.VersionSet{}
+	if c.drift.Assigned != nil {
+		m.AssignedRelease, assigned = string(c.drift.Assigned.Release), c.drift.Assigned.Versions
+	}
+	if c.drift.Move != nil {
+		m.Rollout = c.drift.Move.Rollout
+	}
+	lines := slices.Collect(maps.Keys(j.Running))
+	for line := range assigned {
+		if !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	slices.Sort(lines)
+	for _, line := range lines {
+		m.Lines = append(m.Lines, &fleetv1.Line{Line: string(line), Running: j.Running[line], Assigned: assigned[line]})
+	}
+	for _, i := range c.drift.Inventory.Instances {
+		instance := &fleetv1.Instance{
+			Id: string(i.ID), Component: string(i.Component), Service: i.Service, Image: i.Image, Digest: i.Digest,
+			Version: i.RunningVersion(), Health: string(i.Health),
+		}
+		if !i.StartedAt.IsZero() {
+			instance.StartedAt = timestamppb.New(i.StartedAt)
+		}
+		m.Instances = append(m.Instances, instance)
+	}
+	for _, b := range c.registration.Bastions {
+		m.Bastions = append(m.Bastions, &fleetv1.Bastion{Id: string(b.ID), Version: b.Version})
+	}
+	return m
+}
+
+// gateAPI explains gates.
+type gateAPI struct{ watch *watch }
+
+func (a gateAPI) ListGates(_ context.Context, req *gatev1.ListGatesRequest) (*gatev1.ListGatesResponse, error) {
+	a.watch.mu.Lock()
+	defer a.watch.mu.Unlock()
+	gates, next, err := page.Of(a.watch.gatesOf(req.GetRollout()), func(g *gateWatch) string { return g.ID }, req.GetPageSize(), req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	resp := &gatev1.ListGatesResponse{NextPageToken: next}
+	for _, g := range gates {
+		resp.Gates = append(resp.Gates, a.watch.describeGate(g))
+	}
+	return resp, nil
+}
+
+func (a gateAPI) GetGate(_ context.Context, req *gatev1.GetGateRequest) (*gatev1.GetGateResponse, error) {
+	a.watch.mu.Lock()
+	defer a.watch.mu.Unlock()
+	g := a.watch.gates[req.GetId()]
+	if g == nil {
+		return nil, unknownGate(req.GetId())
+	}
+	return &gatev1.GetGateResponse{Gate: a.watch.describeGate(g)}, nil
+}
+
+func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) (*gatev1.ReplayGateResponse, error) {
+	a.watch.mu.Lock()
+	g := a.watch.gates[req.GetId()]
+	if g == nil {
+		a.watch.mu.Unlock()
+		return nil, unknownGate(req.GetId())
+	}
+	described, opened, recorded := a.watch.describeGate(g), g.Gate, g.decision
+	a.watch.mu.Unlock()
+	if recorded == nil {
+		return nil, errs.New(errs.Conflict, "LS-GAT-002", "gate %s is still open; there is no decision to take again yet", req.GetId())
+	}
+	// Rows only: nothing of what is kept in memory takes part.
+	fold, err := a.watch.replay(ctx, opened, recorded.GetStreamSequence())
+	if err != nil {
+		return nil, err
+	}
+	decision := fold.Verdict(recorded.GetDeadlinePassed())
+	replayed := codec.DecisionToProto(decision, opened.Policy, a.watch.deps.Now(), recorded.GetDeadlinePassed())
+	return &gatev1.ReplayGateResponse{
+		Gate: described, Replayed: replayed,
+		Same: replayed.GetVerdict() == recorded.GetVerdict() && replayed.GetEvidenceHash() == recorded.GetEvidenceHash(),
+	}, nil
+}
+
+// describeGate shows the recorded decision or the evidence so far.
+func (w *watch) describeGate(g *gateWatch) *gatev1.Gate {
+	decision := g.decision
+	if decision == nil && g.fold != nil {
+		decision = codec.DecisionToProto(g.fold.Verdict(false), g.Policy, w.deps.Now(), false)
+	}
+	return codec.GateToProto(g.Gate, decision)
+}
+
+func unknownGate(id string) error {
+	return errs.New(errs.NotFound, "LS-GAT-001", "there is no gate %q; `lockstep gate list` shows the gates there are", id)
+}
