@@ -51,6 +51,27 @@ type Record struct {
 	Index          uint32
 }
 
+// Position names one sequence of messages: a source counts per incarnation and
+// part.
+type Position struct {
+	Source      fleet.SourceID
+	Incarnation string
+	Part        uint32
+}
+
+// Fact is an event message on its way to the archive.
+type Fact struct {
+	Tenant         fleet.TenantID
+	Noun           string
+	ID             string
+	StreamSequence uint64
+	// Type is the full proto name of the event.
+	Type       string
+	RecordedAt time.Time
+	// JSON is the event in proto's JSON form.
+	JSON string
+}
+
 // timestamp keeps the zero time absent.
 func timestamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {

@@ -47,7 +47,7 @@ type Store interface {
 	// InsertRecords returns once the rows are durable. Rows seen before are harmless.
 	InsertRecords(ctx context.Context, records []codec.Record) error
 	// InsertFact archives one event message.
-	InsertFact(ctx context.Context, fact Fact) error
+	InsertFact(ctx context.Context, fact codec.Fact) error
 	// Evidence calls fn with the sessions that started at or after from, and the
 	// marks received since, of one cluster, in stream order, up to a sequence
 	// (0: all).
@@ -59,27 +59,7 @@ type Store interface {
 	// when there is none.
 	Registration(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID) (fleet.Registration, error)
 	// Positions returns the highest sequence stored of each source's part.
-	Positions(ctx context.Context, tenant fleet.TenantID) (map[Position]uint64, error)
-}
-
-// Position names one sequence of messages: a source counts per incarnation and
-// part.
-type Position struct {
-	Source      fleet.SourceID
-	Incarnation string
-	Part        uint32
-}
-
-// Fact is an event message on its way to the archive.
-type Fact struct {
-	Tenant         fleet.TenantID
-	Noun           string
-	ID             string
-	StreamSequence uint64
-	Type           string
-	RecordedAt     time.Time
-	// JSON is the event in proto's JSON form.
-	JSON string
+	Positions(ctx context.Context, tenant fleet.TenantID) (map[codec.Position]uint64, error)
 }
 
 // Meter counts what the evaluator does.

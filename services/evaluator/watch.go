@@ -37,7 +37,7 @@ type watch struct {
 	clusters  map[fleet.ClusterID]*clusterWatch
 	gates     map[string]*gateWatch
 	rollouts  map[rollout.ID]*rolloutWatch
-	positions map[Position]uint64
+	positions map[codec.Position]uint64
 }
 
 // clusterWatch is one cluster with the state last recorded of it.
@@ -70,7 +70,7 @@ func newWatch(config Config, deps Deps) *watch {
 	w := &watch{
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch),
-		rollouts: make(map[rollout.ID]*rolloutWatch), positions: make(map[Position]uint64),
+		rollouts: make(map[rollout.ID]*rolloutWatch), positions: make(map[codec.Position]uint64),
 	}
 	for _, c := range config.Clusters {
 		w.clusters[c.ID] = &clusterWatch{
@@ -282,7 +282,7 @@ func (w *watch) observe(ctx context.Context, d bus.Delivery) error {
 // markHoles blinds the marks of a batch that does not follow its predecessor:
 // what was lost in between may be sessions.
 func (w *watch) markHoles(batch *observationv1.Batch, records []codec.Record) {
-	position := Position{Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart()}
+	position := codec.Position{Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart()}
 	last, seen := w.positions[position]
 	switch {
 	case batch.GetSequence() <= last:
@@ -342,7 +342,7 @@ func (w *watch) learn(ctx context.Context, d bus.Delivery) error {
 	if err != nil {
 		return bus.Permanent(err)
 	}
-	if err := w.deps.Store.InsertFact(ctx, Fact{
+	if err := w.deps.Store.InsertFact(ctx, codec.Fact{
 		Tenant: w.config.Tenant, Noun: noun, ID: id, StreamSequence: d.Sequence, Type: d.Type, RecordedAt: d.Time, JSON: text,
 	}); err != nil {
 		return fmt.Errorf("archiving %s at %d: %w", d.Subject, d.Sequence, err)

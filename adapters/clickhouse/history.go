@@ -1,0 +1,315 @@
+package clickhouse
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"time"
+
+	ch "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+// Migrations returns the product's migrations for Migrate.
+func Migrations() (fs.FS, error) {
+	sub, err := fs.Sub(migrationFiles, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("open the embedded migrations: %w", err)
+	}
+	return sub, nil
+}
+
+// firstWins makes the earliest stream sequence of one identity the one that a
+// ReplacingMergeTree keeps.
+func firstWins(sequence uint64) uint64 { return math.MaxUint64 - sequence }
+
+// stamp and unstamp carry the zero time through a column that has none.
+func stamp(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Unix(0, 0).UTC()
+	}
+	return t.UTC()
+}
+
+func unstamp(t time.Time) time.Time {
+	if t.UnixNano() == 0 {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+// InsertRecords stores observations, one insert a table, and returns once they
+// are on disk. Records stored before are collapsed on reading.
+func (s *Store) InsertRecords(ctx context.Context, records []codec.Record) error {
+	tables := []struct {
+		name   string
+		append func(driver.Batch, codec.Record) error
+		has    func(codec.Record) bool
+	}{
+		{"inventory_instances", appendInventory, func(r codec.Record) bool { return r.Inventory != nil }},
+		{"registrations", appendRegistration, func(r codec.Record) bool { return r.Registration != nil }},
+		{"session_events", appendSession, func(r codec.Record) bool { return r.Session != nil }},
+		// Marks last: a mark on disk promises the sessions before it.
+		{"progress_marks", appendMark, func(r codec.Record) bool { return r.Mark != nil }},
+	}
+	for _, table := range tables {
+		var batch driver.Batch
+		for _, r := range records {
+			if !table.has(r) {
+				continue
+			}
+			if batch == nil {
+				var err error
+				if batch, err = s.conn.PrepareBatch(ctx, "INSERT INTO "+table.name); err != nil {
+					return fmt.Errorf("prepare an insert into %s: %w", table.name, err)
+				}
+			}
+			if err := table.append(batch, r); err != nil {
+				return errors.Join(fmt.Errorf("encode a row of %s: %w", table.name, err), batch.Abort())
+			}
+		}
+		if batch == nil {
+			continue
+		}
+		if err := batch.Send(); err != nil {
+			return fmt.Errorf("insert into %s: %w", table.name, err)
+		}
+	}
+	return nil
+}
+
+// origin is the tail of columns that every observation table shares.
+func origin(r codec.Record) []any {
+	return []any{
+		string(r.Source), r.Incarnation, uint8(r.Part), r.SourceSequence, r.StreamSequence, r.Index, stamp(r.RecordedAt), firstWins(r.StreamSequence),
+	}
+}
+
+func appendInventory(batch driver.Batch, r codec.Record) error {
+	instances := r.Inventory.Instances
+	if len(instances) == 0 {
+		instances = []fleet.Instance{{}}
+	}
+	for _, i := range instances {
+		row := []any{
+			string(r.Tenant), string(r.Inventory.Cluster), stamp(r.Inventory.ObservedAt), string(i.ID), string(i.Component), i.Service, i.Image, i.Tag,
+			i.Digest, i.ImageID, i.Version, string(i.Health), stamp(i.StartedAt),
+		}
+		if err := batch.Append(append(row, origin(r)...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func appendSession(batch driver.Batch, r codec.Record) error {
+	v := r.Session
+	row := []any{
+		string(r.Tenant), string(v.Cluster), stamp(v.Start), string(v.ID), string(v.Status), v.User, v.Target, string(v.InstanceID),
+		stamp(v.End), v.Error, v.Probe, stamp(r.ObservedAt),
+	}
+	return batch.Append(append(row, origin(r)...)...)
+}
+
+func appendMark(batch driver.Batch, r codec.Record) error {
+	row := []any{string(r.Tenant), string(r.Mark.Cluster), stamp(r.ObservedAt), stamp(r.Mark.CompleteUntil), r.Mark.Blind, r.Mark.BlindReason}
+	return batch.Append(append(row, origin(r)...)...)
+}
+
+func appendRegistration(batch driver.Batch, r codec.Record) error {
+	v := r.Registration
+	ids, versions := make([]string, len(v.Bastions)), make([]string, len(v.Bastions))
+	for i, b := range v.Bastions {
+		ids[i], versions[i] = string(b.ID), b.Version
+	}
+	row := []any{string(r.Tenant), string(v.Cluster), stamp(v.ObservedAt), stamp(v.LastReport), ids, versions}
+	return batch.Append(append(row, origin(r)...)...)
+}
+
+// InsertFact archives one event message.
+func (s *Store) InsertFact(ctx context.Context, f codec.Fact) error {
+	batch, err := s.conn.PrepareBatch(ctx, "INSERT INTO facts")
+	if err != nil {
+		return fmt.Errorf("prepare an insert into facts: %w", err)
+	}
+	if err := batch.Append(string(f.Tenant), f.Noun, f.ID, f.StreamSequence, f.Type, stamp(f.RecordedAt), f.JSON, firstWins(f.StreamSequence)); err != nil {
+		return errors.Join(fmt.Errorf("encode a row of facts: %w", err), batch.Abort())
+	}
+	if err := batch.Send(); err != nil {
+		return fmt.Errorf("insert into facts: %w", err)
+	}
+	return nil
+}
+
+// Sessions and marks of one cluster in the order of the stream. FINAL collapses
+// repeats, so a row's place is that of its first arrival.
+const selectEvidence = `
+SELECT stream_sequence, stream_index, 0 AS is_mark, session_id, status, user_name, target, instance_id, start_time, end_time, error, probe,
+       toDateTime64(0, 9, 'UTC') AS complete_until, false AS blind, '' AS blind_reason
+FROM session_events FINAL
+WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND start_time >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
+UNION ALL
+SELECT stream_sequence, stream_index, 1, '', '', '', '', '', toDateTime64(0, 9, 'UTC'), toDateTime64(0, 9, 'UTC'), '', false,
+       complete_until, blind, blind_reason
+FROM progress_marks FINAL
+WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
+ORDER BY stream_sequence, stream_index`
+
+// Evidence calls fn with the sessions of a cluster that started at or after from
+// and the marks made since, in stream order, up to a stream sequence (0: all).
+func (s *Store) Evidence(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, from time.Time, upTo uint64, fn func(codec.Record)) error {
+	if upTo == 0 {
+		upTo = math.MaxInt64
+	}
+	return s.each(ctx, "the evidence of "+string(cluster), selectEvidence, []any{
+		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)), ch.DateNamed("from", stamp(from), ch.NanoSeconds), ch.Named("up_to", fmt.Sprint(upTo)),
+	}, func(rows driver.Rows) error {
+		var (
+			r                                                codec.Record
+			isMark                                           uint8
+			id, status, user, target, instance, text, reason string
+			start, end, until                                time.Time
+			probe, blind                                     bool
+		)
+		if err := rows.Scan(&r.StreamSequence, &r.Index, &isMark, &id, &status, &user, &target, &instance, &start, &end, &text, &probe, &until, &blind, &reason); err != nil {
+			return err
+		}
+		if isMark == 1 {
+			r.Mark = &fleet.Mark{Cluster: cluster, CompleteUntil: unstamp(until), Blind: blind, BlindReason: reason}
+		} else {
+			r.Session = &fleet.Session{
+				ID: fleet.SessionID(id), Cluster: cluster, Status: fleet.SessionStatus(status), User: user, Target: target, InstanceID: fleet.InstanceID(instance),
+				Start: unstamp(start), End: unstamp(end), Error: text, Probe: probe,
+			}
+		}
+		fn(r)
+		return nil
+	})
+}
+
+const selectInventories = `
+SELECT observed_at, source, instance_id, component, service, image, tag, digest, image_id, running_version, health, started_at
+FROM inventory_instances FINAL
+WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >= least({since:DateTime64(3, 'UTC')},
+      (SELECT max(observed_at) FROM inventory_instances WHERE tenant = {tenant:String} AND cluster = {cluster:String}))
+ORDER BY observed_at, source, service, instance_id`
+
+// Inventories returns a cluster's inventories observed at or after since, and in
+// any case the newest one, oldest first.
+func (s *Store) Inventories(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, since time.Time) ([]fleet.Inventory, error) {
+	var (
+		out        []fleet.Inventory
+		lastSource string
+	)
+	err := s.each(ctx, "the inventories of "+string(cluster), selectInventories, []any{
+		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)), ch.DateNamed("since", stamp(since), ch.MilliSeconds),
+	}, func(rows driver.Rows) error {
+		var (
+			at, started                                                                  time.Time
+			source, id, component, service, image, tag, digest, imageID, version, health string
+		)
+		if err := rows.Scan(&at, &source, &id, &component, &service, &image, &tag, &digest, &imageID, &version, &health, &started); err != nil {
+			return err
+		}
+		if len(out) == 0 || !out[len(out)-1].ObservedAt.Equal(at) || lastSource != source {
+			out = append(out, fleet.Inventory{Cluster: cluster, ObservedAt: at.UTC()})
+			lastSource = source
+		}
+		if id != "" {
+			last := &out[len(out)-1]
+			last.Instances = append(last.Instances, fleet.Instance{
+				ID: fleet.InstanceID(id), Component: fleet.Component(component), Service: service, Image: image, Tag: tag, Digest: digest,
+				ImageID: imageID, Version: version, Health: fleet.Health(health), StartedAt: unstamp(started),
+			})
+		}
+		return nil
+	})
+	return out, err
+}
+
+const selectRegistration = `
+SELECT observed_at, last_report, bastion_ids, bastion_versions
+FROM registrations FINAL
+WHERE tenant = {tenant:String} AND cluster = {cluster:String}
+ORDER BY observed_at DESC
+LIMIT 1`
+
+// Registration returns the newest registration of a cluster, the zero value when
+// there is none.
+func (s *Store) Registration(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID) (fleet.Registration, error) {
+	registration := fleet.Registration{Cluster: cluster}
+	err := s.each(ctx, "the registration of "+string(cluster), selectRegistration, []any{
+		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)),
+	}, func(rows driver.Rows) error {
+		var ids, versions []string
+		if err := rows.Scan(&registration.ObservedAt, &registration.LastReport, &ids, &versions); err != nil {
+			return err
+		}
+		registration.LastReport = unstamp(registration.LastReport)
+		for i, id := range ids {
+			registration.Bastions = append(registration.Bastions, fleet.Bastion{ID: fleet.InstanceID(id), Version: versions[i]})
+		}
+		return nil
+	})
+	return registration, err
+}
+
+const selectPositions = `
+SELECT source, incarnation, part, max(source_sequence)
+FROM
+(
+    SELECT source, incarnation, part, source_sequence FROM session_events WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
+    UNION ALL
+    SELECT source, incarnation, part, source_sequence FROM progress_marks WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
+    UNION ALL
+    SELECT source, incarnation, part, source_sequence FROM inventory_instances WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
+)
+GROUP BY source, incarnation, part`
+
+// Positions returns the highest sequence stored of each source's part, among
+// what arrived within the observation stream's age.
+func (s *Store) Positions(ctx context.Context, tenant fleet.TenantID) (map[codec.Position]uint64, error) {
+	out := make(map[codec.Position]uint64)
+	err := s.each(ctx, "the sources' positions", selectPositions, []any{ch.Named("tenant", string(tenant))}, func(rows driver.Rows) error {
+		var (
+			source   string
+			position codec.Position
+			part     uint8
+			last     uint64
+		)
+		if err := rows.Scan(&source, &position.Incarnation, &part, &last); err != nil {
+			return err
+		}
+		position.Source, position.Part = fleet.SourceID(source), uint32(part)
+		out[position] = last
+		return nil
+	})
+	return out, err
+}
+
+// each runs a query and calls scan for every row.
+func (s *Store) each(ctx context.Context, what, query string, args []any, scan func(driver.Rows) error) (err error) {
+	rows, err := s.conn.Query(ctx, query, args...)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", what, err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return fmt.Errorf("read %s: %w", what, err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read %s: %w", what, err)
+	}
+	return nil
+}
