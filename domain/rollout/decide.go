@@ -46,12 +46,12 @@ func (GateDecided) input()     {}
 func (Rollback) input()        {}
 func (Tick) input()            {}
 
-// Decision is what follows from an input: the facts to record in one message,
-// the state after them, and the commands that this state asks for anew.
+// Decision is what follows from an input: the facts to record in one message and
+// the state after them. What drivers shall do and when to wake follow from that
+// state: Commands and WakeAt.
 type Decision struct {
-	Facts    []Fact
-	Commands []Command
-	Next     State
+	Facts []Fact
+	Next  State
 }
 
 // Decide returns what follows from an input. Late, repeated or unknown inputs
@@ -70,22 +70,7 @@ func Decide(s State, in Input, now time.Time) Decision {
 	case Tick:
 		d.tick()
 	}
-	return Decision{Facts: d.facts, Commands: fresh(s.Commands(), d.state.Commands()), Next: d.state}
-}
-
-// fresh returns the commands of after that before did not hold.
-func fresh(before, after []Command) []Command {
-	known := make(map[string]bool, len(before))
-	for _, c := range before {
-		known[c.Key] = true
-	}
-	var out []Command
-	for _, c := range after {
-		if !known[c.Key] {
-			out = append(out, c)
-		}
-	}
-	return out
+	return Decision{Facts: d.facts, Next: d.state}
 }
 
 // decider applies each fact as it is decided, so that later rules of one

@@ -1,0 +1,221 @@
+package executor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
+	"github.com/lockstep-fleet/lockstep/kit/page"
+	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
+	rolloutv1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1/rolloutv1connect"
+)
+
+// rolloutAPI lets people plan, start, watch and turn back.
+type rolloutAPI struct{ conductor *conductor }
+
+func (a *rolloutAPI) PlanRollout(ctx context.Context, req *rolloutv1.PlanRolloutRequest) (*rolloutv1.PlanRolloutResponse, error) {
+	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters())
+	if err != nil {
+		return nil, err
+	}
+	resp := &rolloutv1.PlanRolloutResponse{Plan: codec.PlanToProto(plan)}
+	for _, p := range problems {
+		resp.Problems = append(resp.Problems, &rolloutv1.Problem{Id: p.ID, Cluster: string(p.Cluster), Text: p.Text})
+	}
+	return resp, nil
+}
+
+// plan looks at every cluster asked for and at the release's images.
+func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (rollout.Plan, []rollout.Problem, error) {
+	c := a.conductor
+	i := slices.IndexFunc(c.config.Releases, func(r rollout.Release) bool { return string(r.ID) == name })
+	if i < 0 {
+		return rollout.Plan{}, nil, errs.New(errs.NotFound, "LS-ROL-010", "there is no release %q; the configuration lists: %s", name, a.releaseNames())
+	}
+	release := c.config.Releases[i]
+	ids, err := a.clusterIDs(clusters)
+	if err != nil {
+		return rollout.Plan{}, nil, err
+	}
+	images := make(map[fleet.Line]string, len(release.Lines))
+	for line, image := range release.Lines {
+		images[line] = image.Ref
+	}
+	targets := make([]rollout.Target, 0, len(ids))
+	for _, id := range ids {
+		target, err := c.deps.Deployments[id].Survey(ctx, images)
+		if err != nil {
+			target.Trouble = append(target.Trouble, err.Error())
+		}
+		target.Cluster = id
+		c.mu.Lock()
+		target.BusyWith = c.busy(id)
+		c.mu.Unlock()
+		targets = append(targets, target)
+	}
+	plan, problems := rollout.NewPlan(release, targets, c.config.Gate, c.config.Window, c.config.Lookback)
+	return plan, problems, nil
+}
+
+func (a *rolloutAPI) releaseNames() string {
+	names := make([]string, len(a.conductor.config.Releases))
+	for i, r := range a.conductor.config.Releases {
+		names[i] = string(r.ID)
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+func (a *rolloutAPI) clusterIDs(names []string) ([]fleet.ClusterID, error) {
+	if len(names) == 0 {
+		return a.conductor.config.Clusters, nil
+	}
+	var out []fleet.ClusterID
+	for _, name := range names {
+		id := fleet.ClusterID(name)
+		if !slices.Contains(a.conductor.config.Clusters, id) {
+			return nil, errs.New(errs.NotFound, "LS-ROL-011", "there is no cluster %q; `lockstep status` shows the clusters there are", name)
+		}
+		if !slices.Contains(out, id) {
+			out = append(out, id)
+		}
+	}
+	return out, nil
+}
+
+func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRolloutRequest) (*rolloutv1.StartRolloutResponse, error) {
+	if req.GetRequestId() == "" {
+		return nil, errs.New(errs.Invalid, "LS-API-003", "request_id is empty; give each start one of its own, so that a repeat does not start twice")
+	}
+	c := a.conductor
+	id := rolloutID(c.config.Tenant, req.GetRequestId())
+	c.mu.Lock()
+	known := c.rollouts[id]
+	if known != nil && known.state.Exists() {
+		defer c.mu.Unlock()
+		return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(known.state)}, nil
+	}
+	c.mu.Unlock()
+	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters())
+	if err != nil {
+		return nil, err
+	}
+	if len(problems) > 0 {
+		lines := make([]string, len(problems))
+		for i, p := range problems {
+			where := ""
+			if p.Cluster != "" {
+				where = string(p.Cluster) + ": "
+			}
+			lines[i] = fmt.Sprintf("%s %s%s", p.ID, where, p.Text)
+		}
+		return nil, errs.New(errs.Conflict, "LS-ROL-012", "the rollout cannot start: %s", strings.Join(lines, "; "))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// Planning looked at clusters without the lock; two starts may have planned
+	// the same cluster meanwhile.
+	for _, cluster := range plan.Clusters {
+		if other := c.busy(cluster.Cluster); other != "" && other != id {
+			return nil, errs.New(errs.Conflict, rollout.ProblemBusy, "rollout %s has just started on %s; wait for it or roll it back", other, cluster.Cluster)
+		}
+	}
+	if err := c.decide(ctx, id, rollout.Start{Plan: plan, RequestID: req.GetRequestId()}); err != nil {
+		return nil, err
+	}
+	return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(c.get(id).state)}, nil
+}
+
+// rolloutID makes the id a function of the request, so that the stream itself
+// refuses to start one request twice.
+func rolloutID(tenant fleet.TenantID, request string) rollout.ID {
+	sum := sha256.Sum256([]byte(string(tenant) + "\x00" + request))
+	return rollout.ID("r" + hex.EncodeToString(sum[:5]))
+}
+
+func (a *rolloutAPI) find(id string) (*conducted, error) {
+	r := a.conductor.rollouts[rollout.ID(id)]
+	if r == nil || !r.state.Exists() {
+		return nil, errs.New(errs.NotFound, "LS-ROL-013", "there is no rollout %q; `lockstep rollout list` shows the rollouts there are", id)
+	}
+	return r, nil
+}
+
+func (a *rolloutAPI) GetRollout(_ context.Context, req *rolloutv1.GetRolloutRequest) (*rolloutv1.GetRolloutResponse, error) {
+	a.conductor.mu.Lock()
+	defer a.conductor.mu.Unlock()
+	r, err := a.find(req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return &rolloutv1.GetRolloutResponse{Rollout: codec.RolloutToProto(r.state)}, nil
+}
+
+func (a *rolloutAPI) ListRollouts(_ context.Context, req *rolloutv1.ListRolloutsRequest) (*rolloutv1.ListRolloutsResponse, error) {
+	a.conductor.mu.Lock()
+	defer a.conductor.mu.Unlock()
+	rollouts, next, err := page.Of(a.conductor.newest(), func(r *conducted) string { return string(r.state.ID) }, req.GetPageSize(), req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	resp := &rolloutv1.ListRolloutsResponse{NextPageToken: next}
+	for _, r := range rollouts {
+		resp.Rollouts = append(resp.Rollouts, codec.RolloutToProto(r.state))
+	}
+	return resp, nil
+}
+
+func (a *rolloutAPI) WatchRollout(ctx context.Context, req *rolloutv1.WatchRolloutRequest, stream rolloutv1connect.RolloutServiceWatchRolloutServerStream) error {
+	for {
+		a.conductor.mu.Lock()
+		r, err := a.find(req.GetId())
+		if err != nil {
+			a.conductor.mu.Unlock()
+			return err
+		}
+		m, resting, changed := codec.RolloutToProto(r.state), r.state.Phase.Resting(), r.changed
+		a.conductor.mu.Unlock()
+		if err := stream.Send(&rolloutv1.WatchRolloutResponse{Rollout: m}); err != nil {
+			return err
+		}
+		if resting {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+func (a *rolloutAPI) RollbackRollout(ctx context.Context, req *rolloutv1.RollbackRolloutRequest) (*rolloutv1.RollbackRolloutResponse, error) {
+	if req.GetReason() == "" {
+		return nil, errs.New(errs.Invalid, "LS-ROL-014", "a rollback needs a reason; it is recorded and told to people")
+	}
+	c := a.conductor
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, err := a.find(req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	for _, run := range r.state.Clusters {
+		if other := c.busy(run.Plan.Cluster); other != "" && other != r.state.ID {
+			return nil, errs.New(errs.Conflict, rollout.ProblemBusy, "rollout %s is moving %s; roll that back first", other, run.Plan.Cluster)
+		}
+	}
+	if err := c.decide(ctx, r.state.ID, rollout.Rollback{Reason: req.GetReason(), RequestID: req.GetRequestId()}); err != nil {
+		return nil, err
+	}
+	return &rolloutv1.RollbackRolloutResponse{Rollout: codec.RolloutToProto(r.state)}, nil
+}

@@ -1,0 +1,245 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
+	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/kit/bus"
+	commandv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/command/v1"
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
+	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
+	"github.com/lockstep-fleet/lockstep/topology"
+)
+
+// conductor holds every rollout as its facts say. Its state is a cache of the
+// event stream.
+type conductor struct {
+	config Config
+	deps   Deps
+
+	mu       sync.Mutex
+	rollouts map[rollout.ID]*conducted
+}
+
+type conducted struct {
+	state    rollout.State
+	revision uint64
+	// sent holds the keys of commands known to be in the command stream.
+	sent map[string]bool
+	// changed is closed and replaced at every change.
+	changed chan struct{}
+}
+
+func newConductor(config Config, deps Deps) *conductor {
+	return &conductor{config: config, deps: deps, rollouts: make(map[rollout.ID]*conducted)}
+}
+
+func (c *conductor) rebuild(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.load(ctx, topology.EventFilter(topology.NounRollout))
+}
+
+// load applies the facts of matching rollouts that are not applied yet.
+func (c *conductor) load(ctx context.Context, subject string) error {
+	return c.deps.Bus.Load(ctx, topology.StreamEvents, subject, func(m bus.Message) error {
+		_, id, _ := topology.EventNoun(m.Subject)
+		r := c.get(rollout.ID(id))
+		if m.Sequence <= r.revision {
+			return nil
+		}
+		var event rolloutv1.Event
+		if err := proto.Unmarshal(m.Data, &event); err != nil {
+			return fmt.Errorf("reading %s at %d: %w", m.Subject, m.Sequence, err)
+		}
+		for _, p := range event.GetFacts() {
+			f, err := codec.RolloutFactFromProto(p)
+			if err != nil {
+				return fmt.Errorf("reading %s at %d: %w", m.Subject, m.Sequence, err)
+			}
+			r.state = r.state.Apply(f)
+		}
+		r.revision = m.Sequence
+		return nil
+	})
+}
+
+func (c *conductor) get(id rollout.ID) *conducted {
+	r := c.rollouts[id]
+	if r == nil {
+		r = &conducted{state: rollout.State{ID: id}, sent: make(map[string]bool), changed: make(chan struct{})}
+		c.rollouts[id] = r
+	}
+	return r
+}
+
+// hear turns gate decisions and driver answers into inputs.
+func (c *conductor) hear(ctx context.Context, d bus.Delivery) error {
+	noun, _, _ := topology.EventNoun(d.Subject)
+	switch noun {
+	case topology.NounGate:
+		var event gatev1.Event
+		if err := proto.Unmarshal(d.Data, &event); err != nil {
+			return bus.Permanent(fmt.Errorf("decoding a gate event: %w", err))
+		}
+		for _, f := range event.GetFacts() {
+			decided := f.GetGateDecided()
+			if decided == nil {
+				continue
+			}
+			if err := c.input(ctx, rollout.ID(decided.GetRollout()), rollout.GateDecided{
+				Gate: event.GetGate(), Verdict: gate.Verdict(decided.GetDecision().GetVerdict()), Summary: decided.GetDecision().GetSummary(),
+			}); err != nil {
+				return err
+			}
+		}
+	case topology.NounStep:
+		var event commandv1.Event
+		if err := proto.Unmarshal(d.Data, &event); err != nil {
+			return bus.Permanent(fmt.Errorf("decoding a step event: %w", err))
+		}
+		if finished, ok := codec.CommandFinishedFromProto(&event); ok {
+			return c.input(ctx, rollout.ID(event.GetRollout()), finished)
+		}
+	}
+	return nil
+}
+
+// input decides what follows for a known rollout.
+func (c *conductor) input(ctx context.Context, id rollout.ID, in rollout.Input) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.rollouts[id]; !known {
+		return nil
+	}
+	return c.decide(ctx, id, in)
+}
+
+// decide records what follows from an input, then asks for what the new state
+// wants done. It decides anew when someone else appended in between.
+func (c *conductor) decide(ctx context.Context, id rollout.ID, in rollout.Input) error {
+	r := c.get(id)
+	for {
+		decision := rollout.Decide(r.state, in, c.deps.Now())
+		if len(decision.Facts) == 0 {
+			return nil
+		}
+		event := &rolloutv1.Event{Rollout: string(id)}
+		for _, f := range decision.Facts {
+			event.Facts = append(event.Facts, codec.RolloutFactToProto(f))
+		}
+		data, err := proto.Marshal(event)
+		if err != nil {
+			return bus.Permanent(fmt.Errorf("encoding facts of rollout %s: %w", id, err))
+		}
+		subject := topology.EventSubject(c.config.Tenant, topology.NounRollout, string(id))
+		revision, err := c.deps.Bus.Append(ctx, bus.Message{Subject: subject, Type: string(event.ProtoReflect().Descriptor().FullName()), Data: data}, r.revision)
+		if errors.Is(err, bus.ErrConflict) {
+			if err := c.load(ctx, subject); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		c.stop(ctx, decision.Facts, id)
+		r.state, r.revision = decision.Next, revision
+		for _, f := range decision.Facts {
+			name := strings.TrimPrefix(fmt.Sprintf("%T", f.Kind), "rollout.")
+			c.deps.Log.Info("rollout decided", "rollout", id, "cluster", f.Cluster, "fact", name)
+			c.deps.Meter.Decided(name)
+		}
+		close(r.changed)
+		r.changed = make(chan struct{})
+		c.send(ctx, r)
+		return nil
+	}
+}
+
+// stop tells drivers not to go on with a cluster that goes back: stopping is not
+// queued behind what is to be stopped.
+func (c *conductor) stop(ctx context.Context, facts []rollout.Fact, id rollout.ID) {
+	for _, f := range facts {
+		if _, back := f.Kind.(rollout.RollbackStarted); !back {
+			continue
+		}
+		if err := c.deps.Bus.PutKey(ctx, topology.BucketControl, controlKey(id, f.Cluster), []byte(controlAbort)); err != nil {
+			c.deps.Log.Warn("a driver could not be told to stop; the restore waits for it to finish", "rollout", id, "cluster", f.Cluster, "error", err)
+		}
+	}
+}
+
+const controlAbort = "abort"
+
+func controlKey(id rollout.ID, cluster fleet.ClusterID) string {
+	return fmt.Sprintf("rollout.%s.%s", id, cluster)
+}
+
+// send puts the commands that the state asks for on the stream, each once a
+// process life; the beat tries again what failed, drivers bear repeats.
+func (c *conductor) send(ctx context.Context, r *conducted) {
+	for _, command := range r.state.Commands() {
+		if r.sent[command.Key] {
+			continue
+		}
+		m := codec.CommandToProto(command)
+		data, err := proto.Marshal(m)
+		if err == nil {
+			_, err = c.deps.Bus.Publish(ctx, bus.Message{
+				Subject: topology.CommandSubject(c.config.Tenant, command.Cluster), ID: command.Key,
+				Type: string(m.ProtoReflect().Descriptor().FullName()), Data: data,
+			})
+		}
+		if err != nil {
+			c.deps.Log.Warn("sending a command failed; it is tried again", "command", command.Key, "error", err)
+			continue
+		}
+		r.sent[command.Key] = true
+	}
+}
+
+// beat lets windows end and sends what could not be sent.
+func (c *conductor) beat(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, r := range c.rollouts {
+		if at := r.state.WakeAt(); !at.IsZero() && !c.deps.Now().Before(at) {
+			if err := c.decide(ctx, id, rollout.Tick{}); err != nil && ctx.Err() == nil {
+				c.deps.Log.Warn("deciding on the clock failed; it is tried again", "rollout", id, "error", err)
+			}
+		}
+		c.send(ctx, r)
+	}
+}
+
+// busy returns the rollout that moves a cluster now.
+func (c *conductor) busy(cluster fleet.ClusterID) rollout.ID {
+	for id, r := range c.rollouts {
+		if run, ok := r.state.Find(cluster); ok && (run.Phase.Busy() || run.Phase == rollout.ClusterWaiting && !r.state.Phase.Resting()) {
+			return id
+		}
+	}
+	return ""
+}
+
+// newest returns the rollouts, newest first.
+func (c *conductor) newest() []*conducted {
+	return slices.SortedFunc(maps.Values(c.rollouts), func(a, b *conducted) int {
+		if order := b.state.StartedAt.Compare(a.state.StartedAt); order != 0 {
+			return order
+		}
+		return strings.Compare(string(a.state.ID), string(b.state.ID))
+	})
+}

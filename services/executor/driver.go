@@ -1,0 +1,253 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/kit/bus"
+	commandv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/command/v1"
+	"github.com/lockstep-fleet/lockstep/topology"
+)
+
+// How the driver keeps in touch while it works.
+const (
+	// progressEvery keeps the bus from handing a command to another driver.
+	progressEvery = 3 * time.Second
+	// controlEvery bounds how long a stop takes to arrive.
+	controlEvery = time.Second
+	// restoreTries is how often a restore is tried before a person must look.
+	restoreTries = 3
+)
+
+// driver does what commands say. Its ledger is the step's event log: a command
+// whose answer stands there is not done again, one that was begun is.
+type driver struct {
+	tenant fleet.TenantID
+	deps   Deps
+}
+
+// ledger is what the log says of one command.
+type ledger struct {
+	revision uint64
+	begunAt  time.Time
+	finished bool
+}
+
+func (d *driver) handle(ctx context.Context, delivery bus.Delivery) error {
+	var m commandv1.Command
+	if err := proto.Unmarshal(delivery.Data, &m); err != nil {
+		return bus.Permanent(fmt.Errorf("decoding a command: %w", err))
+	}
+	command, err := codec.CommandFromProto(&m)
+	if err != nil {
+		return bus.Permanent(err)
+	}
+	entry, err := d.read(ctx, command)
+	if err != nil {
+		return err
+	}
+	if entry.finished {
+		return nil
+	}
+	stop := d.keepAlive(delivery)
+	defer stop()
+	if entry.begunAt.IsZero() {
+		entry.begunAt = d.deps.Now()
+		event := &commandv1.Event{
+			Key: command.Key, Rollout: string(command.Rollout), Cluster: string(command.Cluster),
+			Kind: &commandv1.Event_Begun{Begun: &commandv1.Begun{At: timestamppb.New(entry.begunAt)}},
+		}
+		if entry.revision, err = d.append(ctx, command, event, entry.revision); err != nil {
+			return err
+		}
+	} else {
+		d.deps.Log.Info("taking up a command that was cut off", "command", command.Key, "begun_at", entry.begunAt)
+	}
+	finished := rollout.CommandFinished{Key: command.Key, BeganAt: entry.begunAt}
+	finished.Package, err = d.act(ctx, command)
+	if ctx.Err() != nil {
+		// Stopping is no answer: whoever takes the command up next finishes it.
+		return ctx.Err()
+	}
+	if err != nil {
+		finished.Error = err.Error()
+		d.deps.Log.Error("a command failed", "command", command.Key, "error", err)
+	}
+	finished.FinishedAt = d.deps.Now()
+	d.deps.Meter.Commanded(actionName(command.Action), err != nil, finished.FinishedAt.Sub(finished.BeganAt))
+	_, err = d.append(ctx, command, codec.CommandFinishedToProto(command, finished), entry.revision)
+	return err
+}
+
+func (d *driver) subject(command rollout.Command) string {
+	return topology.EventSubject(d.tenant, topology.NounStep, string(command.Rollout), string(command.Cluster))
+}
+
+func (d *driver) read(ctx context.Context, command rollout.Command) (ledger, error) {
+	var entry ledger
+	err := d.deps.Bus.Load(ctx, topology.StreamEvents, d.subject(command), func(m bus.Message) error {
+		var event commandv1.Event
+		if err := proto.Unmarshal(m.Data, &event); err != nil {
+			return fmt.Errorf("reading %s at %d: %w", m.Subject, m.Sequence, err)
+		}
+		entry.revision = m.Sequence
+		if event.GetKey() != command.Key {
+			return nil
+		}
+		switch kind := event.GetKind().(type) {
+		case *commandv1.Event_Begun:
+			entry.begunAt = kind.Begun.GetAt().AsTime()
+		case *commandv1.Event_Finished:
+			entry.finished = true
+		}
+		return nil
+	})
+	return entry, err
+}
+
+func (d *driver) append(ctx context.Context, command rollout.Command, event *commandv1.Event, expected uint64) (uint64, error) {
+	data, err := proto.Marshal(event)
+	if err != nil {
+		return 0, bus.Permanent(fmt.Errorf("encoding the record of %s: %w", command.Key, err))
+	}
+	return d.deps.Bus.Append(ctx, bus.Message{Subject: d.subject(command), Type: string(event.ProtoReflect().Descriptor().FullName()), Data: data}, expected)
+}
+
+// keepAlive reports progress until the returned function is called.
+func (d *driver) keepAlive(delivery bus.Delivery) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		ticker := time.NewTicker(progressEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if err := delivery.Progress(); err != nil {
+					d.deps.Log.Debug("reporting progress", "error", err)
+				}
+			}
+		}
+	}()
+	return cancel
+}
+
+// act does the command and returns the hash of the package that runs after it.
+func (d *driver) act(ctx context.Context, command rollout.Command) (string, error) {
+	deployment, known := d.deps.Deployments[command.Cluster]
+	if !known {
+		return "", fmt.Errorf("cluster %s is not configured here", command.Cluster)
+	}
+	switch action := command.Action.(type) {
+	case rollout.Capture:
+		pkg, err := deployment.Capture(ctx)
+		if err != nil {
+			return "", err
+		}
+		return d.deps.Bus.PutBlob(ctx, topology.BucketBlobs, pkg)
+	case rollout.Apply:
+		base, err := d.deps.Bus.GetBlob(ctx, topology.BucketBlobs, action.BasePackage)
+		if err != nil {
+			return "", err
+		}
+		pkg, err := deployment.Retarget(base, action.Images)
+		if err != nil {
+			return "", err
+		}
+		hash, err := d.deps.Bus.PutBlob(ctx, topology.BucketBlobs, pkg)
+		if err != nil {
+			return "", err
+		}
+		ctx, cancel := d.untilAborted(ctx, command)
+		defer cancel(nil)
+		if err := deployment.Apply(ctx, pkg); err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return "", cause
+			}
+			return "", err
+		}
+		return hash, nil
+	case rollout.Restore:
+		pkg, err := d.deps.Bus.GetBlob(ctx, topology.BucketBlobs, action.Package)
+		if err != nil {
+			return "", err
+		}
+		return action.Package, d.restore(ctx, deployment, command, pkg)
+	}
+	return "", fmt.Errorf("command %s asks for nothing this driver knows", command.Key)
+}
+
+// restore tries more than once: it is the way out of trouble.
+func (d *driver) restore(ctx context.Context, deployment Deployment, command rollout.Command, pkg []byte) error {
+	var errs []error
+	for try := range restoreTries {
+		if try > 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Duration(try) * 2 * time.Second):
+			}
+		}
+		err := deployment.Apply(ctx, pkg)
+		if err == nil {
+			return nil
+		}
+		d.deps.Log.Warn("a restore failed", "command", command.Key, "try", try+1, "error", err)
+		errs = append(errs, err)
+	}
+	return fmt.Errorf("%d tries failed, the last with: %w", len(errs), errs[len(errs)-1])
+}
+
+var errAborted = errors.New("stopped: the cluster goes back to its recorded package")
+
+// untilAborted returns a context that ends when the control bucket says abort.
+func (d *driver) untilAborted(ctx context.Context, command rollout.Command) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	aborted := func() bool {
+		value, err := d.deps.Bus.GetKey(ctx, topology.BucketControl, controlKey(command.Rollout, command.Cluster))
+		if err != nil && !errors.Is(err, bus.ErrNotFound) && ctx.Err() == nil {
+			d.deps.Log.Warn("reading the control bucket failed; it is tried again", "command", command.Key, "error", err)
+		}
+		return err == nil && string(value) == controlAbort
+	}
+	if aborted() {
+		cancel(errAborted)
+		return ctx, cancel
+	}
+	go func() {
+		ticker := time.NewTicker(controlEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if aborted() {
+					cancel(errAborted)
+					return
+				}
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
+func actionName(a rollout.Action) string {
+	switch a.(type) {
+	case rollout.Capture:
+		return "capture"
+	case rollout.Apply:
+		return "apply"
+	default:
+		return "restore"
+	}
+}

@@ -1,0 +1,147 @@
+// Package executor moves clusters. Its conductor decides what happens next in a
+// rollout and records it; its driver does to clusters what the record asks for.
+// It owns the rollout and step facts, the commands and the control bucket. It
+// does not judge sessions: gates do.
+package executor
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
+	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/kit/bus"
+	rolloutv1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1/rolloutv1connect"
+	"github.com/lockstep-fleet/lockstep/topology"
+)
+
+// Config is what an operator chooses.
+type Config struct {
+	Tenant   fleet.TenantID
+	Releases []rollout.Release
+	// Clusters in the order in which rollouts take them.
+	Clusters []fleet.ClusterID
+	Gate     gate.Policy
+	Window   time.Duration
+	Lookback time.Duration
+	// Beat is how often windows and unsent commands are looked at.
+	Beat time.Duration
+}
+
+// Bus is what the executor needs of the bus.
+type Bus interface {
+	Publish(ctx context.Context, m bus.Message) (uint64, error)
+	Append(ctx context.Context, m bus.Message, expected uint64) (uint64, error)
+	Load(ctx context.Context, stream, subject string, fn func(bus.Message) error) error
+	Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) error
+	PutBlob(ctx context.Context, bucket string, data []byte) (string, error)
+	GetBlob(ctx context.Context, bucket, name string) ([]byte, error)
+	PutKey(ctx context.Context, bucket, key string, value []byte) error
+	GetKey(ctx context.Context, bucket, key string) ([]byte, error)
+}
+
+// Deployment is one cluster as the driver can change it. Packages are opaque
+// here; they hold all that a restore needs.
+type Deployment interface {
+	// Survey says what runs, resolves the images to digests, and lists what
+	// stands in the way of a change.
+	Survey(ctx context.Context, images map[fleet.Line]string) (rollout.Target, error)
+	// Capture records what runs as a package.
+	Capture(ctx context.Context) ([]byte, error)
+	// Retarget returns the package with other images for some components.
+	Retarget(pkg []byte, images map[fleet.Component]rollout.Image) ([]byte, error)
+	// Apply makes the cluster run the package and returns when it does. Applying
+	// what runs already changes nothing; a cut-off Apply may be repeated.
+	Apply(ctx context.Context, pkg []byte) error
+}
+
+// Meter counts what the executor does.
+type Meter interface {
+	Decided(fact string)
+	Commanded(action string, failed bool, took time.Duration)
+}
+
+// Deps are what the executor works with.
+type Deps struct {
+	Bus         Bus
+	Deployments map[fleet.ClusterID]Deployment
+	Log         *slog.Logger
+	Meter       Meter
+	Now         func() time.Time
+}
+
+// Service is the executor.
+type Service struct {
+	conductor *conductor
+	driver    *driver
+	deps      Deps
+	config    Config
+	ready     chan struct{}
+}
+
+// New returns an executor that has not started.
+func New(config Config, deps Deps) *Service {
+	return &Service{
+		conductor: newConductor(config, deps), driver: &driver{tenant: config.Tenant, deps: deps},
+		deps: deps, config: config, ready: make(chan struct{}),
+	}
+}
+
+// Handler returns what the executor serves.
+func (s *Service) Handler() rolloutv1connect.RolloutServiceHandler {
+	return &rolloutAPI{conductor: s.conductor}
+}
+
+// Ready is closed once the rollouts are rebuilt.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Run rebuilds the rollouts from their facts, then works until ctx ends. It
+// returns nil when it was asked to stop.
+func (s *Service) Run(ctx context.Context) error {
+	if err := s.conductor.rebuild(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("rebuilding rollouts: %w", err)
+	}
+	close(s.ready)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	roles := []func(context.Context) error{
+		func(ctx context.Context) error {
+			return s.deps.Bus.Consume(ctx, topology.ConductorEvents(), s.conductor.hear)
+		},
+		func(ctx context.Context) error {
+			return s.deps.Bus.Consume(ctx, topology.DriverCommands(), s.driver.handle)
+		},
+		s.beat,
+	}
+	done := make(chan error)
+	for _, role := range roles {
+		go func() { done <- role(ctx) }()
+	}
+	var first error
+	for range roles {
+		if err := <-done; err != nil && first == nil {
+			first = err
+			cancel(err)
+		}
+	}
+	return first
+}
+
+func (s *Service) beat(ctx context.Context) error {
+	ticker := time.NewTicker(s.config.Beat)
+	defer ticker.Stop()
+	for {
+		s.conductor.beat(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
