@@ -1,0 +1,510 @@
+package gate
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+)
+
+// Boundary places one step in time. A session belongs where it started:
+// [BaselineFrom, Start) is the baseline, [Start, End) is cut, from End on it
+// is new. What started before BaselineFrom is not looked at.
+type Boundary struct {
+	BaselineFrom, Start, End time.Time
+}
+
+// phase is where a session belongs.
+type phase int
+
+const (
+	baseline phase = iota
+	cut
+	after
+)
+
+// Fold turns one cluster's sessions and marks, in stream order, into evidence
+// and a verdict. It is a function of that input alone: the same rows again
+// give the same integers, and a repeated row changes nothing. Between two
+// marks the order of rows does not matter either, because Session only
+// records; Mark closes buckets, settles trials, enters them and judges.
+//
+// A Fold is not safe for concurrent use.
+type Fold struct {
+	policy     Policy
+	policyHash string
+	cluster    fleet.ClusterID
+	boundary   Boundary
+
+	attempts map[fleet.SessionID]*attempt // sessions whose trial has not been entered
+	seen     map[fleet.SessionID]struct{} // sessions entered, or late
+	buckets  map[time.Time][]*attempt     // by bucket start, not closed yet
+	bursts   map[burst]*trial             // the newest trial of each burst whose window is open
+	queue    []*trial                     // of closed buckets, in order, not entered yet
+
+	closed  time.Time // no bucket that ends at or before this takes a new session
+	mark    fleet.Mark
+	markSeq uint64
+	seq     uint64
+
+	pool     pool
+	scorer   scorer
+	evidence Evidence
+
+	reached    *reached // the final verdict, once there is one
+	revocation *reached // ROLLBACK evidence after a pass
+}
+
+// attempt is one session.
+type attempt struct {
+	id           fleet.SessionID
+	start        time.Time
+	user, target string
+	succeeded    bool
+	failed       bool
+	trial        *trial
+}
+
+// burst is whose attempts are one trial, within one phase: what a person does
+// after a step is judged as after the step.
+type burst struct {
+	phase        phase
+	user, target string
+}
+
+// trial is a burst of attempts, anchored at the first.
+type trial struct {
+	id        fleet.SessionID // of the first attempt
+	start     time.Time       // of the first attempt
+	windowEnd time.Time
+	phase     phase
+	attempts  []*attempt
+	outcome   outcome
+}
+
+type outcome int
+
+const (
+	open outcome = iota
+	succeeded
+	failed
+	unresolved
+)
+
+// reached is a final verdict with what it rested on.
+type reached struct {
+	verdict   Verdict
+	code      Code
+	evidence  Evidence
+	watermark Watermark
+}
+
+// NewFold returns an empty fold, or an error that says what is wrong with the
+// policy or the boundary.
+func NewFold(p Policy, c fleet.ClusterID, b Boundary) (*Fold, error) {
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	if c == "" {
+		return nil, errors.New("gate: fold sessions: the cluster is empty; name the one the step runs in")
+	}
+	if b.BaselineFrom.After(b.Start) || b.Start.After(b.End) || b.End.IsZero() {
+		return nil, fmt.Errorf("gate: fold sessions of cluster %s: baseline from %s, step %s to %s: give three times in this order",
+			c, b.BaselineFrom.Format(time.RFC3339), b.Start.Format(time.RFC3339), b.End.Format(time.RFC3339))
+	}
+	return &Fold{
+		policy:     p,
+		policyHash: p.Hash(),
+		cluster:    c,
+		boundary:   Boundary{BaselineFrom: wall(b.BaselineFrom), Start: wall(b.Start), End: wall(b.End)},
+		attempts:   map[fleet.SessionID]*attempt{},
+		seen:       map[fleet.SessionID]struct{}{},
+		buckets:    map[time.Time][]*attempt{},
+		bursts:     map[burst]*trial{},
+		scorer:     scorer{policy: p},
+	}, nil
+}
+
+// Session takes in one row of a session with its stream sequence. The first
+// row of an id says who, where and when; later ones only add an outcome.
+// Probes, other clusters, sessions before the baseline and rows without an id
+// are not this gate's and change nothing.
+func (f *Fold) Session(s fleet.Session, seq uint64) {
+	if s.Cluster != f.cluster || s.Probe || s.ID == "" || s.Start.Before(f.boundary.BaselineFrom) {
+		return
+	}
+	f.seq = max(f.seq, seq)
+	if _, done := f.seen[s.ID]; done {
+		return
+	}
+	a := f.attempts[s.ID]
+	if a == nil {
+		start := wall(s.Start)
+		if start.Before(f.closed) {
+			f.late(s.ID, start)
+			return
+		}
+		a = &attempt{id: s.ID, start: start, user: s.User, target: s.Target}
+		f.attempts[s.ID] = a
+		b := f.bucketOf(start)
+		f.buckets[b] = append(f.buckets[b], a)
+	}
+	switch s.Status {
+	case fleet.SessionConnected, fleet.SessionCompleted, fleet.SessionTerminated:
+		a.succeeded = true // what connected was created, however it ended
+	case fleet.SessionFailed:
+		a.failed = true
+	case fleet.SessionConnecting: // no outcome yet
+	}
+}
+
+// late counts a session whose bucket had closed without it.
+func (f *Fold) late(id fleet.SessionID, start time.Time) {
+	f.seen[id] = struct{}{}
+	switch f.phaseOf(start) {
+	case baseline:
+		f.evidence.Late.Baseline++
+	case after:
+		f.evidence.Late.New++
+	case cut: // in no arm, so no verdict misses it
+	}
+}
+
+// Mark takes in one progress mark with its stream sequence. A mark older than
+// the newest, by sequence, changes nothing; the watermark never goes back. A
+// blind mark moves nothing and keeps the verdict inconclusive until a mark
+// with sight.
+func (f *Fold) Mark(m fleet.Mark, seq uint64) {
+	if m.Cluster != f.cluster || seq < f.markSeq {
+		return
+	}
+	f.seq = max(f.seq, seq)
+	f.markSeq = seq
+	until := f.mark.CompleteUntil
+	if !m.Blind && m.CompleteUntil.After(until) {
+		until = wall(m.CompleteUntil)
+	}
+	f.mark = m
+	f.mark.CompleteUntil = until
+	if m.Blind {
+		return
+	}
+	f.closeBuckets()
+	f.settle()
+	f.enter()
+}
+
+// wall strips what two equal times may differ in, so that times can be keys.
+func wall(t time.Time) time.Time { return t.Round(0).UTC() }
+
+// phaseOf says where a session that started then belongs.
+func (f *Fold) phaseOf(start time.Time) phase {
+	switch {
+	case start.Before(f.boundary.Start):
+		return baseline
+	case start.Before(f.boundary.End):
+		return cut
+	}
+	return after
+}
+
+// bucketOf returns the start of the bucket that holds t. The step's two ends
+// divide buckets, so that no bucket holds two phases and every baseline trial
+// comes before every new one.
+func (f *Fold) bucketOf(t time.Time) time.Time {
+	b := t.Truncate(f.policy.Bucket)
+	for _, edge := range [...]time.Time{f.boundary.Start, f.boundary.End} {
+		if !t.Before(edge) && b.Before(edge) {
+			b = edge
+		}
+	}
+	return b
+}
+
+// closeBuckets turns every bucket that the watermark has completed into
+// trials, in order of start bucket and id.
+func (f *Fold) closeBuckets() {
+	// A bucket ends where the next begins, so those before the watermark's own
+	// bucket are complete.
+	f.closed = f.bucketOf(f.mark.CompleteUntil)
+	var due []time.Time
+	for b := range f.buckets {
+		if b.Before(f.closed) {
+			due = append(due, b)
+		}
+	}
+	slices.SortFunc(due, time.Time.Compare)
+	for _, b := range due {
+		f.closeBucket(f.buckets[b])
+		delete(f.buckets, b)
+	}
+	for k, t := range f.bursts {
+		if !t.windowEnd.After(f.closed) {
+			delete(f.bursts, k)
+		}
+	}
+}
+
+func (f *Fold) closeBucket(attempts []*attempt) {
+	slices.SortFunc(attempts, func(a, b *attempt) int {
+		return cmp.Or(a.start.Compare(b.start), cmp.Compare(a.id, b.id))
+	})
+	var begun []*trial
+	for _, a := range attempts {
+		k := burst{phase: f.phaseOf(a.start), user: a.user, target: a.target}
+		if t := f.bursts[k]; t != nil && a.start.Before(t.windowEnd) {
+			f.join(t, a)
+			continue
+		}
+		t := &trial{id: a.id, start: a.start, windowEnd: a.start.Add(f.policy.BurstWindow), phase: k.phase}
+		f.join(t, a)
+		begun = append(begun, t)
+		if a.user != "" && a.target != "" { // else nobody knows whether it was the same person
+			f.bursts[k] = t
+		}
+	}
+	slices.SortFunc(begun, func(a, b *trial) int { return cmp.Compare(a.id, b.id) })
+	f.queue = append(f.queue, begun...)
+}
+
+// join makes an attempt part of a trial. A trial that is already entered has
+// succeeded, which no further attempt can change.
+func (f *Fold) join(t *trial, a *attempt) {
+	if t.attempts == nil && t.outcome != open {
+		f.forget(a)
+		return
+	}
+	a.trial = t
+	t.attempts = append(t.attempts, a)
+}
+
+// forget keeps of a session only what recognises its repeats.
+func (f *Fold) forget(a *attempt) {
+	delete(f.attempts, a.id)
+	f.seen[a.id] = struct{}{}
+}
+
+// settle fixes the outcome of every queued trial that is final by the
+// watermark.
+func (f *Fold) settle() {
+	for _, t := range f.queue {
+		if t.outcome == open {
+			t.outcome = f.outcomeOf(t)
+		}
+	}
+}
+
+func (f *Fold) outcomeOf(t *trial) outcome {
+	hung := false
+	final := !t.windowEnd.After(f.closed)
+	for _, a := range t.attempts {
+		switch {
+		case a.succeeded:
+			return succeeded
+		case a.failed:
+		case a.start.Add(f.policy.Maturation).After(f.mark.CompleteUntil):
+			final = false
+		default:
+			hung = true
+		}
+	}
+	switch {
+	case !final:
+		return open
+	case hung:
+		return unresolved
+	}
+	return failed
+}
+
+// enter moves settled trials from the head of the queue into the evidence,
+// one by one, and judges after each.
+func (f *Fold) enter() {
+	n := 0
+	for ; n < len(f.queue) && f.queue[n].outcome != open; n++ {
+		t := f.queue[n]
+		for _, a := range t.attempts {
+			f.forget(a)
+		}
+		t.attempts = nil
+		f.count(t)
+		if t.phase == after {
+			f.judge()
+		}
+	}
+	f.queue = slices.Delete(f.queue, 0, n)
+}
+
+// count adds one trial to the evidence.
+func (f *Fold) count(t *trial) {
+	e := &f.evidence
+	switch t.phase {
+	case cut:
+		e.Cut++
+	case baseline:
+		if t.outcome == unresolved {
+			e.Unresolved.Baseline++
+			return
+		}
+		e.Baseline.count(t.outcome)
+		f.pool.add(t.start, t.outcome == failed, !t.start.Before(f.boundary.Start.Add(-farBack)))
+	case after:
+		if e.Partners == 0 {
+			// Every baseline trial comes before in order, so their number is final.
+			e.Partners = f.policy.partnersFor(e.Baseline.Total())
+		}
+		if t.outcome == unresolved {
+			e.Unresolved.New++
+			return
+		}
+		e.New.count(t.outcome)
+		if yA, ok := f.pool.take(e.Partners, t.start.Hour()); ok {
+			s := Shape{NA: e.Partners, NB: 1, Y: yA}
+			if t.outcome == failed {
+				s.Y, s.YB = yA+1, 1
+			}
+			e.Blocks.Add(s, 1)
+		}
+	}
+}
+
+func (t *Trials) count(o outcome) {
+	if o == failed {
+		t.Failed++
+	} else {
+		t.Succeeded++
+	}
+}
+
+// judge looks at the evidence as it stands; the first final verdict stays.
+func (f *Fold) judge() {
+	if f.reached != nil && (f.reached.verdict == Fail || f.revocation != nil) {
+		return
+	}
+	rollback, relative := f.scorer.score(f.evidence.Blocks)
+	v, code := f.evidence.judge(f.policy, rollback, relative, f.evidence.LogPromoteAbsolute(f.policy))
+	switch {
+	case f.reached == nil && v.Final():
+		f.reached = f.reach(v, code)
+	case f.reached != nil && v == Fail:
+		f.revocation = f.reach(v, RegressionLater)
+	}
+}
+
+func (f *Fold) reach(v Verdict, code Code) *reached {
+	return &reached{verdict: v, code: code, evidence: f.Evidence(), watermark: f.Watermark()}
+}
+
+// Evidence returns a copy of the evidence so far. It goes on growing after a
+// final verdict.
+func (f *Fold) Evidence() Evidence {
+	e := f.evidence
+	e.Blocks = slices.Clone(e.Blocks)
+	return e
+}
+
+// Watermark returns how much the fold has taken in.
+func (f *Fold) Watermark() Watermark {
+	return Watermark{CompleteUntil: f.mark.CompleteUntil, Seq: f.seq}
+}
+
+// Verdict returns the decision as things stand. deadlinePassed is the
+// caller's clock speaking: past it, Pending becomes Inconclusive. A final
+// decision is the one of the trial that reached it, and repeats exactly.
+func (f *Fold) Verdict(deadlinePassed bool) Decision {
+	if f.reached != nil {
+		return f.decision(f.reached)
+	}
+	now := f.reach(f.evidence.Judge(f.policy))
+	switch {
+	case f.mark.Blind:
+		now.verdict, now.code = Inconclusive, Blind
+	case now.verdict == Pending && deadlinePassed:
+		now.verdict = Inconclusive
+		if now.code != NoData {
+			now.code = DeadlinePassed
+		}
+	}
+	return f.decision(now)
+}
+
+// Revocation returns the decision that takes a pass back: evidence after it
+// reached ROLLBACK. The second result is false while there is none.
+func (f *Fold) Revocation() (Decision, bool) {
+	if f.revocation == nil {
+		return Decision{}, false
+	}
+	return f.decision(f.revocation), true
+}
+
+func (f *Fold) decision(r *reached) Decision {
+	d := Decision{
+		Cluster:    f.cluster,
+		Verdict:    r.verdict,
+		Evidence:   r.evidence,
+		Trials:     r.evidence.New.Total(),
+		Watermark:  r.watermark,
+		PolicyHash: f.policyHash,
+		Hash:       r.evidence.Hash(f.policyHash, r.verdict),
+	}
+	d.Evidence.Blocks = slices.Clone(d.Evidence.Blocks)
+	d.describe(f.policy, r.code, f.mark.BlindReason)
+	return d
+}
+
+// scorer computes the two relative e-values of a table, remembering what one
+// block of each shape weighs. It adds in the table's order what Evidence's own
+// methods add, so both agree to the last bit.
+type scorer struct {
+	policy  Policy
+	weights map[Shape]*weights
+	rows    []*weights // of the table's rows at the last score
+}
+
+type weights struct {
+	shape    Shape
+	rollback [5]float64
+	promote  [3]float64
+}
+
+func (s *scorer) score(t Table) (rollback, relative float64) {
+	var r [5]float64
+	var p [3]float64
+	for i, row := range t {
+		w := s.weigh(i, row.Shape)
+		for k := range r {
+			r[k] += float64(float64(row.Count) * w.rollback[k])
+		}
+		for j := range p {
+			p[j] += float64(float64(row.Count) * w.promote[j])
+		}
+	}
+	return logMeanExp(r[:]), logMeanExp(p[:])
+}
+
+// weigh returns the weights of row i. A table seldom gains a row, so the row
+// mostly has the shape it had before.
+func (s *scorer) weigh(i int, shape Shape) *weights {
+	if i < len(s.rows) && s.rows[i].shape == shape {
+		return s.rows[i]
+	}
+	w := s.weights[shape]
+	if w == nil {
+		w = &weights{shape: shape}
+		for k, g := range rollbackGrid() {
+			w.rollback[k] = LogE(shape, g*s.policy.Tol, s.policy.Tol)
+		}
+		for j, h := range promoteGrid() {
+			w.promote[j] = LogE(shape, h, s.policy.Margin)
+		}
+		if s.weights == nil {
+			s.weights = map[Shape]*weights{}
+		}
+		s.weights[shape] = w
+	}
+	s.rows = append(s.rows[:min(i, len(s.rows))], w)
+	return w
+}

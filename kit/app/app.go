@@ -1,0 +1,138 @@
+// Package app owns how a process lives: roles start in order, each ready before
+// the next begins, and stop in reverse within a limit.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Role is one long-lived part of a process.
+type Role struct {
+	Name string
+	// Run works until its context ends, then returns nil. An earlier return ends
+	// the process.
+	Run func(ctx context.Context) error
+	// Ready is closed once the role serves; nil means as soon as it runs.
+	Ready <-chan struct{}
+}
+
+// App is a process's roles.
+type App struct {
+	roles []Role
+	log   *slog.Logger
+	drain time.Duration
+
+	mu       sync.Mutex
+	ready    map[string]bool
+	stopping bool
+}
+
+// New returns an app whose roles have drain to stop, all together.
+func New(log *slog.Logger, drain time.Duration, roles ...Role) *App {
+	return &App{roles: roles, log: log, drain: drain, ready: make(map[string]bool)}
+}
+
+// State is what readiness probes are told.
+type State struct {
+	Name  string
+	Ready bool
+}
+
+// Readiness lists the roles in order; none is ready once stopping began.
+func (a *App) Readiness() (states []State, all bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all = !a.stopping
+	for _, r := range a.roles {
+		ready := a.ready[r.Name] && !a.stopping
+		states = append(states, State{Name: r.Name, Ready: ready})
+		all = all && ready
+	}
+	return states, all
+}
+
+type running struct {
+	role   Role
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// Run starts the roles and returns after all have stopped: nil when ctx ended,
+// otherwise what went wrong first.
+func (a *App) Run(ctx context.Context) error {
+	ended := make(chan error, len(a.roles))
+	var live []running
+	first := a.start(ctx, &live, ended)
+	if first == nil {
+		a.log.Info("ready")
+		select {
+		case <-ctx.Done():
+			a.log.Info("stopping", "drain", a.drain)
+		case first = <-ended:
+			a.log.Error("a role ended; stopping", "error", first)
+		}
+	}
+	return errors.Join(first, a.stop(live))
+}
+
+func (a *App) start(ctx context.Context, live *[]running, ended chan<- error) error {
+	for _, role := range a.roles {
+		// A role's life is not ctx's: it ends when its turn to stop has come.
+		roleCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		r := running{role: role, cancel: cancel, done: make(chan error, 1)}
+		*live = append(*live, r)
+		failed := make(chan error, 1)
+		go func() {
+			err := role.Run(roleCtx)
+			r.done <- err
+			if roleCtx.Err() == nil {
+				if err == nil {
+					err = errors.New("it returned without being asked to stop")
+				}
+				err = fmt.Errorf("%s: %w", role.Name, err)
+				failed <- err
+				ended <- err
+			}
+		}()
+		if role.Ready != nil {
+			select {
+			case <-role.Ready:
+			case err := <-failed:
+				return err
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		a.mu.Lock()
+		a.ready[role.Name] = true
+		a.mu.Unlock()
+		a.log.Debug("role is ready", "role", role.Name)
+	}
+	return nil
+}
+
+func (a *App) stop(live []running) error {
+	a.mu.Lock()
+	a.stopping = true
+	a.mu.Unlock()
+	limit := time.NewTimer(a.drain)
+	defer limit.Stop()
+	var errs []error
+	for i := len(live) - 1; i >= 0; i-- {
+		live[i].cancel()
+		select {
+		case err := <-live[i].done:
+			if err != nil && !errors.Is(err, context.Canceled) {
+				errs = append(errs, fmt.Errorf("stopping %s: %w", live[i].role.Name, err))
+			}
+		case <-limit.C:
+			return errors.Join(append(errs, fmt.Errorf("%s did not stop within %s", live[i].role.Name, a.drain))...)
+		}
+	}
+	return errors.Join(errs...)
+}

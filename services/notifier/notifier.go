@@ -1,0 +1,154 @@
+// Package notifier tells people what was decided. Each sink has its own durable
+// position in the event stream, so a sink that is down delays nobody else. It
+// owns those positions; it decides nothing and writes no facts.
+package notifier
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/drift"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
+	"github.com/lockstep-fleet/lockstep/domain/notice"
+	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/kit/bus"
+	driftv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1"
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
+	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
+	"github.com/lockstep-fleet/lockstep/topology"
+)
+
+// Sink is where notices go. Send may be called again with a notice that has
+// arrived already; the notice's ID tells. An error wrapped by bus.Permanent is
+// given up, any other is tried again.
+type Sink interface {
+	Send(ctx context.Context, n notice.Notice) error
+}
+
+// Bus is what the notifier needs of the bus.
+type Bus interface {
+	Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) error
+}
+
+// Meter counts what the notifier does.
+type Meter interface {
+	Sent(sink, kind string, failed bool)
+}
+
+// Deps are what the notifier works with.
+type Deps struct {
+	Bus   Bus
+	Log   *slog.Logger
+	Meter Meter
+}
+
+// Service is the notifier.
+type Service struct {
+	sinks map[string]Sink
+	deps  Deps
+}
+
+// New returns a notifier for sinks by name; names are part of durable positions.
+func New(sinks map[string]Sink, deps Deps) *Service { return &Service{sinks: sinks, deps: deps} }
+
+// Run works until ctx ends, then returns nil.
+func (s *Service) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan error)
+	for name, sink := range s.sinks {
+		go func() {
+			done <- s.deps.Bus.Consume(ctx, topology.NotifierEvents(name), func(ctx context.Context, d bus.Delivery) error {
+				return s.tell(ctx, name, sink, d)
+			})
+		}()
+	}
+	var first error
+	for range s.sinks {
+		if err := <-done; err != nil && first == nil {
+			first = err
+			cancel(err)
+		}
+	}
+	if len(s.sinks) == 0 {
+		<-ctx.Done()
+	}
+	return first
+}
+
+func (s *Service) tell(ctx context.Context, name string, sink Sink, d bus.Delivery) error {
+	notices, err := Notices(d.Message)
+	if err != nil {
+		return bus.Permanent(err)
+	}
+	for _, n := range notices {
+		err := sink.Send(ctx, n)
+		s.deps.Meter.Sent(name, string(n.Kind), err != nil)
+		if err != nil {
+			return fmt.Errorf("telling sink %s of %s: %w", name, n.ID, err)
+		}
+	}
+	return nil
+}
+
+// Notices returns what to say of one event message, in the order of its facts.
+// Facts of kinds that this build does not know say nothing.
+func Notices(m bus.Message) ([]notice.Notice, error) {
+	noun, id, ok := topology.EventNoun(m.Subject)
+	if !ok {
+		return nil, fmt.Errorf("subject %s names no event", m.Subject)
+	}
+	var out []notice.Notice
+	add := func(index int, n notice.Notice, tell bool) {
+		if tell {
+			n.ID = notice.ID(m.Subject, m.Sequence, index)
+			out = append(out, n)
+		}
+	}
+	switch noun {
+	case topology.NounRollout:
+		var event rolloutv1.Event
+		if err := proto.Unmarshal(m.Data, &event); err != nil {
+			return nil, fmt.Errorf("decoding a rollout event: %w", err)
+		}
+		for i, p := range event.GetFacts() {
+			if f, err := codec.RolloutFactFromProto(p); err == nil {
+				n, tell := notice.OfRollout(rollout.ID(id), f)
+				add(i, n, tell)
+			}
+		}
+	case topology.NounGate:
+		var event gatev1.Event
+		if err := proto.Unmarshal(m.Data, &event); err != nil {
+			return nil, fmt.Errorf("decoding a gate event: %w", err)
+		}
+		for i, f := range event.GetFacts() {
+			if k := f.GetGateDecided(); k != nil {
+				at := time.Time{}
+				if t := k.GetDecision().GetDecidedAt(); t != nil {
+					at = t.AsTime()
+				}
+				add(i, notice.OfGate(rollout.ID(k.GetRollout()), fleet.ClusterID(k.GetCluster()), k.GetStep(),
+					gate.Verdict(k.GetDecision().GetVerdict()), k.GetDecision().GetSummary(), at), true)
+			}
+		}
+	case topology.NounDrift:
+		var event driftv1.Event
+		if err := proto.Unmarshal(m.Data, &event); err != nil {
+			return nil, fmt.Errorf("decoding a drift event: %w", err)
+		}
+		for i, f := range event.GetFacts() {
+			if k := f.GetStateChanged(); k != nil {
+				n, tell := notice.OfState(fleet.ClusterID(id), drift.State(k.GetFrom()), drift.State(k.GetTo()), k.GetReasons(), k.GetAt().AsTime())
+				add(i, n, tell)
+			}
+		}
+	}
+	return out, nil
+}
