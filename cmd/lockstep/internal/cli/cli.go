@@ -1,0 +1,201 @@
+// Package cli owns the lockstep command line: its commands, what they print,
+// and its exit codes. It reaches a server over Connect only and holds no rule
+// about rollouts or gates; what runs a server is handed in.
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+)
+
+// Options is what the command line is built from. Only Server is required.
+type Options struct {
+	// Server runs the server until the context ends.
+	Server func(context.Context, ServerOptions) error
+	// Extra commands are added as they are, such as hidden ones.
+	Extra   []*cobra.Command
+	Version Version
+
+	In  io.Reader // os.Stdin when nil
+	Out io.Writer // data; os.Stdout when nil
+	Err io.Writer // talk; os.Stderr when nil
+
+	Env func(string) string // os.Getenv when nil
+	Now func() time.Time    // time.Now when nil; its location is the one times are shown in
+	ID  func() string       // a new request id; random when nil
+}
+
+// ServerOptions is what the server command hands over.
+type ServerOptions struct {
+	Config     fleetfile.File // accepted, flags applied
+	ConfigPath string         // empty when no file was found
+	ClickHouse string         // DSN of a ClickHouse server; empty means the embedded engine
+}
+
+// Version says which build this is.
+type Version struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+	Date    string `json:"date"`
+	Go      string `json:"go"`
+}
+
+// The exit codes of the command line.
+const (
+	codeDone     = 0
+	codeError    = 1
+	codeUsage    = 2
+	codeHeld     = 3 // a gate holds or is inconclusive
+	codeFailed   = 4 // a gate failed, or a cluster was rolled back
+	codeTimedOut = 5
+)
+
+// exit is an error that asks for an exit code of its own.
+type exit struct {
+	code int
+	text string
+}
+
+func (e *exit) Error() string { return e.text }
+
+func usage(format string, args ...any) error {
+	return &exit{codeUsage, fmt.Sprintf(format, args...)}
+}
+
+// ExitCode returns the code to leave with after an error of the command: 0 when
+// nil, 1 for an ordinary error, 2 usage, 3 held or inconclusive, 4 gate failed
+// or rolled back, 5 timed out.
+func ExitCode(err error) int {
+	var e *exit
+	switch {
+	case err == nil:
+		return codeDone
+	case errors.As(err, &e):
+		return e.code
+	}
+	return codeError
+}
+
+// shell is what every command works with.
+type shell struct {
+	Options
+	conn   connection
+	colour bool
+}
+
+// New returns the root command. Its ExecuteContext prints the error it returns
+// on Err; ExitCode turns it into the code to leave with.
+func New(o Options) *cobra.Command {
+	s := &shell{Options: o.filled()}
+	s.colour = colourful(s.Out, s.Env)
+	root := &cobra.Command{
+		Use:   "lockstep",
+		Short: "Keep gateways and secure remote access components on versions that belong together",
+		Long: `Lockstep keeps the gateways and secure remote access (SRA) components of a fleet
+on versions that belong together: it sees drift, drives upgrades cluster by
+cluster, and judges each step by whether people's sessions work.
+
+Exit codes: 0 done, 1 error, 2 usage, 3 held or inconclusive, 4 gate failed or
+rolled back, 5 timed out.`,
+		SilenceUsage: true,
+	}
+	root.SetErrPrefix("lockstep:")
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage("%v\nRun '%s --help' for usage.", err, c.CommandPath())
+	})
+	group(root, s.serverCommand(), s.statusCommand(), s.rolloutCommand(), s.gateCommand(), s.versionCommand())
+	root.AddCommand(s.Extra...)
+	return root
+}
+
+func (o Options) filled() Options {
+	if o.In == nil {
+		o.In = os.Stdin
+	}
+	if o.Out == nil {
+		o.Out = os.Stdout
+	}
+	if o.Err == nil {
+		o.Err = os.Stderr
+	}
+	if o.Env == nil {
+		o.Env = os.Getenv
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.ID == nil {
+		o.ID = rand.Text
+	}
+	return o
+}
+
+// group makes parent a command that only holds others.
+func group(parent *cobra.Command, children ...*cobra.Command) *cobra.Command {
+	parent.AddCommand(children...)
+	parent.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		c.SuggestionsMinimumDistance = 2
+		hint := ""
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
+		}
+		return usage("unknown command %q for %q%s\nRun '%s --help' for usage.", args[0], c.CommandPath(), hint, c.CommandPath())
+	}
+	parent.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	return parent
+}
+
+// exactly checks the arguments of a command that takes those named.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		wanted := "no argument"
+		if len(names) > 0 {
+			wanted = strings.Join(names, " ")
+		}
+		return usage("%s takes %s, got %d arguments\nRun '%s --help' for usage.", c.CommandPath(), wanted, len(args), c.CommandPath())
+	}
+}
+
+// talk prints a line for people.
+func (s *shell) talk(format string, args ...any) {
+	// Nothing can be done about talk that cannot be said.
+	_, _ = fmt.Fprintf(s.Err, format+"\n", args...)
+}
+
+// print writes data; unlike talk, data that is lost is an error.
+func (s *shell) print(text string) error {
+	if _, err := io.WriteString(s.Out, text); err != nil {
+		return fmt.Errorf("write the output: %w", err)
+	}
+	return nil
+}
+
+// colourful says whether w is a terminal whose owner has not asked for plain text.
+func colourful(w io.Writer, env func(string) string) bool {
+	return env("NO_COLOR") == "" && env("TERM") != "dumb" && terminal(w)
+}
+
+func terminal(w any) bool {
+	f, ok := w.(interface{ Fd() uintptr })
+	return ok && term.IsTerminal(int(f.Fd()))
+}

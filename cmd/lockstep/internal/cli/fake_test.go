@@ -1,0 +1,336 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+	"connectrpc.com/connect/v2/connectproto"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
+	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
+	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1/rolloutv1connect"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got), -update writes it anew:\n%s", path, diff)
+	}
+}
+
+// noon is when every test takes place.
+func noon() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+
+// at is a time so long before noon.
+func at(before time.Duration) *timestamppb.Timestamp { return timestamppb.New(noon().Add(-before)) }
+
+// fake is a server with scripted answers; it serves pages of two.
+type fake struct {
+	fleetv1connect.UnimplementedFleetServiceHandler
+	rolloutv1connect.UnimplementedRolloutServiceHandler
+	gatev1connect.UnimplementedGateServiceHandler
+
+	url   string
+	token string // the path of the file
+
+	mu       sync.Mutex
+	fleets   [][]*fleetv1.Cluster // one a call, the last for good
+	listed   func()               // called when the last of fleets is served
+	problems []*rolloutv1.Problem
+	rollouts []*rolloutv1.Rollout
+	watches  [][]*rolloutv1.Rollout // one a stream; what follows is an error or hangs
+	after    []string               // what ends each stream: "", "drop", "unknown" or "hang"
+	gates    []*gatev1.Gate
+	replay   *gatev1.ReplayGateResponse
+	fail     error
+
+	started  []*rolloutv1.StartRolloutRequest
+	planned  []*rolloutv1.PlanRolloutRequest
+	backed   []*rolloutv1.RollbackRolloutRequest
+	gateAsks []*gatev1.ListGatesRequest
+}
+
+func serve(t *testing.T, f *fake) *fake {
+	t.Helper()
+	server := connect.NewServer()
+	fleetv1connect.RegisterFleetServiceHandler(server, f)
+	rolloutv1connect.RegisterRolloutServiceHandler(server, f)
+	gatev1connect.RegisterGateServiceHandler(server, f)
+	mux := http.NewServeMux()
+	connecthttp.Mount(mux, server)
+	refuse := connecthttp.NewErrorWriter()
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer right" {
+			_ = refuse.Write(w, r, connect.NewError(connect.CodeUnauthenticated, "no"))
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
+	t.Cleanup(web.Close)
+	f.url = web.URL
+	f.token = file(t, "admin.token", "right\n")
+	return f
+}
+
+func file(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// result is what a command left behind, with the server's address and folders
+// of the test replaced.
+type result struct {
+	out, err string
+	code     int
+}
+
+func (f *fake) run(t *testing.T, args ...string) result {
+	t.Helper()
+	return runWith(t, t.Context(), "", append(args, "--server", f.url, "--token-file", f.token)...)
+}
+
+func (f *fake) answer(t *testing.T, in string, args ...string) result {
+	t.Helper()
+	return runWith(t, t.Context(), in, append(args, "--server", f.url, "--token-file", f.token)...)
+}
+
+func runWith(t *testing.T, ctx context.Context, in string, args ...string) result {
+	t.Helper()
+	return execute(ctx, cli.Options{In: strings.NewReader(in), Env: env()}, args...)
+}
+
+func execute(ctx context.Context, o cli.Options, args ...string) result {
+	var out, talk bytes.Buffer
+	o.Out, o.Err, o.Now = &out, &talk, noon
+	o.ID = func() string { return "fresh" }
+	o.Version = cli.Version{Version: "1.2.3", Commit: "abc", Date: "2026-03-01", Go: "go1.26"}
+	root := cli.New(o)
+	root.SetArgs(append([]string{}, args...)) // cobra takes the test's own arguments when given nil
+	err := root.ExecuteContext(ctx)
+	return result{out.String(), talk.String(), cli.ExitCode(err)}
+}
+
+func env(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func (r result) wants(t *testing.T, code int, talk string) {
+	t.Helper()
+	if r.code != code || !strings.Contains(r.err, talk) {
+		t.Errorf("exit code %d, want %d, and %q in:\n%s%s", r.code, code, talk, r.out, r.err)
+	}
+}
+
+// page cuts a list into pages of two.
+func page[T any](list []T, token string) ([]T, string) {
+	from, _ := strconv.Atoi(token)
+	if rest := list[from:]; len(rest) <= 2 {
+		return rest, ""
+	}
+	return list[from : from+2], strconv.Itoa(from + 2)
+}
+
+func (f *fake) ListClusters(_ context.Context, r *fleetv1.ListClustersRequest) (*fleetv1.ListClustersResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return nil, f.fail
+	}
+	if len(f.fleets) == 0 {
+		return &fleetv1.ListClustersResponse{}, nil
+	}
+	list, next := page(f.fleets[0], r.GetPageToken())
+	if next == "" {
+		if len(f.fleets) > 1 {
+			f.fleets = f.fleets[1:]
+		} else if f.listed != nil {
+			f.listed()
+		}
+	}
+	return &fleetv1.ListClustersResponse{Clusters: list, NextPageToken: next}, nil
+}
+
+func (f *fake) PlanRollout(_ context.Context, r *rolloutv1.PlanRolloutRequest) (*rolloutv1.PlanRolloutResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.planned = append(f.planned, r)
+	if f.fail != nil {
+		return nil, f.fail
+	}
+	return &rolloutv1.PlanRolloutResponse{Plan: plan(), Problems: f.problems}, nil
+}
+
+func (f *fake) StartRollout(_ context.Context, r *rolloutv1.StartRolloutRequest) (*rolloutv1.StartRolloutResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.started = append(f.started, r)
+	return &rolloutv1.StartRolloutResponse{Rollout: rollout("running", "", "waiting")}, nil
+}
+
+func (f *fake) GetRollout(_ context.Context, r *rolloutv1.GetRolloutRequest) (*rolloutv1.GetRolloutResponse, error) {
+	for _, one := range f.rollouts {
+		if one.GetId() == r.GetId() {
+			return &rolloutv1.GetRolloutResponse{Rollout: one}, nil
+		}
+	}
+	return nil, catalogued(connect.CodeNotFound, "there is no rollout "+r.GetId(), "LS-ROL-001")
+}
+
+func (f *fake) ListRollouts(_ context.Context, r *rolloutv1.ListRolloutsRequest) (*rolloutv1.ListRolloutsResponse, error) {
+	list, next := page(f.rollouts, r.GetPageToken())
+	return &rolloutv1.ListRolloutsResponse{Rollouts: list, NextPageToken: next}, nil
+}
+
+func (f *fake) WatchRollout(ctx context.Context, r *rolloutv1.WatchRolloutRequest, stream rolloutv1connect.RolloutServiceWatchRolloutServerStream) error {
+	f.mu.Lock()
+	if len(f.watches) == 0 {
+		f.mu.Unlock()
+		return catalogued(connect.CodeNotFound, "there is no rollout "+r.GetId(), "LS-ROL-001")
+	}
+	send, end := f.watches[0], ""
+	f.watches = f.watches[1:]
+	if len(f.after) > 0 {
+		end, f.after = f.after[0], f.after[1:]
+	}
+	f.mu.Unlock()
+	for _, one := range send {
+		if err := stream.Send(&rolloutv1.WatchRolloutResponse{Rollout: one}); err != nil {
+			return err
+		}
+	}
+	switch end {
+	case "drop":
+		panic(http.ErrAbortHandler)
+	case "unknown":
+		return catalogued(connect.CodeNotFound, "there is no rollout "+r.GetId(), "LS-ROL-001")
+	case "hang":
+		<-ctx.Done()
+	}
+	return nil
+}
+
+func (f *fake) RollbackRollout(_ context.Context, r *rolloutv1.RollbackRolloutRequest) (*rolloutv1.RollbackRolloutResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.backed = append(f.backed, r)
+	return &rolloutv1.RollbackRolloutResponse{Rollout: rollout("rolling_back", "asked for", "rolling_back")}, nil
+}
+
+func (f *fake) ListGates(_ context.Context, r *gatev1.ListGatesRequest) (*gatev1.ListGatesResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gateAsks = append(f.gateAsks, r)
+	list, next := page(f.gates, r.GetPageToken())
+	return &gatev1.ListGatesResponse{Gates: list, NextPageToken: next}, nil
+}
+
+func (f *fake) GetGate(_ context.Context, r *gatev1.GetGateRequest) (*gatev1.GetGateResponse, error) {
+	for _, g := range f.gates {
+		if g.GetId() == r.GetId() {
+			return &gatev1.GetGateResponse{Gate: g}, nil
+		}
+	}
+	return nil, catalogued(connect.CodeNotFound, "there is no gate "+r.GetId(), "LS-GAT-001")
+}
+
+func (f *fake) ReplayGate(context.Context, *gatev1.ReplayGateRequest) (*gatev1.ReplayGateResponse, error) {
+	return f.replay, nil
+}
+
+func catalogued(code connect.Code, text, id string) error {
+	detail, err := connectproto.NewErrorDetail(&errdetails.ErrorInfo{Reason: id, Domain: "lockstep"})
+	if err != nil {
+		return err
+	}
+	return connect.NewError(code, text).WithDetail(detail)
+}
+
+func policy() *gatev1.Policy {
+	return &gatev1.Policy{
+		Alpha: 0.01, Beta: 0.05, Tolerance: 1.25, Margin: 2, AcceptableRate: 0.02, FloorRate: 0.02, Partners: 10, PlannedTrials: 200,
+		Maturation: durationpb.New(2 * time.Minute), BurstWindow: durationpb.New(time.Minute), Bucket: durationpb.New(time.Second),
+		Deadline: durationpb.New(10 * time.Minute), MaxLate: 0.01,
+	}
+}
+
+func plan() *rolloutv1.Plan {
+	step := func(name, from, to string, components ...string) *rolloutv1.StepPlan {
+		return &rolloutv1.StepPlan{
+			Name: name, Line: name, FromVersion: from, ToVersion: to, Components: components,
+			Image: "docker.io/akeyless/" + name + ":" + to + "@sha256:" + strings.Repeat("ab", 32),
+		}
+	}
+	steps := func() []*rolloutv1.StepPlan {
+		return []*rolloutv1.StepPlan{step("gateway", "5.0.1", "5.1.0", "gateway"), step("sra", "3.1.0", "3.2.0", "sra-web", "sra-ssh")}
+	}
+	return &rolloutv1.Plan{
+		Release:  "5.1.0",
+		Clusters: []*rolloutv1.ClusterPlan{{Cluster: "berlin", Steps: steps()}, {Cluster: "paris", Steps: steps()}, {Cluster: "rome"}},
+		Gate:     policy(), Window: durationpb.New(30 * time.Minute), Lookback: durationpb.New(24 * time.Hour),
+	}
+}
+
+// rollout is rollout r1, its clusters berlin and paris in the phases given.
+func rollout(phase, reason string, phases ...string) *rolloutv1.Rollout {
+	r := &rolloutv1.Rollout{Id: "r1", Release: "5.1.0", Phase: phase, Reason: reason, Plan: plan(), StartedAt: at(75 * time.Minute)}
+	for i, p := range phases {
+		run := &rolloutv1.ClusterRun{Cluster: []string{"berlin", "paris"}[i], Phase: p}
+		if p == "applying" || p == "gating" || p == "rolled_back" {
+			run.Step, run.WindowEnds = "gateway", at(-15*time.Minute)
+		}
+		if p == "gating" || p == "rolled_back" {
+			run.Gate = "r1-berlin-gateway"
+		}
+		if p == "rolled_back" {
+			run.Reason = "gate r1-berlin-gateway failed"
+		}
+		r.Clusters = append(r.Clusters, run)
+	}
+	if phase == "succeeded" || phase == "held" {
+		r.EndedAt = at(10 * time.Minute)
+	}
+	return r
+}

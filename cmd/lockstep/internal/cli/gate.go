@@ -1,0 +1,288 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
+)
+
+func (s *shell) gateCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:     "gate",
+		Aliases: []string{"gates"},
+		Short:   "See how steps were judged, and why",
+	}, s.gateListCommand(), s.explainCommand())
+}
+
+func (s *shell) gateListCommand() *cobra.Command {
+	var out, rollout string
+	c := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List gates, newest first",
+		Args:    exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			var all []*gatev1.Gate
+			for token := ""; ; {
+				res, err := cl.gates.ListGates(c.Context(), &gatev1.ListGatesRequest{Rollout: named(rollout, "rollout"), PageSize: 1000, PageToken: token})
+				if err != nil {
+					return cl.failed("list gates", err)
+				}
+				all = append(all, res.GetGates()...)
+				if token = res.GetNextPageToken(); token == "" {
+					break
+				}
+			}
+			return s.printGates(all, out)
+		},
+	}
+	s.connectionFlags(c)
+	c.Flags().StringVar(&rollout, "rollout", "", "only the gates of this `rollout`")
+	outputFlag(c, &out, "table", "wide", "json", "yaml", "name")
+	return c
+}
+
+func (s *shell) printGates(list []*gatev1.Gate, out string) error {
+	switch out {
+	case "json", "yaml":
+		return objects(s, list, out)
+	case "name":
+		for _, g := range list {
+			if err := s.print("gate/" + clean(g.GetId()) + "\n"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(list) == 0 {
+		s.talk("There are no gates; a rollout opens one after every step.")
+		return nil
+	}
+	t := &table{header: []string{"GATE", "CLUSTER", "STEP", "VERDICT", "NEW", "BASELINE", "AGE", "SUMMARY"}}
+	if out == "wide" {
+		t.header = []string{"GATE", "ROLLOUT", "CLUSTER", "STEP", "VERDICT", "NEW", "BASELINE", "OPENED", "DECIDED", "SUMMARY"}
+	}
+	for _, g := range list {
+		d, e := g.GetDecision(), g.GetDecision().GetEvidence()
+		fresh := share(e.GetNewFailed(), e.GetNewSucceeded())
+		before := share(e.GetBaselineFailed(), e.GetBaselineSucceeded())
+		if out == "wide" {
+			t.add(g.GetId(), g.GetRollout(), g.GetCluster(), g.GetStep(), d.GetVerdict(), fresh, before, s.instant(g.GetOpenedAt()), s.instant(d.GetDecidedAt()), d.GetSummary())
+		} else {
+			t.add(g.GetId(), g.GetCluster(), g.GetStep(), d.GetVerdict(), fresh, before, s.age(g.GetOpenedAt()), d.GetSummary())
+		}
+	}
+	return s.print(t.render(s.colour))
+}
+
+// share is how many failed of how many.
+func share(failed, succeeded int64) string { return fmt.Sprintf("%d/%d", failed, failed+succeeded) }
+
+func (s *shell) explainCommand() *cobra.Command {
+	var out string
+	var replay bool
+	c := &cobra.Command{
+		Use:   "explain GATE",
+		Short: "Give an account of a gate: what was compared, what was found, what decided",
+		Long: `Give an account of a gate: what was compared, the counts in both arms, how
+sure the evidence is, and the rule that decided. With --replay the decision is
+taken again from the stored rows; the command exits with 1 when it differs.`,
+		Args: exactly("GATE"),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			id := named(args[0], "gate")
+			if replay {
+				res, err := cl.gates.ReplayGate(c.Context(), &gatev1.ReplayGateRequest{Id: id})
+				if err != nil {
+					return cl.failed("take gate "+id+" again", err)
+				}
+				if out == "table" {
+					err = s.print(s.gateText(res.GetGate()) + "\n" + replayText(res))
+				} else {
+					err = s.object(res, out)
+				}
+				if err == nil && !res.GetSame() {
+					err = fmt.Errorf("gate %s comes out differently when it is taken again", id)
+				}
+				return err
+			}
+			res, err := cl.gates.GetGate(c.Context(), &gatev1.GetGateRequest{Id: id})
+			if err != nil {
+				return cl.failed("get gate "+id, err)
+			}
+			if out == "table" {
+				return s.print(s.gateText(res.GetGate()))
+			}
+			return s.object(res.GetGate(), out)
+		},
+	}
+	s.connectionFlags(c)
+	c.Flags().BoolVar(&replay, "replay", false, "take the decision again from stored rows and compare")
+	outputFlag(c, &out, "table", "json", "yaml")
+	return c
+}
+
+// gateText is the account of one gate.
+func (s *shell) gateText(g *gatev1.Gate) string {
+	d, e, p, at := g.GetDecision(), g.GetDecision().GetEvidence(), g.GetPolicy(), g.GetBoundary()
+	var b strings.Builder
+	say := func(label, format string, args ...any) {
+		fmt.Fprintf(&b, "%-10s  %s\n", label, fmt.Sprintf(format, args...))
+	}
+	fmt.Fprintf(&b, "Gate %s: step %s of cluster %s, rollout %s\n\n", clean(g.GetId()), clean(g.GetStep()), clean(g.GetCluster()), clean(g.GetRollout()))
+	say("Verdict", "%s", paint(clean(cmp.Or(d.GetVerdict(), "pending")), s.colour))
+	if d.GetSummary() != "" {
+		say("", "%s", clean(d.GetSummary()))
+	}
+	for i, r := range d.GetReasons() {
+		label := ""
+		if i == 0 {
+			label = "Decided by"
+		}
+		say(label, "%s: %s", clean(r.GetCode()), clean(r.GetText()))
+	}
+
+	b.WriteByte('\n')
+	say("Compared", "sessions that started from %s on", s.instant(at.GetEnd()))
+	say("", "with those that started from %s until %s;", s.instant(at.GetBaselineFrom()), s.instant(at.GetStart()))
+	say("", "those in between are cut, as the step itself may have ended them")
+	b.WriteByte('\n')
+	t := &table{header: []string{"", "FAILED", "SUCCEEDED", "RATE", "UNRESOLVED"}}
+	arm := func(name string, failed, succeeded, unresolved int64) {
+		rate := "-"
+		if n := failed + succeeded; n > 0 {
+			rate = percent(float64(failed) / float64(n))
+		}
+		t.add(name, thousands(float64(failed)), thousands(float64(succeeded)), rate, thousands(float64(unresolved)))
+	}
+	arm("new", e.GetNewFailed(), e.GetNewSucceeded(), e.GetNewUnresolved())
+	arm("baseline", e.GetBaselineFailed(), e.GetBaselineSucceeded(), e.GetBaselineUnresolved())
+	for line := range strings.Lines(t.render(false)) {
+		b.WriteString(strings.Repeat(" ", 12) + line)
+	}
+	say("", "%s cut, %s late", thousands(float64(e.GetCut())), thousands(float64(e.GetLate())))
+
+	b.WriteByte('\n')
+	say("Odds ratio", "%s", oddsWords(e))
+	say("Worse", "%s; rolls back at 1 in %s", luck(e.GetLogERollback()), thousands(1/p.GetAlpha()))
+	say("No worse", "against the baseline: %s", luck(e.GetLogEPromoteRelative()))
+	say("", "by its own rate:      %s; either passes at 1 in %s", luck(e.GetLogEPromoteAbsolute()), thousands(2/p.GetBeta()))
+	switch n := e.GetSessionsNeeded(); {
+	case n > 0:
+		say("To pass", "about %s more %s", thousands(float64(n)), plural(n, "session"))
+	case d.GetVerdict() != "pass" && d.GetVerdict() != "fail":
+		say("To pass", "the number of sessions still needed is not known")
+	}
+
+	b.WriteByte('\n')
+	if d.GetCompleteUntil() == nil {
+		say("Evidence", "no source has said yet that it has sent every session")
+	} else {
+		say("Evidence", "complete for sessions that started before %s", s.instant(d.GetCompleteUntil()))
+	}
+	say("", "as of message %s of the observation stream, hash %s", strconv.FormatUint(d.GetStreamSequence(), 10), cmp.Or(clean(d.GetEvidenceHash()), "none yet"))
+	say("Opened", "%s", s.instant(g.GetOpenedAt()))
+	if d.GetDecidedAt() != nil {
+		late := ""
+		if d.GetDeadlinePassed() {
+			late = ", the deadline had passed"
+		}
+		say("Decided", "%s, %s after opening%s", s.instant(d.GetDecidedAt()), short(d.GetDecidedAt().AsTime().Sub(g.GetOpenedAt().AsTime())), late)
+	}
+	if p != nil {
+		for i, sentence := range policyWords(p) {
+			label := ""
+			if i == 0 {
+				label = "Policy"
+			}
+			say(label, "%s", sentence)
+		}
+		say("", "hash %s", cmp.Or(clean(d.GetPolicyHash()), "none yet"))
+	}
+	return b.String()
+}
+
+func oddsWords(e *gatev1.Evidence) string {
+	if e.GetNewFailed()+e.GetNewSucceeded() == 0 || e.GetBaselineFailed()+e.GetBaselineSucceeded() == 0 {
+		return "not known yet: one of the two has no sessions"
+	}
+	high := figure(e.GetOddsRatioHigh())
+	if bound := e.GetOddsRatioHigh(); math.IsInf(bound, 1) || math.IsNaN(bound) {
+		high = "no upper limit"
+	}
+	point := figure(e.GetOddsRatio())
+	if v := e.GetOddsRatio(); math.IsInf(v, 0) || math.IsNaN(v) {
+		point = "beyond measure (no failure in the baseline)"
+	}
+	return fmt.Sprintf("%s, new against baseline; anytime interval %s to %s (1 is no difference)", point, figure(e.GetOddsRatioLow()), high)
+}
+
+// luck words an e-value given as its logarithm: evidence of E or more arises at
+// most once in E times by luck (Ville's inequality).
+func luck(logE float64) string {
+	switch e := math.Exp(logE); {
+	case math.IsNaN(e):
+		return "not known"
+	case e < 1.05:
+		return "no evidence"
+	case e > 1e9:
+		return "less than 1 in 1,000,000,000 by luck"
+	default:
+		return "1 in " + thousands(e) + " by luck"
+	}
+}
+
+// thousands is a number of things: whole and in groups of three, with one
+// decimal below ten where it matters.
+func thousands(v float64) string {
+	if math.IsInf(v, 0) || math.IsNaN(v) {
+		return "unknown"
+	}
+	if v < 10 && v != math.Trunc(v) {
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	digits := strconv.FormatFloat(math.Round(v), 'f', 0, 64)
+	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}
+
+func replayText(res *gatev1.ReplayGateResponse) string {
+	was, now := res.GetGate().GetDecision(), res.GetReplayed()
+	if res.GetSame() {
+		return fmt.Sprintf("Taken again from stored rows: the same verdict, %s, from the same evidence (%s).\n", clean(now.GetVerdict()), clean(now.GetEvidenceHash()))
+	}
+	var b strings.Builder
+	b.WriteString("Taken again from stored rows, it DIFFERS:\n")
+	t := &table{header: []string{"", "RECORDED", "TAKEN AGAIN"}}
+	differ := func(what, a, b string) {
+		if a != b {
+			t.add(what, a, b)
+		}
+	}
+	a, z := was.GetEvidence(), now.GetEvidence()
+	differ("verdict", was.GetVerdict(), now.GetVerdict())
+	differ("new, failed of all", share(a.GetNewFailed(), a.GetNewSucceeded()), share(z.GetNewFailed(), z.GetNewSucceeded()))
+	differ("baseline, failed of all", share(a.GetBaselineFailed(), a.GetBaselineSucceeded()), share(z.GetBaselineFailed(), z.GetBaselineSucceeded()))
+	differ("late", strconv.FormatInt(a.GetLate(), 10), strconv.FormatInt(z.GetLate(), 10))
+	differ("policy hash", was.GetPolicyHash(), now.GetPolicyHash())
+	differ("evidence hash", was.GetEvidenceHash(), now.GetEvidenceHash())
+	for line := range strings.Lines(t.render(false)) {
+		b.WriteString("  " + line)
+	}
+	return b.String()
+}

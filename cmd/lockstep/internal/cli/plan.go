@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
+	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
+)
+
+// planText is a plan for people, problems last, where the eye ends up.
+func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
+	p := res.GetPlan()
+	var b strings.Builder
+	fmt.Fprintf(&b, "Release %s on %s, one after the other.\n\n", clean(p.GetRelease()), count(int64(len(p.GetClusters())), "cluster"))
+	t := &table{header: []string{"CLUSTER", "STEP", "FROM", "TO", "COMPONENTS", "IMAGE"}}
+	for _, c := range p.GetClusters() {
+		if len(c.GetSteps()) == 0 {
+			t.add(c.GetCluster(), "nothing to do", "", "", "", "")
+		}
+		for i, step := range c.GetSteps() {
+			name := c.GetCluster()
+			if i > 0 {
+				name = " "
+			}
+			t.add(name, step.GetName(), step.GetFromVersion(), step.GetToVersion(), strings.Join(step.GetComponents(), ", "), step.GetImage())
+		}
+	}
+	if len(t.rows) > 0 {
+		b.WriteString(t.render(false) + "\n")
+	}
+	if p.GetWindow() != nil {
+		fmt.Fprintf(&b, "Window  one cluster may be mixed for %s, from its first step to its end.\n", length(p.GetWindow()))
+	}
+	if p.GetGate() != nil {
+		b.WriteString("Gate    after every step:\n")
+		for _, sentence := range policyWords(p.GetGate()) {
+			b.WriteString("          " + sentence + "\n")
+		}
+		fmt.Fprintf(&b, "        The baseline is sessions that started up to %s before the step.\n", length(p.GetLookback()))
+	}
+	for i, problem := range res.GetProblems() {
+		if i == 0 {
+			fmt.Fprintf(&b, "\n%s:\n", plural(int64(len(res.GetProblems())), "Problem"))
+		}
+		parts := make([]string, 0, 3)
+		for _, part := range []string{problem.GetId(), problem.GetCluster()} {
+			if part != "" {
+				parts = append(parts, clean(part))
+			}
+		}
+		fmt.Fprintf(&b, "  %s\n", strings.Join(append(parts, clean(problem.GetText())), ": "))
+	}
+	return b.String()
+}
+
+// policyWords says what a gate policy does.
+func policyWords(p *gatev1.Policy) []string {
+	back := "It rolls back when failing has become more likely than tolerated"
+	if p.GetTolerance() > 1 {
+		back = fmt.Sprintf("It rolls back when the odds of a session failing are more than %s times the baseline's", figure(p.GetTolerance()))
+	}
+	list := []string{
+		fmt.Sprintf("%s and at least %s of new sessions fail; wrong in at most 1 of %s gates.", back, percent(p.GetFloorRate()), thousands(1/p.GetAlpha())),
+		fmt.Sprintf("It passes when those odds are shown to be below %s times, or the failure rate below %s; wrong in at most 1 of %s.", figure(p.GetMargin()), percent(p.GetAcceptableRate()), thousands(1/p.GetBeta())),
+		fmt.Sprintf("Neither within %s is inconclusive, and the rollout holds. More than %s late sessions are inconclusive too.", length(p.GetDeadline()), percent(p.GetMaxLate())),
+		fmt.Sprintf("Each new session is set against %d from before. It has %s to come to an outcome; retries within %s count once.", p.GetPartners(), length(p.GetMaturation()), length(p.GetBurstWindow())),
+	}
+	return list
+}
+
+// figure is a number with at most three digits that matter.
+func figure(v float64) string { return strconv.FormatFloat(v, 'g', 3, 64) }
+
+func percent(v float64) string { return figure(v*100) + " %" }
+
+func count(n int64, noun string) string { return fmt.Sprintf("%d %s", n, plural(n, noun)) }
+
+func plural(n int64, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
+}

@@ -1,0 +1,442 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
+)
+
+func (s *shell) rolloutCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:     "rollout",
+		Aliases: []string{"rollouts"},
+		Short:   "Plan, start, watch and roll back rollouts",
+	}, s.planCommand(), s.startCommand(), s.rolloutListCommand(), s.rolloutGetCommand(), s.watchCommand(), s.rollbackCommand())
+}
+
+// wanted is what a plan or a start asks for.
+type wanted struct {
+	release  string
+	clusters []string
+}
+
+func (w *wanted) flags(c *cobra.Command) {
+	c.Flags().StringVarP(&w.release, "release", "r", "", "`release` to bring the clusters to (required)")
+	c.Flags().StringSliceVarP(&w.clusters, "cluster", "c", nil, "`cluster` to move; repeat for several (default: every cluster, in the fleet's order)")
+}
+
+func (w *wanted) check() error {
+	if w.release == "" {
+		return usage("say which release: --release ID")
+	}
+	return nil
+}
+
+func (s *shell) plan(ctx context.Context, cl *client, w wanted) (*rolloutv1.PlanRolloutResponse, error) {
+	res, err := cl.rollouts.PlanRollout(ctx, &rolloutv1.PlanRolloutRequest{Release: w.release, Clusters: w.clusters})
+	if err != nil {
+		return nil, cl.failed("plan a rollout of "+w.release, err)
+	}
+	return res, nil
+}
+
+// obstacles is the error of a plan that does not start, or nil.
+func obstacles(res *rolloutv1.PlanRolloutResponse) error {
+	switch n := len(res.GetProblems()); n {
+	case 0:
+		return nil
+	case 1:
+		return errors.New("the plan has a problem and does not start")
+	default:
+		return fmt.Errorf("the plan has %d problems and does not start", n)
+	}
+}
+
+func (s *shell) planCommand() *cobra.Command {
+	var w wanted
+	var out string
+	c := &cobra.Command{
+		Use:   "plan --release RELEASE [--cluster CLUSTER]...",
+		Short: "Say what a rollout would do and what stands in its way",
+		Long: `Say what a rollout would do, cluster by cluster, and what stands in its way.
+Nothing is changed. A plan with problems exits with 1.`,
+		Args: exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := w.check(); err != nil {
+				return err
+			}
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			res, err := s.plan(c.Context(), cl, w)
+			if err != nil {
+				return err
+			}
+			if out == "table" {
+				err = s.print(s.planText(res))
+			} else {
+				err = s.object(res, out)
+			}
+			if err != nil {
+				return err
+			}
+			return obstacles(res)
+		},
+	}
+	w.flags(c)
+	s.connectionFlags(c)
+	outputFlag(c, &out, "table", "json", "yaml")
+	return c
+}
+
+func (s *shell) startCommand() *cobra.Command {
+	var w wanted
+	var out, id string
+	var ask consent
+	var wait waiting
+	c := &cobra.Command{
+		Use:   "start --release RELEASE [--cluster CLUSTER]...",
+		Short: "Plan a rollout, ask, and start it",
+		Long: `Plan a rollout, show the plan, ask, and start it. The id of the rollout is all
+that is printed on standard output, so a script can keep it. With --wait the
+changes are told on standard error, and the exit codes are those of
+'lockstep rollout watch'.`,
+		Args: exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := errors.Join(w.check(), ask.check(), wait.check()); err != nil {
+				return err
+			}
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			res, err := s.plan(c.Context(), cl, w)
+			if err != nil {
+				return err
+			}
+			s.talk("%s", strings.TrimSuffix(s.planText(res), "\n"))
+			if err := obstacles(res); err != nil {
+				return err
+			}
+			if err := s.confirm(ask, "Start this rollout?"); err != nil {
+				return err
+			}
+			if id == "" {
+				id = s.ID()
+			}
+			started, err := cl.rollouts.StartRollout(c.Context(), &rolloutv1.StartRolloutRequest{RequestId: id, Release: w.release, Clusters: w.clusters})
+			if err != nil {
+				return cl.failed("start a rollout of "+w.release, err)
+			}
+			return s.begun(c.Context(), cl, started.GetRollout(), out, wait, forward)
+		},
+	}
+	w.flags(c)
+	s.connectionFlags(c)
+	ask.flags(c)
+	wait.flags(c)
+	requestFlag(c, &id)
+	outputFlag(c, &out, "table", "json", "yaml", "name")
+	return c
+}
+
+func requestFlag(c *cobra.Command, id *string) {
+	c.Flags().StringVar(id, "request-id", "", "`key` that makes repeating the command safe (default: a new one each time)")
+}
+
+// waiting is whether and how long a command stays until the rollout rests.
+type waiting struct {
+	wait    bool
+	timeout time.Duration
+}
+
+func (w *waiting) flags(c *cobra.Command) {
+	c.Flags().BoolVar(&w.wait, "wait", false, "stay until the rollout rests")
+	c.Flags().DurationVar(&w.timeout, "timeout", 0, "leave with exit code 5 after this `time`; the rollout goes on (default: no limit)")
+}
+
+func (w *waiting) check() error {
+	if w.timeout < 0 {
+		return usage("--timeout %s is negative; write for example 30m", w.timeout)
+	}
+	if w.timeout > 0 && !w.wait {
+		return usage("--timeout limits --wait; give both")
+	}
+	return nil
+}
+
+// begun prints a rollout that was just set going, and waits when asked to.
+func (s *shell) begun(ctx context.Context, cl *client, r *rolloutv1.Rollout, out string, w waiting, aim direction) error {
+	if w.wait && out == "json" {
+		return s.watch(ctx, cl, watching{id: r.GetId(), timeout: w.timeout, aim: aim, show: s.whole})
+	}
+	var err error
+	switch out {
+	case "table":
+		err = s.print(clean(r.GetId()) + "\n")
+	case "name":
+		err = s.print("rollout/" + clean(r.GetId()) + "\n")
+	default:
+		err = s.object(r, out)
+	}
+	if err != nil || !w.wait {
+		return err
+	}
+	return s.watch(ctx, cl, watching{id: r.GetId(), timeout: w.timeout, aim: aim, show: s.changes(s.Err)})
+}
+
+// consent is how a command that changes clusters is allowed to go on.
+type consent struct{ yes, noInput bool }
+
+func (a *consent) flags(c *cobra.Command) {
+	c.Flags().BoolVarP(&a.yes, "yes", "y", false, "do not ask")
+	c.Flags().BoolVar(&a.noInput, "no-input", false, "never ask; without --yes this is an error")
+}
+
+func (a consent) check() error {
+	if a.noInput && !a.yes {
+		return usage("--no-input forbids asking and --yes is missing; give --yes to go on")
+	}
+	return nil
+}
+
+func (s *shell) confirm(a consent, question string) error {
+	if a.yes {
+		return nil
+	}
+	if _, err := fmt.Fprintf(s.Err, "%s [y/N] ", question); err != nil {
+		return fmt.Errorf("ask for confirmation: %w", err)
+	}
+	answer, err := bufio.NewReader(s.In).ReadString('\n')
+	if err != nil && !(errors.Is(err, io.EOF) && answer != "") {
+		s.talk("")
+		return errors.New("there was no answer, so nothing was done; --yes goes on without asking")
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	return errors.New("not confirmed, so nothing was done")
+}
+
+func (s *shell) rolloutListCommand() *cobra.Command {
+	var out string
+	c := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List rollouts, newest first",
+		Args:    exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			var all []*rolloutv1.Rollout
+			for token := ""; ; {
+				res, err := cl.rollouts.ListRollouts(c.Context(), &rolloutv1.ListRolloutsRequest{PageSize: 1000, PageToken: token})
+				if err != nil {
+					return cl.failed("list rollouts", err)
+				}
+				all = append(all, res.GetRollouts()...)
+				if token = res.GetNextPageToken(); token == "" {
+					break
+				}
+			}
+			return s.printRollouts(all, out)
+		},
+	}
+	s.connectionFlags(c)
+	outputFlag(c, &out, "table", "wide", "json", "yaml", "name")
+	return c
+}
+
+func (s *shell) printRollouts(list []*rolloutv1.Rollout, out string) error {
+	switch out {
+	case "json", "yaml":
+		return objects(s, list, out)
+	case "name":
+		for _, r := range list {
+			if err := s.print("rollout/" + clean(r.GetId()) + "\n"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(list) == 0 {
+		s.talk("There are no rollouts yet; `lockstep rollout start --release RELEASE` begins one.")
+		return nil
+	}
+	t := &table{header: []string{"ROLLOUT", "RELEASE", "PHASE", "DONE", "AGE", "REASON"}}
+	if out == "wide" {
+		t.header = []string{"ROLLOUT", "RELEASE", "PHASE", "DONE", "STARTED", "ENDED", "REASON"}
+	}
+	for _, r := range list {
+		done := 0
+		for _, run := range r.GetClusters() {
+			if run.GetPhase() == "succeeded" {
+				done++
+			}
+		}
+		share := fmt.Sprintf("%d/%d", done, len(r.GetClusters()))
+		if out == "wide" {
+			t.add(r.GetId(), r.GetRelease(), r.GetPhase(), share, s.instant(r.GetStartedAt()), s.instant(r.GetEndedAt()), r.GetReason())
+		} else {
+			t.add(r.GetId(), r.GetRelease(), r.GetPhase(), share, s.age(r.GetStartedAt()), r.GetReason())
+		}
+	}
+	return s.print(t.render(s.colour))
+}
+
+func (s *shell) rolloutGetCommand() *cobra.Command {
+	var out string
+	c := &cobra.Command{
+		Use:   "get ROLLOUT",
+		Short: "Show one rollout as it stands",
+		Args:  exactly("ROLLOUT"),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			r, err := cl.rollout(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			switch out {
+			case "json", "yaml":
+				return s.object(r, out)
+			case "name":
+				return s.print("rollout/" + clean(r.GetId()) + "\n")
+			}
+			return s.print(s.rolloutText(r))
+		},
+	}
+	s.connectionFlags(c)
+	outputFlag(c, &out, "table", "json", "yaml", "name")
+	return c
+}
+
+func (c *client) rollout(ctx context.Context, id string) (*rolloutv1.Rollout, error) {
+	res, err := c.rollouts.GetRollout(ctx, &rolloutv1.GetRolloutRequest{Id: named(id, "rollout")})
+	if err != nil {
+		return nil, c.failed("get rollout "+id, err)
+	}
+	return res.GetRollout(), nil
+}
+
+// named takes an id with or without its kind, as -o name prints it.
+func named(id, kind string) string { return strings.TrimPrefix(id, kind+"/") }
+
+func (s *shell) rolloutText(r *rolloutv1.Rollout) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Rollout %s of release %s\n", clean(r.GetId()), clean(r.GetRelease()))
+	fmt.Fprintf(&b, "Phase    %s\n", paint(clean(r.GetPhase()), s.colour))
+	if r.GetReason() != "" {
+		fmt.Fprintf(&b, "Reason   %s\n", clean(r.GetReason()))
+	}
+	fmt.Fprintf(&b, "Started  %s (%s ago)\n", s.instant(r.GetStartedAt()), s.age(r.GetStartedAt()))
+	if r.GetEndedAt() != nil {
+		fmt.Fprintf(&b, "Ended    %s (%s after the start)\n", s.instant(r.GetEndedAt()), short(r.GetEndedAt().AsTime().Sub(r.GetStartedAt().AsTime())))
+	}
+	t := &table{header: []string{"CLUSTER", "PHASE", "STEP", "GATE", "WINDOW ENDS", "REASON"}}
+	for _, run := range r.GetClusters() {
+		t.add(run.GetCluster(), run.GetPhase(), run.GetStep(), run.GetGate(), s.instant(run.GetWindowEnds()), run.GetReason())
+	}
+	b.WriteString("\n" + t.render(s.colour))
+	return b.String()
+}
+
+func (s *shell) watchCommand() *cobra.Command {
+	var out string
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:   "watch ROLLOUT",
+		Short: "Tell a rollout's changes until it rests",
+		Long: `Tell a rollout's changes, one a line, until it rests; with -o json the whole
+rollout after every change, one object a line. When the connection is lost, the
+command tries again for a minute.
+
+Exit codes: 0 succeeded, 3 held or inconclusive, 4 a gate failed or a cluster was
+rolled back, 5 --timeout passed; the rollout itself goes on.`,
+		Args: exactly("ROLLOUT"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if timeout < 0 {
+				return usage("--timeout %s is negative; write for example 30m", timeout)
+			}
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			w := watching{id: named(args[0], "rollout"), timeout: timeout, aim: forward, show: s.changes(s.Out)}
+			if out == "json" {
+				w.show = s.whole
+			}
+			return s.watch(c.Context(), cl, w)
+		},
+	}
+	s.connectionFlags(c)
+	outputFlag(c, &out, "table", "json")
+	c.Flags().DurationVar(&timeout, "timeout", 0, "leave with exit code 5 after this `time` (default: no limit)")
+	return c
+}
+
+func (s *shell) rollbackCommand() *cobra.Command {
+	var out, reason, id string
+	var ask consent
+	var wait waiting
+	c := &cobra.Command{
+		Use:   "rollback ROLLOUT --reason TEXT",
+		Short: "Put every cluster a rollout touched back to what ran before",
+		Long: `Put every cluster that a rollout touched back to the package recorded before
+it. The reason is recorded. With --wait, a rollout that is rolled back exits
+with 0, as that is what was asked for; 3 when it holds on the way, 4 when a
+cluster could not be restored.`,
+		Args: exactly("ROLLOUT"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if strings.TrimSpace(reason) == "" {
+				return usage("say why, for the record: --reason TEXT")
+			}
+			if err := errors.Join(ask.check(), wait.check()); err != nil {
+				return err
+			}
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			if !ask.yes {
+				r, err := cl.rollout(c.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				s.talk("%s", strings.TrimSuffix(s.rolloutText(r), "\n"))
+			}
+			if err := s.confirm(ask, "Roll these clusters back to what ran before?"); err != nil {
+				return err
+			}
+			if id == "" {
+				id = s.ID()
+			}
+			res, err := cl.rollouts.RollbackRollout(c.Context(), &rolloutv1.RollbackRolloutRequest{RequestId: id, Id: named(args[0], "rollout"), Reason: reason})
+			if err != nil {
+				return cl.failed("roll back "+args[0], err)
+			}
+			return s.begun(c.Context(), cl, res.GetRollout(), out, wait, back)
+		},
+	}
+	s.connectionFlags(c)
+	c.Flags().StringVar(&reason, "reason", "", "why, in a `sentence` (required)")
+	ask.flags(c)
+	wait.flags(c)
+	requestFlag(c, &id)
+	outputFlag(c, &out, "table", "json", "yaml", "name")
+	return c
+}

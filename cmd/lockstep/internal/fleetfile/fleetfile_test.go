@@ -1,0 +1,211 @@
+package fleetfile_test
+
+import (
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/config"
+)
+
+func env(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func TestLoadTakesEveryKey(t *testing.T) {
+	t.Parallel()
+	got, err := fleetfile.Load("testdata/fleet.yaml", env("HOME", "/home/ann", "DOCKER_HOST", "unix:///run/other.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, err := filepath.Abs("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fleetfile.File{
+		Server: fleetfile.Server{Listen: "0.0.0.0:9000", DataDir: config.Path(here + "/data")},
+		Vendor: &fleetfile.Vendor{
+			URL: "https://api.akeyless.io", AccessID: "p-abc", AccessKeyFile: "/etc/lockstep/akeyless.key",
+			PollInterval: 10 * time.Second, SourceLag: 7 * time.Second,
+		},
+		Releases: []fleetfile.Release{
+			{
+				ID:      "5.0.1",
+				Gateway: &fleetfile.Image{Version: "5.0.1", Image: "docker.io/akeyless/base:5.0.1"},
+				SRA:     &fleetfile.Image{Version: "3.1.0", Image: "docker.io/akeyless/zero-trust-bastion:3.1.0"},
+			},
+			{
+				ID:      "gateway-5.1",
+				Gateway: &fleetfile.Image{Version: "5.1.0", Image: "localhost:5000/akeyless/base@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"},
+			},
+		},
+		Clusters: []fleetfile.Cluster{
+			{
+				ID: "berlin", Release: "5.0.1", VendorCluster: "acc-1/p-1/berlin",
+				Compose: &fleetfile.Compose{
+					Engine: "tcp://10.0.0.1:2376", Project: "berlin-1", Dir: "/srv/berlin",
+					Files: []string{"compose.yaml", "extra.yaml"}, EnvFiles: []string{".env"}, Profiles: []string{"gateway", "sra"},
+					Services: map[string]fleet.Component{"edge": fleet.Gateway, "akeyless-web": fleet.SRAWeb, "akeyless-ssh": fleet.SRASSH},
+				},
+			},
+			{
+				ID: "paris",
+				Compose: &fleetfile.Compose{
+					Engine: "unix:///run/other.sock", Project: "paris",
+					Dir: config.Path(filepath.Join(filepath.Dir(here), "paris")), Files: []string{"compose.yaml"},
+				},
+			},
+		},
+		Inventory: fleetfile.Inventory{PollInterval: 4 * time.Second},
+		Drift:     fleetfile.Drift{MixedWindow: 31 * time.Minute, DarkAfter: 3 * time.Minute},
+		Rollout:   fleetfile.Rollout{Window: 32 * time.Minute, Lookback: 23 * time.Hour},
+		Gate: fleetfile.Gate{
+			Alpha: 0.02, Beta: 0.06, Tolerance: 1.5, Margin: 3, AcceptableRate: 0.03, FloorRate: 0.01, Partners: 9, PlannedTrials: 100,
+			Maturation: 110 * time.Second, BurstWindow: 50 * time.Second, Bucket: 2 * time.Second, Deadline: 11 * time.Minute, MaxLate: 0.02,
+		},
+		Notify: fleetfile.Notify{Webhooks: []fleetfile.Webhook{{Name: "ops", URL: "https://example.org/hook", SecretFile: config.Path(here + "/hook.secret")}}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("read (-want +got):\n%s", diff)
+	}
+	if url := got.Server.URL(); url != "http://127.0.0.1:9000" {
+		t.Errorf("URL %s", url)
+	}
+	if diff := cmp.Diff(map[fleet.Line]fleetfile.Image{fleet.LineGateway: *want.Releases[1].Gateway}, got.Releases[1].Lines()); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadWithoutAFile(t *testing.T) {
+	t.Parallel()
+	got, err := fleetfile.Load("", env("HOME", "/home/ann"), func(f *fleetfile.File) { f.Server.Listen = "[::]:1" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Server.DataDir != "/home/ann/.local/share/lockstep" || got.Server.TokenFile() != "/home/ann/.local/share/lockstep/admin.token" {
+		t.Errorf("server %+v", got.Server)
+	}
+	if got.Server.URL() != "http://127.0.0.1:1" {
+		t.Errorf("the override is lost: %+v", got.Server)
+	}
+	if got.Vendor != nil || len(got.Clusters) != 0 {
+		t.Errorf("something came from nowhere: %+v", got)
+	}
+	if xdg := fleetfile.Default(env("XDG_DATA_HOME", "/d", "HOME", "/h")); xdg.Server.DataDir != "/d/lockstep" {
+		t.Errorf("XDG_DATA_HOME gives %s", xdg.Server.DataDir)
+	}
+}
+
+func TestVendorDefaults(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "fleet.yaml")
+	if err := os.WriteFile(path, []byte("vendor: {url: https://v, access_id: a, access_key_file: k}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := fleetfile.Load(path, env("HOME", "/h"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Vendor.PollInterval != 10*time.Second || got.Vendor.SourceLag != 5*time.Second {
+		t.Errorf("vendor %+v", got.Vendor)
+	}
+}
+
+func TestValidateReportsEverythingAtOnce(t *testing.T) {
+	t.Parallel()
+	f := fleetfile.Default(env())
+	f.Server.Listen = "8470"
+	f.Vendor = &fleetfile.Vendor{URL: "https://u:p@x", AccessKeyFile: "rel", SourceLag: -1}
+	f.Releases = []fleetfile.Release{
+		{ID: "Big"},
+		{ID: "a", Gateway: &fleetfile.Image{Version: "1", Image: "host:5000/x"}, SRA: &fleetfile.Image{Image: "y:latest"}},
+		{ID: "a", SRA: &fleetfile.Image{Version: "1", Image: "y@sha256:12"}},
+	}
+	f.Clusters = []fleetfile.Cluster{
+		{ID: "one.two", Release: "b", VendorCluster: "v"},
+		{ID: "c", VendorCluster: "v", Compose: &fleetfile.Compose{Engine: "docker.sock", Project: "p", Dir: "rel", Files: []string{"x", "x", ""}, Services: map[string]fleet.Component{"s": "S"}}},
+		{ID: "c", Compose: &fleetfile.Compose{Engine: "docker.sock", Project: "p", Dir: "/d"}},
+	}
+	f.Inventory.PollInterval = -time.Second
+	f.Rollout.Window = 19 * time.Minute
+	f.Gate.Alpha, f.Gate.MaxLate, f.Gate.Margin, f.Gate.Partners, f.Gate.BurstWindow = 1, math.NaN(), 1.1, 1, -1
+	f.Notify.Webhooks = []fleetfile.Webhook{{URL: "ftp://x", SecretFile: "rel"}}
+
+	err := f.Validate()
+	var problems config.Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("error %T: %v", err, err)
+	}
+	golden(t, "problems.txt", err.Error()+"\n")
+	if strings.Contains(err.Error(), "u:p") {
+		t.Error("a password is shown")
+	}
+}
+
+// TestValidateRefusesOneByOne breaks an acceptable file in one place and
+// expects exactly that key.
+func TestValidateRefusesOneByOne(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(*fleetfile.File)
+		key    string
+	}{
+		"no data folder":      {func(f *fleetfile.File) { f.Server.DataDir = "" }, "server.data_dir"},
+		"relative data":       {func(f *fleetfile.File) { f.Server.DataDir = "x" }, "server.data_dir"},
+		"port in words":       {func(f *fleetfile.File) { f.Server.Listen = "localhost:http" }, "server.listen"},
+		"dark between polls":  {func(f *fleetfile.File) { f.Drift.DarkAfter = 9 * time.Second }, "drift.dark_after"},
+		"no mixed window":     {func(f *fleetfile.File) { f.Drift.MixedWindow = 0 }, "drift.mixed_window"},
+		"short window":        {func(f *fleetfile.File) { f.Rollout.Window = 20*time.Minute - 1 }, "rollout.window"},
+		"negative lookback":   {func(f *fleetfile.File) { f.Rollout.Lookback = -1 }, "rollout.lookback"},
+		"beta 0":              {func(f *fleetfile.File) { f.Gate.Beta = 0 }, "gate.beta"},
+		"tolerance below 1":   {func(f *fleetfile.File) { f.Gate.Tolerance = 0.9 }, "gate.tolerance"},
+		"endless margin":      {func(f *fleetfile.File) { f.Gate.Margin = math.Inf(1) }, "gate.margin"},
+		"acceptable 0":        {func(f *fleetfile.File) { f.Gate.AcceptableRate = 0 }, "gate.acceptable_rate"},
+		"floor below 0":       {func(f *fleetfile.File) { f.Gate.FloorRate = -0.1 }, "gate.floor_rate"},
+		"no trials":           {func(f *fleetfile.File) { f.Gate.PlannedTrials = 0 }, "gate.planned_trials"},
+		"no bucket":           {func(f *fleetfile.File) { f.Gate.Bucket = 0 }, "gate.bucket"},
+		"deadline too early":  {func(f *fleetfile.File) { f.Gate.Deadline = 2 * time.Minute }, "gate.deadline"},
+		"webhook without URL": {func(f *fleetfile.File) { f.Notify.Webhooks[0].URL = "" }, "notify.webhooks[0].url"},
+		"webhook twice":       {func(f *fleetfile.File) { f.Notify.Webhooks = append(f.Notify.Webhooks, f.Notify.Webhooks[0]) }, "notify.webhooks[1].name"},
+		"socket not in full":  {func(f *fleetfile.File) { f.Clusters[0].Compose.Engine = "unix://docker.sock" }, "clusters[0].compose.engine"},
+		"no compose":          {func(f *fleetfile.File) { f.Clusters[0].Compose = nil }, "clusters[0].compose"},
+		"unknown release":     {func(f *fleetfile.File) { f.Clusters[0].Release = "9" }, "clusters[0].release"},
+		"no access id":        {func(f *fleetfile.File) { f.Vendor.AccessID = "" }, "vendor.access_id"},
+		"no key file":         {func(f *fleetfile.File) { f.Vendor.AccessKeyFile = "" }, "vendor.access_key_file"},
+		"long id":             {func(f *fleetfile.File) { f.Clusters[0].ID = fleet.ClusterID(strings.Repeat("a", 64)) }, "clusters[0].id"},
+		"space in image":      {func(f *fleetfile.File) { f.Releases[0].SRA.Image = "a b:1" }, "releases[0].sra.image"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, err := fleetfile.Load("testdata/fleet.yaml", env("HOME", "/h"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			def := fleetfile.Default(env())
+			f.Inventory, f.Drift, f.Rollout, f.Gate = def.Inventory, def.Drift, def.Rollout, def.Gate
+			if err := f.Validate(); err != nil {
+				t.Fatalf("not acceptable before: %v", err)
+			}
+			tc.change(&f)
+			var problems config.Problems
+			if !errors.As(f.Validate(), &problems) || len(problems) != 1 || problems[0].Key != tc.key {
+				t.Errorf("problems %v, want one about %s", problems, tc.key)
+			}
+		})
+	}
+}

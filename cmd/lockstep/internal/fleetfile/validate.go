@@ -1,0 +1,318 @@
+package fleetfile
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/config"
+)
+
+// findings collects what is wrong under dotted key paths.
+type findings struct{ problems config.Problems }
+
+func (p *findings) add(key, format string, args ...any) {
+	p.problems = append(p.problems, config.Problem{Key: key, Text: fmt.Sprintf(format, args...)})
+}
+
+// Validate returns everything that is wrong as config.Problems, or nil.
+func (f *File) Validate() error {
+	var p findings
+	p.server(f.Server)
+	p.vendor(f.Vendor, f.Clusters)
+	releases := p.releases(f.Releases)
+	p.clusters(f.Clusters, releases)
+	p.positive("inventory.poll_interval", f.Inventory.PollInterval)
+	p.positive("drift.mixed_window", f.Drift.MixedWindow)
+	p.positive("drift.dark_after", f.Drift.DarkAfter)
+	if f.Drift.DarkAfter > 0 && f.Inventory.PollInterval > 0 && f.Drift.DarkAfter < 2*f.Inventory.PollInterval {
+		p.add("drift.dark_after", "%s is shorter than two polls (inventory.poll_interval is %s), so clusters would go dark between polls; raise it", f.Drift.DarkAfter, f.Inventory.PollInterval)
+	}
+	p.rollout(f.Rollout, f.Gate)
+	p.gate(f.Gate, f.Vendor)
+	p.webhooks(f.Notify.Webhooks)
+	if len(p.problems) == 0 {
+		return nil
+	}
+	return p.problems
+}
+
+func (p *findings) server(s Server) {
+	if host, port, err := net.SplitHostPort(s.Listen); err != nil {
+		p.add("server.listen", "%q is not host:port; write for example 127.0.0.1:8470", s.Listen)
+	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		p.add("server.listen", "%q is not a port; use a number up to 65535 (0 takes a free one), as in %s", port, net.JoinHostPort(host, "8470"))
+	}
+	if s.DataDir == "" {
+		p.add("server.data_dir", "set it: neither XDG_DATA_HOME nor HOME says where data belongs")
+	} else {
+		p.absolute("server.data_dir", s.DataDir)
+	}
+}
+
+func (p *findings) vendor(v *Vendor, clusters []Cluster) {
+	if v == nil {
+		return
+	}
+	p.httpURL("vendor.url", v.URL)
+	p.required("vendor.access_id", v.AccessID, "the access id of the API key that Lockstep uses")
+	p.required("vendor.access_key_file", string(v.AccessKeyFile), "the file that holds the access key")
+	p.absolute("vendor.access_key_file", v.AccessKeyFile)
+	p.positive("vendor.poll_interval", v.PollInterval)
+	p.positive("vendor.source_lag", v.SourceLag)
+	names := map[string]fleet.ClusterID{}
+	for i, c := range clusters {
+		if c.VendorCluster == "" {
+			continue
+		}
+		if other, taken := names[c.VendorCluster]; taken {
+			p.add(fmt.Sprintf("clusters[%d].vendor_cluster", i), "%s is cluster %s already; its sessions would count twice, give each cluster its own", c.VendorCluster, other)
+		}
+		names[c.VendorCluster] = c.ID
+	}
+}
+
+func (p *findings) releases(list []Release) map[fleet.ReleaseID]bool {
+	seen := make(map[fleet.ReleaseID]bool, len(list))
+	for i, r := range list {
+		key := fmt.Sprintf("releases[%d]", i)
+		p.id(key+".id", string(r.ID), releaseID(), "lower-case letters, digits, dot, underscore and hyphen")
+		if seen[r.ID] && r.ID != "" {
+			p.add(key+".id", "release %s is declared twice; keep one or rename it", r.ID)
+		}
+		seen[r.ID] = true
+		if r.Gateway == nil && r.SRA == nil {
+			p.add(key, "the release carries nothing; declare gateway, sra or both")
+		}
+		p.image(key+".gateway", r.Gateway)
+		p.image(key+".sra", r.SRA)
+	}
+	return seen
+}
+
+func (p *findings) image(key string, i *Image) {
+	if i == nil {
+		return
+	}
+	p.required(key+".version", i.Version, "the version that the image gives its process")
+	if i.Image == "" {
+		p.add(key+".image", "missing; set the image as repository:tag")
+		return
+	}
+	if strings.ContainsAny(i.Image, " \t\n") {
+		p.add(key+".image", "%q contains space; write repository:tag", i.Image)
+		return
+	}
+	ref, digest, pinned := strings.Cut(i.Image, "@")
+	if pinned {
+		if !regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(digest) {
+			p.add(key+".image", "%q is not a digest; write repository:tag@sha256: and 64 hexadecimal digits", digest)
+		}
+		return
+	}
+	_, tag, _ := strings.Cut(ref[strings.LastIndex(ref, "/")+1:], ":")
+	switch tag {
+	case "":
+		p.add(key+".image", "%s has no tag, so what it names can change; write %s:%s", i.Image, strings.TrimSuffix(ref, ":"), or(i.Version, "TAG"))
+	case "latest":
+		p.add(key+".image", "the tag latest names something else every time; write the version's own tag")
+	}
+}
+
+func (p *findings) clusters(list []Cluster, releases map[fleet.ReleaseID]bool) {
+	ids := make(map[fleet.ClusterID]bool, len(list))
+	projects := make(map[[2]string]fleet.ClusterID, len(list))
+	for i, c := range list {
+		key := fmt.Sprintf("clusters[%d]", i)
+		p.token(key+".id", string(c.ID))
+		if ids[c.ID] && c.ID != "" {
+			p.add(key+".id", "cluster %s is declared twice; keep one or rename it", c.ID)
+		}
+		ids[c.ID] = true
+		if c.Release != "" && !releases[c.Release] {
+			p.add(key+".release", "there is no release %s; declare it under releases%s", c.Release, declared(releases))
+		}
+		if c.Compose == nil {
+			p.add(key+".compose", "missing; say which Compose project the cluster is")
+			continue
+		}
+		p.compose(key+".compose", *c.Compose)
+		place := [2]string{c.Compose.Engine, c.Compose.Project}
+		if other, taken := projects[place]; taken && c.Compose.Project != "" {
+			p.add(key+".compose.project", "project %s on %s is cluster %s already; a project is one cluster", c.Compose.Project, c.Compose.Engine, other)
+		}
+		projects[place] = c.ID
+	}
+}
+
+func declared(releases map[fleet.ReleaseID]bool) string {
+	ids := slices.DeleteFunc(slices.Sorted(maps.Keys(releases)), func(id fleet.ReleaseID) bool { return id == "" })
+	if len(ids) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" or use one of %v", ids)
+}
+
+func (p *findings) compose(key string, c Compose) {
+	if u, err := url.Parse(c.Engine); err != nil || !slices.Contains([]string{"unix", "tcp", "http", "https", "ssh"}, u.Scheme) {
+		p.add(key+".engine", "%q is not an engine's address; write for example unix:///var/run/docker.sock or tcp://host:2376", c.Engine)
+	} else if u.Scheme == "unix" && !filepath.IsAbs(u.Path) {
+		p.add(key+".engine", "%q does not name the socket in full; write for example unix:///var/run/docker.sock", c.Engine)
+	}
+	p.token(key+".project", c.Project)
+	p.required(key+".dir", string(c.Dir), "the folder that holds the project's Compose files")
+	p.absolute(key+".dir", c.Dir)
+	p.texts(key+".files", c.Files)
+	p.texts(key+".env_files", c.EnvFiles)
+	p.texts(key+".profiles", c.Profiles)
+	for _, service := range slices.Sorted(maps.Keys(c.Services)) {
+		p.token(key+".services."+service, string(c.Services[service]))
+	}
+}
+
+func (p *findings) texts(key string, list []string) {
+	for i, one := range list {
+		switch at := fmt.Sprintf("%s[%d]", key, i); {
+		case one == "":
+			p.add(at, "is empty; remove it or fill it in")
+		case slices.Contains(list[:i], one):
+			p.add(at, "%s is listed twice; keep one", one)
+		}
+	}
+}
+
+func (p *findings) rollout(r Rollout, g Gate) {
+	p.positive("rollout.window", r.Window)
+	p.positive("rollout.lookback", r.Lookback)
+	// Two steps, gateway and sra, each wait for a gate while the cluster is mixed.
+	if r.Window > 0 && g.Deadline > 0 && r.Window < 2*g.Deadline {
+		p.add("rollout.window", "%s is shorter than two gate deadlines (gate.deadline is %s), so a rollout could not finish inside it; raise it to at least %s or lower the deadline", r.Window, g.Deadline, 2*g.Deadline)
+	}
+}
+
+func (p *findings) gate(g Gate, v *Vendor) {
+	p.between("gate.alpha", g.Alpha, 0, 1)
+	p.between("gate.beta", g.Beta, 0, 1)
+	p.between("gate.acceptable_rate", g.AcceptableRate, 0, 1)
+	p.fraction("gate.floor_rate", g.FloorRate)
+	p.fraction("gate.max_late", g.MaxLate)
+	if !(g.Tolerance >= 1) || math.IsInf(g.Tolerance, 0) {
+		p.add("gate.tolerance", "%v is not an odds ratio of at least 1; 1 tolerates nothing, 1.25 is usual", g.Tolerance)
+	}
+	if !(g.Margin > 1) || math.IsInf(g.Margin, 0) {
+		p.add("gate.margin", "%v is not an odds ratio above 1; 2 suits busy clusters, 3 to 5 quiet ones", g.Margin)
+	} else if g.Margin < g.Tolerance {
+		p.add("gate.margin", "%v is below gate.tolerance %v; promotion would have to show more than a rollback tolerates", g.Margin, g.Tolerance)
+	}
+	if g.Partners < 2 {
+		p.add("gate.partners", "%d is too few; a new session is compared with at least 2, usually 10", g.Partners)
+	}
+	if g.PlannedTrials < 1 {
+		p.add("gate.planned_trials", "%d is too few; write how many sessions a step usually sees, such as 200", g.PlannedTrials)
+	}
+	p.positive("gate.maturation", g.Maturation)
+	if g.BurstWindow < 0 {
+		p.add("gate.burst_window", "%s is negative; write a duration such as 60s, or 0s to count every retry", g.BurstWindow)
+	}
+	p.positive("gate.bucket", g.Bucket)
+	p.positive("gate.deadline", g.Deadline)
+	wait, of := g.Maturation, "gate.maturation"
+	if v != nil {
+		wait, of = wait+v.SourceLag, "gate.maturation and vendor.source_lag together"
+	}
+	if g.Deadline > 0 && wait > 0 && g.Deadline <= wait {
+		p.add("gate.deadline", "%s is not longer than %s (%s), so no session could be judged in time; raise it", g.Deadline, of, wait)
+	}
+}
+
+func (p *findings) webhooks(list []Webhook) {
+	seen := make(map[string]bool, len(list))
+	for i, w := range list {
+		key := fmt.Sprintf("notify.webhooks[%d]", i)
+		p.token(key+".name", w.Name)
+		if seen[w.Name] && w.Name != "" {
+			p.add(key+".name", "webhook %s is declared twice; keep one or rename it", w.Name)
+		}
+		seen[w.Name] = true
+		p.httpURL(key+".url", w.URL)
+		p.absolute(key+".secret_file", w.SecretFile)
+	}
+}
+
+func (p *findings) required(key, value, what string) {
+	if value == "" {
+		p.add(key, "missing; set %s", what)
+	}
+}
+
+func (p *findings) absolute(key string, path config.Path) {
+	if path != "" && !filepath.IsAbs(string(path)) {
+		p.add(key, "%s is relative; write the path in full", path)
+	}
+}
+
+func (p *findings) positive(key string, d time.Duration) {
+	if d <= 0 {
+		p.add(key, "%s is not a length of time; write a duration above zero, such as 30s", d)
+	}
+}
+
+// between is for chances and rates that mean nothing at either end. Written so
+// that NaN fails too.
+func (p *findings) between(key string, v, low, high float64) {
+	if !(v > low && v < high) {
+		p.add(key, "%v is out of range; write a number above %v and below %v, such as 0.05", v, low, high)
+	}
+}
+
+func (p *findings) fraction(key string, v float64) {
+	if !(v >= 0 && v < 1) {
+		p.add(key, "%v is out of range; write a fraction of 1 such as 0.02, for 2 %%", v)
+	}
+}
+
+func (p *findings) httpURL(key, text string) {
+	u, err := url.Parse(text)
+	switch {
+	case text == "":
+		p.add(key, "missing; set an address such as https://example.org")
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		p.add(key, "this is not a web address; write one such as https://example.org/path")
+	case u.User != nil:
+		// Not repeated in the text: it holds a secret.
+		p.add(key, "the address carries a user name or password; keep secrets in a file")
+	}
+}
+
+// token checks a name that becomes a part of message subjects.
+func (p *findings) token(key, id string) {
+	p.id(key, id, regexp.MustCompile(`^[a-z0-9_-]{1,63}$`), "lower-case letters, digits, underscore and hyphen")
+}
+
+// releaseID allows dots, which versions have; releases are in no subject.
+func releaseID() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9._-]{1,63}$`) }
+
+func (p *findings) id(key, id string, shape *regexp.Regexp, letters string) {
+	switch {
+	case id == "":
+		p.add(key, "missing; name it with up to 63 %s", letters)
+	case !shape.MatchString(id):
+		p.add(key, "%q is not a name; use up to 63 %s", id, letters)
+	}
+}
+
+func or(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
