@@ -81,6 +81,7 @@ func (s *Service) Run(ctx context.Context) error {
 		})
 	}
 	running.Wait()
+	<-ctx.Done() // A collector of nothing is not done either.
 	return nil
 }
 

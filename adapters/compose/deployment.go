@@ -1,0 +1,131 @@
+package compose
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/adapters/docker"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/rollout"
+)
+
+// Deployment is one cluster's Compose project as a rollout changes it.
+type Deployment struct {
+	engine  *Engine
+	cluster fleet.ClusterID
+	target  Target
+	now     func() time.Time
+}
+
+// NewDeployment ties a cluster to its project on an engine.
+func NewDeployment(engine *Engine, cluster fleet.ClusterID, target Target, now func() time.Time) *Deployment {
+	return &Deployment{engine: engine, cluster: cluster, target: target, now: now}
+}
+
+// Inventory lists what runs.
+func (d *Deployment) Inventory(ctx context.Context) (fleet.Inventory, error) {
+	return d.engine.docker.Inventory(ctx, d.cluster, d.target.Project, d.target.Components, d.now)
+}
+
+// Survey says what runs, resolves the images to digests, and lists what stands
+// in the way. Only an engine that cannot be asked is an error; everything else
+// is trouble that a person reads beside the plan.
+func (d *Deployment) Survey(ctx context.Context, images map[fleet.Line]string) (rollout.Target, error) {
+	target := rollout.Target{
+		Cluster: d.cluster, Running: make(map[fleet.Component]rollout.RunningImage), Resolved: make(map[fleet.Line]string, len(images)),
+	}
+	if err := d.engine.Check(ctx, d.target); err != nil {
+		target.Trouble = append(target.Trouble, strings.Split(err.Error(), "\n")...)
+	}
+	inventory, err := d.Inventory(ctx)
+	if err != nil {
+		return target, err
+	}
+	for _, instance := range inventory.Instances {
+		if instance.Health == fleet.HealthStopped {
+			continue
+		}
+		running := rollout.RunningImage{Version: instance.RunningVersion(), Digest: instance.Digest}
+		if other, more := target.Running[instance.Component]; more && other != running {
+			// Two instances of one component that differ: no single digest runs.
+			running = rollout.RunningImage{Version: other.Version + ", " + running.Version}
+		}
+		target.Running[instance.Component] = running
+	}
+	if len(target.Running) == 0 && len(target.Trouble) == 0 {
+		target.Trouble = append(target.Trouble, fmt.Sprintf(
+			"no component runs in Compose project %q on %s; bring it up once before rolling out to it", d.target.Project, d.engine.Host()))
+	}
+	for line, image := range images {
+		ref, err := d.engine.Resolve(ctx, image)
+		if err != nil {
+			target.Trouble = append(target.Trouble, err.Error())
+			continue
+		}
+		target.Resolved[line] = ref
+	}
+	slices.Sort(target.Trouble)
+	return target, nil
+}
+
+// Capture records what runs as a package.
+func (d *Deployment) Capture(ctx context.Context) ([]byte, error) {
+	pkg, err := d.engine.Capture(ctx, d.target)
+	if err != nil {
+		return nil, err
+	}
+	return pkg.Encode(), nil
+}
+
+// Retarget returns the package with other images for the services of some
+// components. Where a service is given a VERSION, it is given the new one: there
+// the version decides what runs, not the tag.
+func (d *Deployment) Retarget(data []byte, images map[fleet.Component]rollout.Image) ([]byte, error) {
+	pkg, err := Decode(data)
+	if err != nil {
+		return nil, err
+	}
+	project, err := pkg.render(context.Background(), nil)
+	if err != nil {
+		return nil, err
+	}
+	refs, env := make(map[string]string), make(map[string]map[string]string)
+	for _, service := range pkg.Services {
+		component, ok := d.target.Components[service.Name]
+		if !ok {
+			component, ok = docker.Infer(service.Name, service.Image)
+		}
+		image, moves := images[component]
+		if !ok || !moves {
+			continue
+		}
+		refs[service.Name] = image.Ref
+		if _, versioned := project.Services[service.Name].Environment[versionKey]; versioned {
+			env[service.Name] = map[string]string{versionKey: image.Version}
+		}
+	}
+	if len(refs) == 0 {
+		return nil, fmt.Errorf("retargeting compose project %q: no service of it is a component that moves", pkg.Project)
+	}
+	moved, err := Retarget(pkg, refs, env)
+	if err != nil {
+		return nil, err
+	}
+	return moved.Encode(), nil
+}
+
+// Apply makes the cluster run the package and checks that it does.
+func (d *Deployment) Apply(ctx context.Context, data []byte) error {
+	pkg, err := Decode(data)
+	if err != nil {
+		return err
+	}
+	progress := func(e Event) { d.engine.log.Debug("compose", "cluster", d.cluster, "event", fmt.Sprintf("%+v", e)) }
+	if err := d.engine.Apply(ctx, pkg, progress); err != nil {
+		return err
+	}
+	return d.engine.Verify(ctx, pkg)
+}
