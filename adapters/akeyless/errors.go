@@ -1,0 +1,66 @@
+package akeyless
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Kind says what went wrong with a call, decided once where it is seen.
+type Kind string
+
+// Every kind of failed call.
+const (
+	KindRejected    Kind = "rejected"     // the credentials or the token made from them
+	KindAPI         Kind = "api"          // the documented {"error": …}
+	KindNotJSON     Kind = "not_json"     // something else than the API answered
+	KindMalformed   Kind = "malformed"    // JSON, but cut short or of another shape
+	KindUnreachable Kind = "unreachable"  // no answer: refused, broken off or too slow
+	KindRateLimited Kind = "rate_limited" // asked to wait longer or more often than allowed
+	KindTooLarge    Kind = "too_large"    // more bytes than accepted
+)
+
+// Error is a failed call. Its text holds no secret and no control character.
+type Error struct {
+	Kind        Kind
+	Call        string        // the call's name, as in "list-sra-sessions"
+	Address     string        // the full URL asked
+	Status      int           // the HTTP status, 0 when there was no answer
+	RetryAfter  time.Duration // for KindRateLimited: how long the server wants to be left alone
+	ContentType string        // for KindNotJSON
+	Start       string        // for KindNotJSON: the first words of the body
+	Detail      string        // what the server or the network said
+	cause       error
+}
+
+func (e *Error) Error() string {
+	switch e.Kind {
+	case KindRejected:
+		return fmt.Sprintf("call %s: the credentials were rejected (HTTP %d: %s); check the access id, the key file and that the authentication method is not expired", e.Address, e.Status, orDefault(e.Detail, "no reason given"))
+	case KindAPI:
+		return fmt.Sprintf("call %s: the API refused (HTTP %d: %s)", e.Address, e.Status, orDefault(e.Detail, "no reason given"))
+	case KindNotJSON:
+		return fmt.Sprintf("call %s: the answer is not the API's (HTTP %d, content type %q, it begins %q); a proxy or load balancer may have answered: check the base URL with its path, the proxy settings and that the API is up", e.Address, e.Status, e.ContentType, e.Start)
+	case KindMalformed:
+		return fmt.Sprintf("call %s: the answer cannot be read (%s); check that nothing on the way cuts answers short and that the base URL is the API's", e.Address, e.Detail)
+	case KindUnreachable:
+		return fmt.Sprintf("call %s: no complete answer (%s); check the address, DNS, the proxy settings and the network", e.Address, e.Detail)
+	case KindRateLimited:
+		return fmt.Sprintf("call %s: the server limits calls (HTTP %d) and wants to be left alone for %s; poll less often", e.Address, e.Status, e.RetryAfter)
+	case KindTooLarge:
+		return fmt.Sprintf("call %s: the answer is too large (%s); raise the largest answer accepted if this account really is that big", e.Address, e.Detail)
+	}
+	return fmt.Sprintf("call %s: failed (%s)", e.Address, e.Detail)
+}
+
+// Unwrap gives the network's or the decoder's own error, if there was one.
+func (e *Error) Unwrap() error { return e.cause }
+
+// KindOf returns the kind of a failed call, empty when err is nil or not one.
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return ""
+}

@@ -1,0 +1,288 @@
+package akeyless
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+)
+
+// AllStatuses asks for sessions in every state. The API's own default, an
+// empty list, means active sessions only.
+func AllStatuses() []fleet.SessionStatus {
+	return []fleet.SessionStatus{
+		fleet.SessionConnecting, fleet.SessionConnected,
+		fleet.SessionFailed, fleet.SessionCompleted, fleet.SessionTerminated,
+	}
+}
+
+// SessionQuery narrows a session list.
+type SessionQuery struct {
+	Statuses      []fleet.SessionStatus // empty means all five
+	ResourceTypes []string              // the vendor's names, as in "ssh"; empty means all
+}
+
+// SessionPage is one answer of list-sra-sessions, newest session first.
+type SessionPage struct {
+	Sessions []Session
+	// Unreadable lists the objects that could not be read as sessions.
+	Unreadable []Unreadable
+	// Next is the cursor of the following page, empty when this is the last.
+	Next string
+	// Gateways are the gateways whose sessions these credentials see in full.
+	// It means something only when GatewaysSaid: servers leave it out of
+	// further pages and for credentials that see only their own sessions.
+	Gateways     []Gateway
+	GatewaysSaid bool
+}
+
+// Session is one session with the vendor's name of its cluster. The Cluster of
+// the embedded fleet.Session is empty and its Status may be one that
+// this build does not know.
+type Session struct {
+	fleet.Session
+	ClusterName string
+}
+
+// Unreadable is an object that could not be read as a session.
+type Unreadable struct {
+	ClusterName string // empty when not even that could be read
+	Reason      string
+}
+
+// Gateway is one entry of allowed_gateways.
+type Gateway struct {
+	ClusterName string
+	DisplayName string
+}
+
+// ErrRepeatedPage means that the server answered a pagination token with a
+// page already sent: it is too old to page, and sessions beyond its first page
+// cannot be read.
+var ErrRepeatedPage = errors.New("the server ignores pagination tokens and repeats its first page; sessions beyond it cannot be read: update the server")
+
+// SessionPages walks the pages of a query, newest sessions first, one request
+// for each page the caller asks for. It ends with the last page or after the
+// first error; ErrRepeatedPage comes wrapped.
+func (c *Client) SessionPages(ctx context.Context, query SessionQuery) iter.Seq2[SessionPage, error] {
+	return func(yield func(SessionPage, error) bool) {
+		var history pageHistory
+		for cursor := ""; ; {
+			repeated := history.asked(cursor)
+			var page SessionPage
+			var err error
+			if !repeated {
+				page, err = c.sessionPage(ctx, query, cursor)
+				repeated = err == nil && history.repeats(page)
+			}
+			if repeated {
+				err = fmt.Errorf("read page %d of %s/list-sra-sessions: %w", len(history.cursors), c.base, ErrRepeatedPage)
+			}
+			if err != nil {
+				yield(SessionPage{}, err)
+				return
+			}
+			if !yield(page, nil) || page.Next == "" {
+				return
+			}
+			cursor = page.Next
+		}
+	}
+}
+
+// ListSessions reads all pages of a query into one, at most limit sessions and
+// at least one page. Next is set when the limit cut the list. On a server too
+// old to page it returns the first page and an ErrRepeatedPage.
+func (c *Client) ListSessions(ctx context.Context, query SessionQuery, limit int) (SessionPage, error) {
+	var all SessionPage
+	seen := make(map[fleet.SessionID]struct{})
+	for page, err := range c.SessionPages(ctx, query) {
+		if err != nil {
+			return all, err
+		}
+		for _, s := range page.Sessions {
+			if _, again := seen[s.ID]; !again { // pages may overlap while sessions arrive
+				seen[s.ID] = struct{}{}
+				all.Sessions = append(all.Sessions, s)
+			}
+		}
+		all.Unreadable = append(all.Unreadable, page.Unreadable...)
+		if page.GatewaysSaid && !all.GatewaysSaid {
+			all.Gateways, all.GatewaysSaid = page.Gateways, true
+		}
+		all.Next = page.Next
+		if len(all.Sessions) >= limit {
+			break
+		}
+	}
+	return all, nil
+}
+
+func (c *Client) sessionPage(ctx context.Context, query SessionQuery, cursor string) (SessionPage, error) {
+	const call = "list-sra-sessions"
+	statuses := query.Statuses
+	if len(statuses) == 0 {
+		statuses = AllStatuses()
+	}
+	request := map[string]any{"status-type": statuses}
+	if len(query.ResourceTypes) > 0 {
+		request["resource-type"] = query.ResourceTypes
+	}
+	if cursor != "" {
+		request["pagination-token"] = cursor
+	}
+	body, err := c.authorized(ctx, call, request)
+	if err != nil {
+		return SessionPage{}, err
+	}
+	page, err := decodeSessions(body)
+	if err != nil {
+		return SessionPage{}, c.malformed(call, err)
+	}
+	return page, nil
+}
+
+func decodeSessions(body []byte) (SessionPage, error) {
+	var reply struct {
+		Sessions list  `json:"sessions"`
+		Next     text  `json:"next_page"`
+		Gateways *list `json:"allowed_gateways"`
+	}
+	if err := json.Unmarshal(body, &reply); err != nil {
+		return SessionPage{}, err
+	}
+	page := SessionPage{
+		Sessions:     make([]Session, 0, len(reply.Sessions)),
+		Next:         string(reply.Next),
+		GatewaysSaid: reply.Gateways != nil,
+	}
+	for _, raw := range reply.Sessions {
+		s, reason := decodeSession(raw)
+		if reason != "" {
+			page.Unreadable = append(page.Unreadable, Unreadable{ClusterName: s.ClusterName, Reason: reason})
+			continue
+		}
+		page.Sessions = append(page.Sessions, s)
+	}
+	if reply.Gateways == nil {
+		return page, nil
+	}
+	for _, raw := range *reply.Gateways {
+		var wire wireGateway
+		// An entry that cannot be read grants no sight of anything.
+		if json.Unmarshal(raw, &wire) == nil && wire.Name.id() != "" {
+			page.Gateways = append(page.Gateways, Gateway{ClusterName: wire.Name.id(), DisplayName: clip(string(wire.DisplayName), longestID)})
+		}
+	}
+	return page, nil
+}
+
+type wireGateway struct {
+	Name        text `json:"cluster_name"`
+	DisplayName text `json:"cluster_display_name"`
+}
+
+// decodeSession returns a reason when the object is not a usable session, with
+// the cluster's name as far as it could be read.
+func decodeSession(raw json.RawMessage) (Session, string) {
+	var wire struct {
+		ID         text        `json:"session_id"`
+		Status     text        `json:"status"`
+		Start      text        `json:"start_time"`
+		End        text        `json:"end_time"`
+		InstanceID text        `json:"instance_id"`
+		Gateway    wireGateway `json:"gateway_info"`
+		AccessID   text        `json:"access_id"`
+		User       text        `json:"user_identifier"`
+		TargetHost text        `json:"target_host"`
+		TargetName text        `json:"target_name"`
+		Error      text        `json:"error_msg"`
+	}
+	err := json.Unmarshal(raw, &wire)
+	s := Session{ClusterName: wire.Gateway.Name.id()}
+	switch {
+	case err != nil:
+		return s, "it is not an object of the expected shape"
+	case wire.ID.id() == "":
+		return s, "it has no usable session_id"
+	case wire.Start.instant().IsZero():
+		return s, "it has no usable start_time"
+	}
+	s.Session = fleet.Session{
+		ID:         fleet.SessionID(wire.ID),
+		Status:     fleet.SessionStatus(clip(string(wire.Status), longestID)),
+		User:       clip(string(orDefault(wire.User, wire.AccessID)), longestID),
+		Target:     clip(string(orDefault(wire.TargetName, wire.TargetHost)), longestID),
+		InstanceID: fleet.InstanceID(wire.InstanceID.id()),
+		Start:      wire.Start.instant(),
+	}
+	if rank(s.Status) == rankEnded {
+		s.End = wire.End.instant()
+	}
+	if s.Status == fleet.SessionFailed {
+		s.Error = clip(string(wire.Error), longestText)
+	}
+	return s, ""
+}
+
+// rank orders statuses by a session's life; rankUnknown is none of the five.
+func rank(status fleet.SessionStatus) int {
+	switch status {
+	case fleet.SessionConnecting:
+		return rankConnecting
+	case fleet.SessionConnected:
+		return rankConnected
+	case fleet.SessionFailed, fleet.SessionCompleted, fleet.SessionTerminated:
+		return rankEnded
+	}
+	return rankUnknown
+}
+
+const (
+	rankUnknown = iota
+	rankConnecting
+	rankConnected
+	rankEnded
+)
+
+// pageHistory notices a server that repeats pages. Comparing whole pages is
+// not enough: while sessions arrive, a repeated first page differs at its top.
+// But a real next page never begins with a newer session than the page before.
+type pageHistory struct {
+	cursors map[string]struct{}
+	ids     map[fleet.SessionID]struct{}
+	newest  time.Time // of the page before
+}
+
+// asked records a cursor and reports whether it was recorded before.
+func (h *pageHistory) asked(cursor string) bool {
+	if h.cursors == nil {
+		h.cursors, h.ids = make(map[string]struct{}), make(map[fleet.SessionID]struct{})
+	}
+	_, before := h.cursors[cursor]
+	h.cursors[cursor] = struct{}{}
+	return before
+}
+
+func (h *pageHistory) repeats(page SessionPage) bool {
+	if len(page.Sessions) == 0 {
+		return false
+	}
+	fresh, newest := false, time.Time{}
+	for _, s := range page.Sessions {
+		if _, known := h.ids[s.ID]; !known {
+			fresh = true
+			h.ids[s.ID] = struct{}{}
+		}
+		if s.Start.After(newest) {
+			newest = s.Start
+		}
+	}
+	again := len(h.cursors) > 1 && (!fresh || !h.newest.IsZero() && newest.After(h.newest))
+	h.newest = newest
+	return again
+}
