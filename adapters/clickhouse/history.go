@@ -151,17 +151,22 @@ func (s *Store) InsertFact(ctx context.Context, f codec.Fact) error {
 }
 
 // Sessions and marks of one cluster in the order of the stream. FINAL collapses
-// repeats, so a row's place is that of its first arrival.
+// repeats, so a row's place is that of its first arrival. The union stands in a
+// subquery, because an ORDER BY behind it would order its last part alone.
 const selectEvidence = `
-SELECT stream_sequence, stream_index, 0 AS is_mark, session_id, status, user_name, target, instance_id, start_time, end_time, error, probe,
-       toDateTime64(0, 9, 'UTC') AS complete_until, false AS blind, '' AS blind_reason
-FROM session_events FINAL
-WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND start_time >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
-UNION ALL
-SELECT stream_sequence, stream_index, 1, '', '', '', '', '', toDateTime64(0, 9, 'UTC'), toDateTime64(0, 9, 'UTC'), '', false,
-       complete_until, blind, blind_reason
-FROM progress_marks FINAL
-WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
+SELECT *
+FROM
+(
+    SELECT stream_sequence, stream_index, 0 AS is_mark, session_id, status, user_name, target, instance_id, start_time, end_time, error, probe,
+           toDateTime64(0, 9, 'UTC') AS complete_until, false AS blind, '' AS blind_reason
+    FROM session_events FINAL
+    WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND start_time >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
+    UNION ALL
+    SELECT stream_sequence, stream_index, 1, '', '', '', '', '', toDateTime64(0, 9, 'UTC'), toDateTime64(0, 9, 'UTC'), '', false,
+           complete_until, blind, blind_reason
+    FROM progress_marks FINAL
+    WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
+)
 ORDER BY stream_sequence, stream_index`
 
 // Evidence calls fn with the sessions of a cluster that started at or after from

@@ -65,6 +65,13 @@ func TestHistory(t *testing.T) {
 		{Observation: batch[1].Observation, StreamSequence: 3, Index: 1},
 		{Observation: batch[2].Observation, StreamSequence: 3, Index: 2},
 	}
+	// Sessions after a mark, so that the order is seen to be the stream's and not
+	// one table after the other.
+	after := record(4, 0, session("s3", fleet.SessionConnected, "eve"))
+	if err := s.InsertRecords(ctx, []codec.Record{after}); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, codec.Record{Observation: after.Observation, StreamSequence: 4, Index: 0})
 	if diff := cmp.Diff(want, read(0)); diff != "" {
 		t.Errorf("the first arrival of each row, in stream order (-want +got):\n%s", diff)
 	}

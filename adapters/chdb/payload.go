@@ -1,0 +1,151 @@
+package chdb
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// A payload is the engine library behind the last byte of an executable:
+//
+//	executable | library, zstd | trailer
+//
+// The trailer has 64 bytes: the magic (16), the compressed length and the
+// plain length (8 each, little-endian), and the SHA-256 of the plain library
+// (32). tools/attach writes it; linkers and loaders ignore trailing bytes.
+const (
+	payloadMagic  = "LOCKSTEP-ENGINE1"
+	payloadDigest = 32 // offset of the digest in the trailer
+	trailerSize   = 64
+)
+
+type payload struct {
+	executable string
+	offset     int64 // of the compressed library
+	packed     int64 // bytes
+	plain      int64 // bytes
+	digest     [sha256.Size]byte
+}
+
+// findPayload reads an executable's trailer; without one it returns nil.
+func findPayload(executable string) (*payload, error) {
+	file, err := os.Open(executable)
+	if err != nil {
+		return nil, fmt.Errorf("look for the ClickHouse engine attached to %s: %w", executable, err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("look for the ClickHouse engine attached to %s: %w", executable, err)
+	}
+	if info.Size() < trailerSize {
+		return nil, nil
+	}
+	var trailer [trailerSize]byte
+	if _, err := file.ReadAt(trailer[:], info.Size()-trailerSize); err != nil {
+		return nil, fmt.Errorf("look for the ClickHouse engine attached to %s: %w", executable, err)
+	}
+	if string(trailer[:len(payloadMagic)]) != payloadMagic {
+		return nil, nil
+	}
+	packed := binary.LittleEndian.Uint64(trailer[16:])
+	plain := binary.LittleEndian.Uint64(trailer[24:])
+	if packed > uint64(info.Size()-trailerSize) || plain > 1<<40 {
+		return nil, fmt.Errorf("the ClickHouse engine attached to %s is damaged (%d bytes packed, %d plain, in a file of %d): install the program again", executable, packed, plain, info.Size())
+	}
+	p := &payload{executable: executable, packed: int64(packed), plain: int64(plain)}
+	p.offset = info.Size() - trailerSize - p.packed
+	copy(p.digest[:], trailer[payloadDigest:])
+	return p, nil
+}
+
+// unpack puts the library into <engines>/<first 16 digits of its digest>/ and
+// returns its path. A library that lies there was checked before it got its
+// name, so only its size is looked at. Processes wait for each other.
+func (p *payload) unpack(engines string) (_ string, err error) {
+	dir := filepath.Join(engines, hex.EncodeToString(p.digest[:8]))
+	path := filepath.Join(dir, libraryName)
+	if p.unpacked(path) {
+		return path, nil
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("unpack the ClickHouse engine from %s to %s: %w (it needs %d MB free there; XDG_CACHE_HOME moves it)", p.executable, dir, err, p.plain>>20)
+		}
+	}()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	unlock, err := lockFile(filepath.Join(dir, "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if p.unpacked(path) {
+		return path, nil
+	}
+	temp, err := os.CreateTemp(dir, "unpack-*")
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		_ = temp.Close()
+		if err != nil {
+			_ = os.Remove(temp.Name())
+		}
+	}()
+	if err := p.write(temp); err != nil {
+		return "", err
+	}
+	if err := temp.Sync(); err != nil {
+		return "", err
+	}
+	if err := os.Rename(temp.Name(), path); err != nil {
+		return "", err
+	}
+	return path, syncDir(dir)
+}
+
+func (p *payload) unpacked(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Size() == p.plain
+}
+
+// write unpacks the library into out and checks its digest.
+func (p *payload) write(out io.Writer) error {
+	file, err := os.Open(p.executable)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	plain, err := zstd.NewReader(io.NewSectionReader(file, p.offset, p.packed))
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	digest := sha256.New()
+	n, err := io.Copy(io.MultiWriter(out, digest), io.LimitReader(plain, p.plain+1))
+	if err != nil {
+		return err
+	}
+	if n != p.plain || [sha256.Size]byte(digest.Sum(nil)) != p.digest {
+		return errors.New("its digest is wrong, the program's file is damaged: install it again")
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
