@@ -32,12 +32,32 @@ func PolicyFromProto(m *gatev1.Policy) gate.Policy {
 
 // BoundaryToProto encodes the times that part the arms.
 func BoundaryToProto(b gate.Boundary) *gatev1.Boundary {
-	return &gatev1.Boundary{BaselineFrom: timestamp(b.BaselineFrom), Start: timestamp(b.Start), End: timestamp(b.End)}
+	return &gatev1.Boundary{
+		BaselineFrom: timestamp(b.BaselineFrom), Start: timestamp(b.Start), End: timestamp(b.End), Aside: spansToProto(b.Aside),
+	}
 }
 
 // BoundaryFromProto decodes the times that part the arms.
 func BoundaryFromProto(m *gatev1.Boundary) gate.Boundary {
-	return gate.Boundary{BaselineFrom: instant(m.GetBaselineFrom()), Start: instant(m.GetStart()), End: instant(m.GetEnd())}
+	return gate.Boundary{
+		BaselineFrom: instant(m.GetBaselineFrom()), Start: instant(m.GetStart()), End: instant(m.GetEnd()), Aside: spansFromProto(m.GetAside()),
+	}
+}
+
+func spansToProto(spans []gate.Span) []*gatev1.Span {
+	var out []*gatev1.Span
+	for _, s := range spans {
+		out = append(out, &gatev1.Span{From: timestamp(s.From), To: timestamp(s.To)})
+	}
+	return out
+}
+
+func spansFromProto(spans []*gatev1.Span) []gate.Span {
+	var out []gate.Span
+	for _, s := range spans {
+		out = append(out, gate.Span{From: instant(s.GetFrom()), To: instant(s.GetTo())})
+	}
+	return out
 }
 
 // DecisionToProto encodes a gate's decision with the figures people read.

@@ -18,7 +18,7 @@ func PlanToProto(p rollout.Plan) *rolloutv1.Plan {
 		Window: durationpb.New(p.Window), Lookback: durationpb.New(p.Lookback),
 	}
 	for _, c := range p.Clusters {
-		cluster := &rolloutv1.ClusterPlan{Cluster: string(c.Cluster)}
+		cluster := &rolloutv1.ClusterPlan{Cluster: string(c.Cluster), Aside: spansToProto(c.Aside)}
 		for _, s := range c.Steps {
 			step := &rolloutv1.StepPlan{Name: s.Name, Line: string(s.Line), FromVersion: s.FromVersion, ToVersion: s.ToVersion, Image: s.Image}
 			for _, component := range s.Components {
@@ -38,7 +38,7 @@ func PlanFromProto(m *rolloutv1.Plan) rollout.Plan {
 		Window: m.GetWindow().AsDuration(), Lookback: m.GetLookback().AsDuration(),
 	}
 	for _, c := range m.GetClusters() {
-		cluster := rollout.ClusterPlan{Cluster: fleet.ClusterID(c.GetCluster())}
+		cluster := rollout.ClusterPlan{Cluster: fleet.ClusterID(c.GetCluster()), Aside: spansFromProto(c.GetAside())}
 		for _, s := range c.GetSteps() {
 			step := rollout.StepPlan{
 				Name: s.GetName(), Line: fleet.Line(s.GetLine()), FromVersion: s.GetFromVersion(), ToVersion: s.GetToVersion(), Image: s.GetImage(),

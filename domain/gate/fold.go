@@ -13,8 +13,22 @@ import (
 // Boundary places one step in time. A session belongs where it started:
 // [BaselineFrom, Start) is the baseline, [Start, End) is cut, from End on it
 // is new. What started before BaselineFrom is not looked at.
+//
+// Start is when the cluster was first touched, not when the last step began:
+// every step is judged against what people had before, so that neither the
+// restarts nor the worsening of an earlier step become the measure of the next.
 type Boundary struct {
 	BaselineFrom, Start, End time.Time
+	// Aside holds times at which earlier moves made this cluster unlike itself;
+	// sessions that started in them are not looked at either.
+	Aside []Span
+}
+
+// Span is the time from From until before To.
+type Span struct{ From, To time.Time }
+
+func (b Boundary) setsAside(start time.Time) bool {
+	return slices.ContainsFunc(b.Aside, func(s Span) bool { return !start.Before(s.From) && start.Before(s.To) })
 }
 
 // phase is where a session belongs.
@@ -119,7 +133,7 @@ func NewFold(p Policy, c fleet.ClusterID, b Boundary) (*Fold, error) {
 		policy:     p,
 		policyHash: p.Hash(),
 		cluster:    c,
-		boundary:   Boundary{BaselineFrom: wall(b.BaselineFrom), Start: wall(b.Start), End: wall(b.End)},
+		boundary:   Boundary{BaselineFrom: wall(b.BaselineFrom), Start: wall(b.Start), End: wall(b.End), Aside: b.Aside},
 		attempts:   map[fleet.SessionID]*attempt{},
 		seen:       map[fleet.SessionID]struct{}{},
 		buckets:    map[time.Time][]*attempt{},
@@ -130,10 +144,10 @@ func NewFold(p Policy, c fleet.ClusterID, b Boundary) (*Fold, error) {
 
 // Session takes in one row of a session with its stream sequence. The first
 // row of an id says who, where and when; later ones only add an outcome.
-// Probes, other clusters, sessions before the baseline and rows without an id
-// are not this gate's and change nothing.
+// Probes, other clusters, sessions before the baseline or set aside, and rows
+// without an id are not this gate's and change nothing.
 func (f *Fold) Session(s fleet.Session, seq uint64) {
-	if s.Cluster != f.cluster || s.Probe || s.ID == "" || s.Start.Before(f.boundary.BaselineFrom) {
+	if s.Cluster != f.cluster || s.Probe || s.ID == "" || s.Start.Before(f.boundary.BaselineFrom) || f.boundary.setsAside(s.Start) {
 		return
 	}
 	f.seq = max(f.seq, seq)

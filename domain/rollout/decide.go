@@ -142,10 +142,14 @@ func (d *decider) applied(c ClusterRun, in CommandFinished) {
 		d.record(cluster, RollbackStarted{Reason: fmt.Sprintf("applying step %s to %s failed: %s", step, cluster, in.Error)})
 		return
 	}
+	moved := c.MovedAt
+	if moved.IsZero() {
+		moved = in.BeganAt
+	}
 	d.record(cluster, StepApplied{
 		Step: step, Gate: GateID(d.state.ID, cluster, step), Package: in.Package, Policy: d.state.Plan.Gate,
 		Boundary: gate.Boundary{
-			BaselineFrom: in.BeganAt.Add(-d.state.Plan.Lookback), Start: in.BeganAt, End: in.FinishedAt,
+			BaselineFrom: moved.Add(-d.state.Plan.Lookback), Start: moved, End: in.FinishedAt, Aside: c.Plan.Aside,
 		},
 	})
 }

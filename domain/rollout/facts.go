@@ -129,16 +129,21 @@ func (s State) Apply(f Fact) State {
 		c.Phase = ClusterApplying
 		c.Step = slices.IndexFunc(c.Plan.Steps, func(p StepPlan) bool { return p.Name == k.Step })
 	case StepApplied:
+		c.MovedAt = k.Boundary.Start
 		c.Phase, c.Gate, c.LastPackage = ClusterGating, k.Gate, k.Package
 	case ClusterHeldBack:
 		c.Phase, c.Reason = ClusterHeld, k.Reason
 	case RollbackStarted:
-		c.Phase, c.Reason = ClusterRollingBack, k.Reason
+		c.Phase, c.Reason, c.SettledAt = ClusterRollingBack, k.Reason, time.Time{}
+		if c.MovedAt.IsZero() {
+			// A first step that failed has touched the cluster all the same.
+			c.MovedAt = f.At
+		}
 		s.Phase, s.EndedAt = PhaseRollingBack, time.Time{}
 	case ClusterDone:
-		c.Phase, c.Reason = ClusterSucceeded, ""
+		c.Phase, c.Reason, c.SettledAt = ClusterSucceeded, "", f.At
 	case ClusterRestored:
-		c.Phase = ClusterRolledBack
+		c.Phase, c.SettledAt = ClusterRolledBack, f.At
 	case ClusterLost:
 		c.Phase, c.Reason = ClusterFailed, k.Reason
 	}

@@ -41,6 +41,8 @@ type Target struct {
 	Resolved map[fleet.Line]string
 	// BusyWith is the rollout that moves the cluster already, empty when none.
 	BusyWith ID
+	// Aside holds the times at which earlier rollouts moved the cluster.
+	Aside []gate.Span
 	// Trouble lists what the deployment's own checks found.
 	Trouble []string
 }
@@ -111,7 +113,7 @@ func NewPlan(release Release, targets []Target, policy gate.Policy, window, look
 			problems = append(problems, Problem{ID: ProblemWindow, Cluster: target.Cluster, Text: fmt.Sprintf(
 				"%d gates of at most %s each do not fit into its window of %s; widen rollout.window or shorten gate.deadline", len(steps), policy.Deadline, window)})
 		}
-		plan.Clusters = append(plan.Clusters, ClusterPlan{Cluster: target.Cluster, Steps: steps})
+		plan.Clusters = append(plan.Clusters, ClusterPlan{Cluster: target.Cluster, Steps: steps, Aside: target.Aside})
 	}
 	if len(plan.Clusters) == 0 && len(problems) == 0 {
 		problems = append(problems, Problem{ID: ProblemNothing, Text: fmt.Sprintf("every cluster asked for runs release %s already", release.ID)})

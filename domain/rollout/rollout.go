@@ -30,6 +30,9 @@ type Plan struct {
 type ClusterPlan struct {
 	Cluster fleet.ClusterID
 	Steps   []StepPlan
+	// Aside holds the times at which earlier rollouts moved the cluster; their
+	// sessions are no baseline.
+	Aside []gate.Span
 }
 
 // StepPlan moves every component of one line.
@@ -114,11 +117,26 @@ type ClusterRun struct {
 	Step       int
 	Reason     string
 	WindowEnds time.Time
+	// MovedAt is when the cluster was first touched, SettledAt when it ran one
+	// known package again; zero while they are not known.
+	MovedAt, SettledAt time.Time
 	// BasePackage is the blob hash of what ran before the first step.
 	BasePackage string
 	// LastPackage is the blob hash of what the last applied step left.
 	LastPackage string
 	Gate        string
+}
+
+// Moved returns the time in which the rollout made the cluster unlike itself, up
+// to now while it still does; false when it never touched it.
+func (c ClusterRun) Moved(now time.Time) (gate.Span, bool) {
+	if c.MovedAt.IsZero() {
+		return gate.Span{}, false
+	}
+	if !c.SettledAt.IsZero() {
+		now = c.SettledAt
+	}
+	return gate.Span{From: c.MovedAt, To: now}, true
 }
 
 // StepName returns the name of the step the cluster is in, empty before the first.

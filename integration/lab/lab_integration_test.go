@@ -24,7 +24,7 @@ func (deaf) Report(traffic.Session) {}
 // Three clusters carry sessions; a bad release in one of them fails people
 // there and nowhere else; going back heals it.
 func TestLab(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	l, err := lab.Start(ctx, lab.Options{
 		Name: fmt.Sprintf("labtest%d", os.Getpid()),

@@ -57,6 +57,7 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (
 		target.Cluster = id
 		c.mu.Lock()
 		target.BusyWith = c.busy(id)
+		target.Aside = c.moved(id)
 		c.mu.Unlock()
 		targets = append(targets, target)
 	}

@@ -234,6 +234,21 @@ func (c *conductor) busy(cluster fleet.ClusterID) rollout.ID {
 	return ""
 }
 
+// moved returns when rollouts moved a cluster, within the lookback, oldest first.
+func (c *conductor) moved(cluster fleet.ClusterID) []gate.Span {
+	now := c.deps.Now()
+	var spans []gate.Span
+	for _, r := range c.rollouts {
+		if run, ok := r.state.Find(cluster); ok {
+			if span, touched := run.Moved(now); touched && span.To.After(now.Add(-c.config.Lookback)) {
+				spans = append(spans, span)
+			}
+		}
+	}
+	slices.SortFunc(spans, func(a, b gate.Span) int { return a.From.Compare(b.From) })
+	return spans
+}
+
 // newest returns the rollouts, newest first.
 func (c *conductor) newest() []*conducted {
 	return slices.SortedFunc(maps.Values(c.rollouts), func(a, b *conducted) int {

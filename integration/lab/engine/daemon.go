@@ -112,7 +112,7 @@ func (d *daemon) launch() error {
 	if err := d.clearStale(); err != nil {
 		return err
 	}
-	if err := allowForwarding(); err != nil {
+	if err := d.allowForwarding(); err != nil {
 		return err
 	}
 	out, err := os.Create(filepath.Join(d.run, "log"))
@@ -213,7 +213,7 @@ func (d *daemon) stop() error {
 		err = errors.Join(err, fmt.Errorf("dockerd (pid %d) ignored SIGTERM for %s and was killed", d.process.Pid, stopLimit), d.process.Kill())
 		<-d.exited
 	}
-	err = errors.Join(err, forbidForwarding())
+	err = errors.Join(err, d.forbidForwarding())
 	if err == nil {
 		err = os.RemoveAll(d.run)
 	}
@@ -311,31 +311,33 @@ func acquire(ctx context.Context, path string, log *slog.Logger) (*os.File, erro
 // Containers of one private network reach each other through the FORWARD chain
 // when bridges are filtered, and another Docker Engine on the machine leaves
 // that chain's policy at DROP. One rule, for our own addresses only, lets
-// them.
-func forward(action string) error {
+// them. Its comment names the engine: another private engine, on another data
+// folder, adds and removes its own.
+func (d *daemon) forward(action string) error {
 	path, err := tool("iptables")
 	if err != nil {
 		return err
 	}
-	out, err := exec.Command(path, "-w", action, "FORWARD", "-s", addressPool, "-d", addressPool, "-j", "ACCEPT").CombinedOutput()
+	out, err := exec.Command(path, "-w", action, "FORWARD", "-s", addressPool, "-d", addressPool,
+		"-m", "comment", "--comment", "lockstep-"+filepath.Base(d.run), "-j", "ACCEPT").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("iptables %s: %w: %s", action, err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }
 
-func allowForwarding() error {
-	if forward("-C") == nil {
+func (d *daemon) allowForwarding() error {
+	if d.forward("-C") == nil {
 		return nil // a killed run left it
 	}
-	if err := forward("-I"); err != nil {
+	if err := d.forward("-I"); err != nil {
 		return fmt.Errorf("let containers of the private Docker Engine reach each other: %w", err)
 	}
 	return nil
 }
 
-func forbidForwarding() error {
-	if err := forward("-D"); err != nil {
+func (d *daemon) forbidForwarding() error {
+	if err := d.forward("-D"); err != nil {
 		return fmt.Errorf("remove the firewall rule of the private Docker Engine: %w", err)
 	}
 	return nil

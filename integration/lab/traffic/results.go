@@ -58,6 +58,7 @@ type outcome struct {
 type waiter struct {
 	since, want int
 	row         map[string]int
+	failure     string // the latest, for people to read
 	done        chan struct{}
 	closed      bool
 }
@@ -69,6 +70,7 @@ func (w *waiter) see(s Session, number int) {
 	w.row[s.Cluster]++
 	if s.Status == Failed {
 		w.row[s.Cluster] = 0
+		w.failure = s.Error
 	}
 	if _, row := w.lagging(); row >= w.want {
 		w.closed = true
@@ -219,7 +221,7 @@ func (g *Generator) WaitHealthy(ctx context.Context, n int) error {
 	delete(r.waiters, w)
 	if err != nil {
 		cluster, row := w.lagging()
-		return fmt.Errorf("wait for %d sessions in a row to work: %s has %d: %w", n, cluster, row, err)
+		return fmt.Errorf("wait for %d sessions in a row to work: %s has %d; the latest failure anywhere was %q: %w", n, cluster, row, w.failure, err)
 	}
 	return nil
 }

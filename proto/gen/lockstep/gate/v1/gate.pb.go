@@ -439,9 +439,12 @@ type Boundary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Baseline sessions start in [baseline_from, start).
 	BaselineFrom *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=baseline_from,json=baselineFrom,proto3" json:"baseline_from,omitempty"`
-	// Sessions in [start, end) are cut: the step itself may have ended them.
-	Start         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"`
-	End           *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
+	// Sessions in [start, end) are cut: the move itself may have ended them. It
+	// begins with the cluster's first step.
+	Start *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"`
+	End   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
+	// Baseline sessions that started in one of these are not looked at.
+	Aside         []*Span `protobuf:"bytes,4,rep,name=aside,proto3" json:"aside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -497,6 +500,66 @@ func (x *Boundary) GetEnd() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Boundary) GetAside() []*Span {
+	if x != nil {
+		return x.Aside
+	}
+	return nil
+}
+
+// Span is the time from from until before to.
+type Span struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Span) Reset() {
+	*x = Span{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Span) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Span) ProtoMessage() {}
+
+func (x *Span) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Span.ProtoReflect.Descriptor instead.
+func (*Span) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Span) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *Span) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
 // Policy holds the numbers a gate is judged by. Rates are fractions of 1.
 type Policy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -521,7 +584,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +596,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +609,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{8}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Policy) GetAlpha() float64 {
@@ -665,7 +728,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +740,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +753,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{9}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Decision) GetVerdict() string {
@@ -774,7 +837,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +849,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +862,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{10}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Reason) GetCode() string {
@@ -844,7 +907,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +919,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +932,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{11}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Evidence) GetNewFailed() int64 {
@@ -999,7 +1062,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1074,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1087,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{12}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Block) GetNa() int32 {
@@ -1073,7 +1136,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1148,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1161,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{13}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Event) GetGate() string {
@@ -1128,7 +1191,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1203,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1216,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{14}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Fact) GetKind() isFact_Kind {
@@ -1211,7 +1274,7 @@ type GateOpened struct {
 
 func (x *GateOpened) Reset() {
 	*x = GateOpened{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1286,7 @@ func (x *GateOpened) String() string {
 func (*GateOpened) ProtoMessage() {}
 
 func (x *GateOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1299,7 @@ func (x *GateOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateOpened.ProtoReflect.Descriptor instead.
 func (*GateOpened) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{15}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GateOpened) GetRollout() string {
@@ -1293,7 +1356,7 @@ type GateDecided struct {
 
 func (x *GateDecided) Reset() {
 	*x = GateDecided{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1368,7 @@ func (x *GateDecided) String() string {
 func (*GateDecided) ProtoMessage() {}
 
 func (x *GateDecided) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1381,7 @@ func (x *GateDecided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateDecided.ProtoReflect.Descriptor instead.
 func (*GateDecided) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{16}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GateDecided) GetRollout() string {
@@ -1380,11 +1443,15 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x06policy\x18\x05 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x06policy\x126\n" +
 	"\bboundary\x18\x06 \x01(\v2\x1a.lockstep.gate.v1.BoundaryR\bboundary\x127\n" +
 	"\topened_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x126\n" +
-	"\bdecision\x18\b \x01(\v2\x1a.lockstep.gate.v1.DecisionR\bdecision\"\xab\x01\n" +
+	"\bdecision\x18\b \x01(\v2\x1a.lockstep.gate.v1.DecisionR\bdecision\"\xd9\x01\n" +
 	"\bBoundary\x12?\n" +
 	"\rbaseline_from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\fbaselineFrom\x120\n" +
 	"\x05start\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x12,\n" +
-	"\x03end\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x03end\"\xf1\x03\n" +
+	"\x03end\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x03end\x12,\n" +
+	"\x05aside\x18\x04 \x03(\v2\x16.lockstep.gate.v1.SpanR\x05aside\"b\n" +
+	"\x04Span\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"\xf1\x03\n" +
 	"\x06Policy\x12\x14\n" +
 	"\x05alpha\x18\x01 \x01(\x01R\x05alpha\x12\x12\n" +
 	"\x04beta\x18\x02 \x01(\x01R\x04beta\x12\x1c\n" +
@@ -1486,7 +1553,7 @@ func file_lockstep_gate_v1_gate_proto_rawDescGZIP() []byte {
 	return file_lockstep_gate_v1_gate_proto_rawDescData
 }
 
-var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_lockstep_gate_v1_gate_proto_goTypes = []any{
 	(*ListGatesRequest)(nil),      // 0: lockstep.gate.v1.ListGatesRequest
 	(*ListGatesResponse)(nil),     // 1: lockstep.gate.v1.ListGatesResponse
@@ -1496,57 +1563,61 @@ var file_lockstep_gate_v1_gate_proto_goTypes = []any{
 	(*ReplayGateResponse)(nil),    // 5: lockstep.gate.v1.ReplayGateResponse
 	(*Gate)(nil),                  // 6: lockstep.gate.v1.Gate
 	(*Boundary)(nil),              // 7: lockstep.gate.v1.Boundary
-	(*Policy)(nil),                // 8: lockstep.gate.v1.Policy
-	(*Decision)(nil),              // 9: lockstep.gate.v1.Decision
-	(*Reason)(nil),                // 10: lockstep.gate.v1.Reason
-	(*Evidence)(nil),              // 11: lockstep.gate.v1.Evidence
-	(*Block)(nil),                 // 12: lockstep.gate.v1.Block
-	(*Event)(nil),                 // 13: lockstep.gate.v1.Event
-	(*Fact)(nil),                  // 14: lockstep.gate.v1.Fact
-	(*GateOpened)(nil),            // 15: lockstep.gate.v1.GateOpened
-	(*GateDecided)(nil),           // 16: lockstep.gate.v1.GateDecided
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*Span)(nil),                  // 8: lockstep.gate.v1.Span
+	(*Policy)(nil),                // 9: lockstep.gate.v1.Policy
+	(*Decision)(nil),              // 10: lockstep.gate.v1.Decision
+	(*Reason)(nil),                // 11: lockstep.gate.v1.Reason
+	(*Evidence)(nil),              // 12: lockstep.gate.v1.Evidence
+	(*Block)(nil),                 // 13: lockstep.gate.v1.Block
+	(*Event)(nil),                 // 14: lockstep.gate.v1.Event
+	(*Fact)(nil),                  // 15: lockstep.gate.v1.Fact
+	(*GateOpened)(nil),            // 16: lockstep.gate.v1.GateOpened
+	(*GateDecided)(nil),           // 17: lockstep.gate.v1.GateDecided
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
 }
 var file_lockstep_gate_v1_gate_proto_depIdxs = []int32{
 	6,  // 0: lockstep.gate.v1.ListGatesResponse.gates:type_name -> lockstep.gate.v1.Gate
 	6,  // 1: lockstep.gate.v1.GetGateResponse.gate:type_name -> lockstep.gate.v1.Gate
 	6,  // 2: lockstep.gate.v1.ReplayGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	9,  // 3: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
-	8,  // 4: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
+	10, // 3: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
+	9,  // 4: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
 	7,  // 5: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
-	17, // 6: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
-	9,  // 7: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
-	17, // 8: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
-	17, // 9: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
-	17, // 10: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
-	18, // 11: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
-	18, // 12: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
-	18, // 13: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
-	18, // 14: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
-	10, // 15: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
-	11, // 16: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
-	17, // 17: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
-	17, // 18: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
-	12, // 19: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
-	14, // 20: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
-	15, // 21: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
-	16, // 22: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
-	8,  // 23: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
-	7,  // 24: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
-	17, // 25: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
-	9,  // 26: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
-	0,  // 27: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
-	2,  // 28: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
-	4,  // 29: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
-	1,  // 30: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
-	3,  // 31: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
-	5,  // 32: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
-	30, // [30:33] is the sub-list for method output_type
-	27, // [27:30] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	18, // 6: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
+	10, // 7: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
+	18, // 8: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
+	18, // 9: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
+	18, // 10: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
+	8,  // 11: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
+	18, // 12: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
+	18, // 13: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
+	19, // 14: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
+	19, // 15: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
+	19, // 16: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
+	19, // 17: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
+	11, // 18: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
+	12, // 19: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
+	18, // 20: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
+	18, // 21: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
+	13, // 22: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
+	15, // 23: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
+	16, // 24: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
+	17, // 25: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
+	9,  // 26: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
+	7,  // 27: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
+	18, // 28: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
+	10, // 29: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
+	0,  // 30: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
+	2,  // 31: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
+	4,  // 32: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
+	1,  // 33: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
+	3,  // 34: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
+	5,  // 35: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
+	33, // [33:36] is the sub-list for method output_type
+	30, // [30:33] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_gate_v1_gate_proto_init() }
@@ -1554,7 +1625,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 	if File_lockstep_gate_v1_gate_proto != nil {
 		return
 	}
-	file_lockstep_gate_v1_gate_proto_msgTypes[14].OneofWrappers = []any{
+	file_lockstep_gate_v1_gate_proto_msgTypes[15].OneofWrappers = []any{
 		(*Fact_GateOpened)(nil),
 		(*Fact_GateDecided)(nil),
 	}
@@ -1564,7 +1635,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_gate_v1_gate_proto_rawDesc), len(file_lockstep_gate_v1_gate_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -764,9 +764,11 @@ func (x *Plan) GetLookback() *durationpb.Duration {
 }
 
 type ClusterPlan struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Steps         []*StepPlan            `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Steps   []*StepPlan            `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
+	// When earlier rollouts moved the cluster; those sessions are no baseline.
+	Aside         []*v1.Span `protobuf:"bytes,3,rep,name=aside,proto3" json:"aside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -811,6 +813,13 @@ func (x *ClusterPlan) GetCluster() string {
 func (x *ClusterPlan) GetSteps() []*StepPlan {
 	if x != nil {
 		return x.Steps
+	}
+	return nil
+}
+
+func (x *ClusterPlan) GetAside() []*v1.Span {
+	if x != nil {
+		return x.Aside
 	}
 	return nil
 }
@@ -2267,10 +2276,11 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\bclusters\x18\x02 \x03(\v2 .lockstep.rollout.v1.ClusterPlanR\bclusters\x12,\n" +
 	"\x04gate\x18\x03 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x04gate\x121\n" +
 	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x125\n" +
-	"\blookback\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\blookback\"\\\n" +
+	"\blookback\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\blookback\"\x8a\x01\n" +
 	"\vClusterPlan\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x123\n" +
-	"\x05steps\x18\x02 \x03(\v2\x1d.lockstep.rollout.v1.StepPlanR\x05steps\"\xaa\x01\n" +
+	"\x05steps\x18\x02 \x03(\v2\x1d.lockstep.rollout.v1.StepPlanR\x05steps\x12,\n" +
+	"\x05aside\x18\x03 \x03(\v2\x16.lockstep.gate.v1.SpanR\x05aside\"\xaa\x01\n" +
 	"\bStepPlan\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04line\x18\x02 \x01(\tR\x04line\x12!\n" +
@@ -2429,8 +2439,9 @@ var file_lockstep_rollout_v1_rollout_proto_goTypes = []any{
 	(*RolloutFailed)(nil),           // 35: lockstep.rollout.v1.RolloutFailed
 	(*v1.Policy)(nil),               // 36: lockstep.gate.v1.Policy
 	(*durationpb.Duration)(nil),     // 37: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 38: google.protobuf.Timestamp
-	(*v1.Boundary)(nil),             // 39: lockstep.gate.v1.Boundary
+	(*v1.Span)(nil),                 // 38: lockstep.gate.v1.Span
+	(*timestamppb.Timestamp)(nil),   // 39: google.protobuf.Timestamp
+	(*v1.Boundary)(nil),             // 40: lockstep.gate.v1.Boundary
 }
 var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
 	13, // 0: lockstep.rollout.v1.PlanRolloutResponse.plan:type_name -> lockstep.rollout.v1.Plan
@@ -2445,50 +2456,51 @@ var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
 	37, // 9: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
 	37, // 10: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
 	15, // 11: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
-	13, // 12: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
-	17, // 13: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
-	38, // 14: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	38, // 15: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	38, // 16: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
-	19, // 17: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
-	38, // 18: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
-	20, // 19: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
-	21, // 20: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
-	22, // 21: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
-	23, // 22: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
-	24, // 23: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
-	25, // 24: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
-	26, // 25: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
-	27, // 26: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
-	28, // 27: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
-	29, // 28: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
-	30, // 29: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
-	31, // 30: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
-	32, // 31: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
-	33, // 32: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
-	34, // 33: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
-	35, // 34: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
-	13, // 35: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
-	38, // 36: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
-	39, // 37: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
-	36, // 38: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
-	0,  // 39: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
-	3,  // 40: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
-	5,  // 41: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
-	7,  // 42: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
-	9,  // 43: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
-	11, // 44: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
-	1,  // 45: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
-	4,  // 46: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
-	6,  // 47: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
-	8,  // 48: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
-	10, // 49: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
-	12, // 50: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
-	45, // [45:51] is the sub-list for method output_type
-	39, // [39:45] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	38, // 12: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
+	13, // 13: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
+	17, // 14: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
+	39, // 15: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	39, // 16: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	39, // 17: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
+	19, // 18: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
+	39, // 19: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
+	20, // 20: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
+	21, // 21: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
+	22, // 22: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
+	23, // 23: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
+	24, // 24: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
+	25, // 25: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
+	26, // 26: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
+	27, // 27: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
+	28, // 28: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
+	29, // 29: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
+	30, // 30: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
+	31, // 31: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
+	32, // 32: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
+	33, // 33: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
+	34, // 34: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
+	35, // 35: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
+	13, // 36: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
+	39, // 37: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
+	40, // 38: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
+	36, // 39: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
+	0,  // 40: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
+	3,  // 41: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
+	5,  // 42: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
+	7,  // 43: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
+	9,  // 44: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
+	11, // 45: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
+	1,  // 46: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
+	4,  // 47: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
+	6,  // 48: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
+	8,  // 49: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
+	10, // 50: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
+	12, // 51: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
+	46, // [46:52] is the sub-list for method output_type
+	40, // [40:46] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_rollout_v1_rollout_proto_init() }
