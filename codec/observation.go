@@ -109,7 +109,7 @@ func ObservationToProto(o Observation, observedAt time.Time) *observationv1.Obse
 		}}
 	case o.Mark != nil:
 		m.Kind = &observationv1.Observation_Mark{Mark: &observationv1.Mark{
-			CompleteUntil: timestamp(o.Mark.CompleteUntil), Blind: o.Mark.Blind, BlindReason: o.Mark.BlindReason,
+			CompleteUntil: timestamp(o.Mark.CompleteUntil), Blind: o.Mark.Blind, BlindReason: o.Mark.BlindReason, Lost: o.Mark.Lost,
 		}}
 	case o.Registration != nil:
 		registration := &observationv1.Registration{LastReport: timestamp(o.Registration.LastReport)}
@@ -158,7 +158,7 @@ func ObservationFromProto(m *observationv1.Observation) (Observation, error) {
 			return Observation{}, fmt.Errorf("mark of %s without complete_until", cluster)
 		}
 		return Observation{Mark: &fleet.Mark{
-			Cluster: cluster, CompleteUntil: instant(kind.Mark.GetCompleteUntil()), Blind: kind.Mark.GetBlind(), BlindReason: kind.Mark.GetBlindReason(),
+			Cluster: cluster, CompleteUntil: instant(kind.Mark.GetCompleteUntil()), Blind: kind.Mark.GetBlind(), BlindReason: kind.Mark.GetBlindReason(), Lost: kind.Mark.GetLost(),
 		}}, nil
 	case *observationv1.Observation_Registration:
 		registration := fleet.Registration{Cluster: cluster, ObservedAt: at, LastReport: instant(kind.Registration.GetLastReport())}

@@ -121,7 +121,7 @@ func appendSession(batch driver.Batch, r codec.Record) error {
 }
 
 func appendMark(batch driver.Batch, r codec.Record) error {
-	row := []any{string(r.Tenant), string(r.Mark.Cluster), stamp(r.ObservedAt), stamp(r.Mark.CompleteUntil), r.Mark.Blind, r.Mark.BlindReason}
+	row := []any{string(r.Tenant), string(r.Mark.Cluster), stamp(r.ObservedAt), stamp(r.Mark.CompleteUntil), r.Mark.Blind, r.Mark.BlindReason, r.Mark.Lost}
 	return batch.Append(append(row, origin(r)...)...)
 }
 
@@ -158,12 +158,12 @@ SELECT *
 FROM
 (
     SELECT stream_sequence, stream_index, 0 AS is_mark, session_id, status, user_name, target, instance_id, start_time, end_time, error, probe,
-           toDateTime64(0, 9, 'UTC') AS complete_until, false AS blind, '' AS blind_reason
+           toDateTime64(0, 9, 'UTC') AS complete_until, false AS blind, '' AS blind_reason, false AS lost
     FROM session_events FINAL
     WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND start_time >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
     UNION ALL
     SELECT stream_sequence, stream_index, 1, '', '', '', '', '', toDateTime64(0, 9, 'UTC'), toDateTime64(0, 9, 'UTC'), '', false,
-           complete_until, blind, blind_reason
+           complete_until, blind, blind_reason, lost
     FROM progress_marks FINAL
     WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
 )
@@ -183,13 +183,13 @@ func (s *Store) Evidence(ctx context.Context, tenant fleet.TenantID, cluster fle
 			isMark                                           uint8
 			id, status, user, target, instance, text, reason string
 			start, end, until                                time.Time
-			probe, blind                                     bool
+			probe, blind, lost                               bool
 		)
-		if err := rows.Scan(&r.StreamSequence, &r.Index, &isMark, &id, &status, &user, &target, &instance, &start, &end, &text, &probe, &until, &blind, &reason); err != nil {
+		if err := rows.Scan(&r.StreamSequence, &r.Index, &isMark, &id, &status, &user, &target, &instance, &start, &end, &text, &probe, &until, &blind, &reason, &lost); err != nil {
 			return err
 		}
 		if isMark == 1 {
-			r.Mark = &fleet.Mark{Cluster: cluster, CompleteUntil: unstamp(until), Blind: blind, BlindReason: reason}
+			r.Mark = &fleet.Mark{Cluster: cluster, CompleteUntil: unstamp(until), Blind: blind, BlindReason: reason, Lost: lost}
 		} else {
 			r.Session = &fleet.Session{
 				ID: fleet.SessionID(id), Cluster: cluster, Status: fleet.SessionStatus(status), User: user, Target: target, InstanceID: fleet.InstanceID(instance),

@@ -8,6 +8,7 @@ package compose
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -88,8 +89,10 @@ type Target struct {
 type Engine struct {
 	opts   Options
 	docker *docker.Engine
-	cli    *command.DockerCli
-	log    *slog.Logger
+	// forCompose is what cli speaks through.
+	forCompose *docker.Engine
+	cli        *command.DockerCli
+	log        *slog.Logger
 }
 
 // New prepares work on an engine host. It does not connect yet.
@@ -112,8 +115,14 @@ func New(opts Options) (*Engine, error) {
 		return nil, err
 	}
 	out := &logWriter{log: log}
+	// Compose has a client of its own: it negotiates the API version again, without
+	// regard for requests under way.
+	forCompose, err := docker.New(docker.Options{Host: opts.Host, Guard: opts.Guard})
+	if err != nil {
+		return nil, err
+	}
 	cli, err := command.NewDockerCli(
-		command.WithAPIClient(engine.API()),
+		command.WithAPIClient(forCompose.API()),
 		command.WithInputStream(io.NopCloser(strings.NewReader(""))),
 		command.WithOutputStream(out),
 		command.WithErrorStream(out),
@@ -126,14 +135,14 @@ func New(opts Options) (*Engine, error) {
 	if err := cli.Initialize(settings); err != nil {
 		return nil, fmt.Errorf("preparing compose for docker engine %s: %w; check the docker configuration of this user", engine.Host(), err)
 	}
-	return &Engine{opts: opts, docker: engine, cli: cli, log: log}, nil
+	return &Engine{opts: opts, docker: engine, forCompose: forCompose, cli: cli, log: log}, nil
 }
 
 // Host returns the address the engine is reached at.
 func (e *Engine) Host() string { return e.docker.Host() }
 
 // Close releases idle connections.
-func (e *Engine) Close() error { return e.docker.Close() }
+func (e *Engine) Close() error { return errors.Join(e.docker.Close(), e.forCompose.Close()) }
 
 // library builds the Compose implementation for one operation: its event
 // processor is fixed at construction.

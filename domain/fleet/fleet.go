@@ -168,4 +168,7 @@ type Mark struct {
 	CompleteUntil time.Time
 	Blind         bool   // the source knows it cannot see every session
 	BlindReason   string // why, for people
+	// Lost says that something sent before this mark never arrived and never
+	// will; BlindReason says what.
+	Lost bool
 }

@@ -61,6 +61,7 @@ type Fold struct {
 
 	closed  time.Time // no bucket that ends at or before this takes a new session
 	mark    fleet.Mark
+	lost    bool // a hole after the step began; nothing enters any more
 	markSeq uint64
 	seq     uint64
 
@@ -197,6 +198,14 @@ func (f *Fold) Mark(m fleet.Mark, seq uint64) {
 	}
 	f.seq = max(f.seq, seq)
 	f.markSeq = seq
+	if m.Lost && m.CompleteUntil.After(f.boundary.Start) {
+		// What is lost may be new sessions, and failed ones: nothing that comes
+		// later makes up for it.
+		f.lost, f.mark.BlindReason = true, m.BlindReason
+	}
+	if f.lost {
+		return
+	}
 	until := f.mark.CompleteUntil
 	if !m.Blind && m.CompleteUntil.After(until) {
 		until = wall(m.CompleteUntil)
@@ -434,7 +443,7 @@ func (f *Fold) Verdict(deadlinePassed bool) Decision {
 	}
 	now := f.reach(f.evidence.Judge(f.policy))
 	switch {
-	case f.mark.Blind:
+	case f.mark.Blind, f.lost:
 		now.verdict, now.code = Inconclusive, Blind
 	case now.verdict == Pending && deadlinePassed:
 		now.verdict = Inconclusive

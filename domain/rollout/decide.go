@@ -126,6 +126,10 @@ func (d *decider) finished(in CommandFinished) {
 
 func (d *decider) captured(c ClusterRun, in CommandFinished) {
 	cluster := c.Plan.Cluster
+	if in.Error == "" && in.Package == "" {
+		// Without a package there is no way back.
+		in.Error = "the driver recorded nothing"
+	}
 	if in.Error != "" {
 		reason := fmt.Sprintf("%s was not touched: recording what it runs failed: %s", cluster, in.Error)
 		d.record(cluster, ClusterLost{Reason: reason})
@@ -143,7 +147,7 @@ func (d *decider) applied(c ClusterRun, in CommandFinished) {
 		return
 	}
 	moved := c.MovedAt
-	if moved.IsZero() {
+	if c.Step == 0 {
 		moved = in.BeganAt
 	}
 	d.record(cluster, StepApplied{
@@ -157,12 +161,10 @@ func (d *decider) applied(c ClusterRun, in CommandFinished) {
 func (d *decider) restored(c ClusterRun, in CommandFinished) {
 	cluster := c.Plan.Cluster
 	if in.Error != "" {
-		reason := fmt.Sprintf("%s could not be restored to its recorded package: %s", cluster, in.Error)
-		d.record(cluster, ClusterLost{Reason: reason})
-		d.record("", RolloutFailed{Reason: reason})
-		return
+		d.record(cluster, ClusterLost{Reason: fmt.Sprintf("%s could not be restored to its recorded package: %s", cluster, in.Error)})
+	} else {
+		d.record(cluster, ClusterRestored{})
 	}
-	d.record(cluster, ClusterRestored{})
 	d.settleRollback(c.Reason)
 }
 
@@ -218,7 +220,11 @@ func (d *decider) passed(c ClusterRun) {
 }
 
 func (d *decider) rollback(in Rollback) {
-	if !d.state.Exists() || d.state.rollbackRequested {
+	if !d.state.Exists() {
+		return
+	}
+	// One request is enough, unless the way back failed and someone asks anew.
+	if d.state.rollbackRequested && (d.state.Phase != PhaseFailed || in.RequestID == d.state.rollbackRequest) {
 		return
 	}
 	d.record("", RollbackRequested(in))

@@ -86,6 +86,16 @@ func (RollbackRequested) kind() {}
 func (RolloutRolledBack) kind() {}
 func (RolloutFailed) kind()     {}
 
+// Kinds lists the zero value of every kind of fact, in the order of their
+// declaration, for whoever must know them all.
+func Kinds() []Kind {
+	return []Kind{
+		RolloutStarted{}, ClusterStarted{}, PackageCaptured{}, StepStarted{}, StepApplied{}, StepPassed{}, ClusterHeldBack{},
+		RollbackStarted{}, ClusterDone{}, ClusterRestored{}, ClusterLost{}, RolloutHeld{}, RolloutSucceeded{},
+		RollbackRequested{}, RolloutRolledBack{}, RolloutFailed{},
+	}
+}
+
 // Apply returns the state after one more fact. It is the only place where a
 // state changes; facts of clusters that the plan does not hold change nothing.
 func (s State) Apply(f Fact) State {
@@ -106,7 +116,8 @@ func (s State) Apply(f Fact) State {
 		s.Phase, s.Reason, s.EndedAt = PhaseSucceeded, "", f.At
 		return s
 	case RollbackRequested:
-		s.Phase, s.Reason, s.EndedAt, s.rollbackRequested = PhaseRollingBack, k.Reason, time.Time{}, true
+		s.Phase, s.Reason, s.EndedAt = PhaseRollingBack, k.Reason, time.Time{}
+		s.rollbackRequested, s.rollbackRequest = true, k.RequestID
 		return s
 	case RolloutRolledBack:
 		s.Phase, s.EndedAt = PhaseRolledBack, f.At
@@ -128,6 +139,11 @@ func (s State) Apply(f Fact) State {
 	case StepStarted:
 		c.Phase = ClusterApplying
 		c.Step = slices.IndexFunc(c.Plan.Steps, func(p StepPlan) bool { return p.Name == k.Step })
+		if c.MovedAt.IsZero() {
+			// Until the driver says when it began: a step that fails has touched the
+			// cluster all the same.
+			c.MovedAt = f.At
+		}
 	case StepApplied:
 		c.MovedAt = k.Boundary.Start
 		c.Phase, c.Gate, c.LastPackage = ClusterGating, k.Gate, k.Package
@@ -135,10 +151,7 @@ func (s State) Apply(f Fact) State {
 		c.Phase, c.Reason = ClusterHeld, k.Reason
 	case RollbackStarted:
 		c.Phase, c.Reason, c.SettledAt = ClusterRollingBack, k.Reason, time.Time{}
-		if c.MovedAt.IsZero() {
-			// A first step that failed has touched the cluster all the same.
-			c.MovedAt = f.At
-		}
+		c.Restores++
 		s.Phase, s.EndedAt = PhaseRollingBack, time.Time{}
 	case ClusterDone:
 		c.Phase, c.Reason, c.SettledAt = ClusterSucceeded, "", f.At

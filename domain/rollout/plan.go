@@ -145,6 +145,10 @@ func planSteps(release Release, target Target) (steps []StepPlan, missing []stri
 			missing = append(missing, fmt.Sprintf("release %s carries line %s but the cluster runs no component of it", release.ID, line))
 			continue
 		}
+		if !strings.Contains(ref, "@sha256:") {
+			missing = append(missing, fmt.Sprintf("%s is not resolved to a digest, so what a step would bring could change", image.Ref))
+			continue
+		}
 		step.FromVersion = strings.Join(from, ", ")
 		if moved {
 			steps = append(steps, step)

@@ -125,6 +125,9 @@ type ClusterRun struct {
 	// LastPackage is the blob hash of what the last applied step left.
 	LastPackage string
 	Gate        string
+	// Restores counts how often the way back was begun; each is a command of its
+	// own, for an answer to one is none to the next.
+	Restores int
 }
 
 // Moved returns the time in which the rollout made the cluster unlike itself, up
@@ -141,7 +144,7 @@ func (c ClusterRun) Moved(now time.Time) (gate.Span, bool) {
 
 // StepName returns the name of the step the cluster is in, empty before the first.
 func (c ClusterRun) StepName() string {
-	if c.Phase == ClusterWaiting || c.Phase == ClusterCapturing || c.Step >= len(c.Plan.Steps) {
+	if c.BasePackage == "" || c.Phase == ClusterCapturing || c.Step >= len(c.Plan.Steps) {
 		return ""
 	}
 	return c.Plan.Steps[c.Step].Name
@@ -160,6 +163,8 @@ type State struct {
 	EndedAt   time.Time
 	// rollbackRequested is set once a person asked for the way back.
 	rollbackRequested bool
+	// rollbackRequest is the last such request's id.
+	rollbackRequest string
 }
 
 // Exists reports whether the rollout has started.
@@ -227,7 +232,11 @@ func (s State) Commands() []Command {
 			}
 			command(c.Plan.Steps[c.Step].Name+"/apply", Apply{BasePackage: c.BasePackage, Images: images})
 		case ClusterRollingBack:
-			command("restore", Restore{Package: c.BasePackage})
+			what := "restore"
+			if c.Restores > 1 {
+				what = fmt.Sprintf("restore/%d", c.Restores)
+			}
+			command(what, Restore{Package: c.BasePackage})
 		}
 	}
 	return out

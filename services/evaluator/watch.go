@@ -279,8 +279,8 @@ func (w *watch) observe(ctx context.Context, d bus.Delivery) error {
 	return nil
 }
 
-// markHoles blinds the marks of a batch that does not follow its predecessor:
-// what was lost in between may be sessions.
+// markHoles makes the marks of a batch that does not follow its predecessor say
+// so: what was lost in between may be sessions.
 func (w *watch) markHoles(batch *observationv1.Batch, records []codec.Record) {
 	position := codec.Position{Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart()}
 	last, seen := w.positions[position]
@@ -293,7 +293,7 @@ func (w *watch) markHoles(batch *observationv1.Batch, records []codec.Record) {
 		w.deps.Meter.Observed("missing_message", int(batch.GetSequence()-last-1))
 		for _, r := range records {
 			if r.Mark != nil {
-				r.Mark.Blind, r.Mark.BlindReason = true, reason
+				r.Mark.Blind, r.Mark.Lost, r.Mark.BlindReason = true, true, reason
 			}
 		}
 	}

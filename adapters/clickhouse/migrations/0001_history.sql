@@ -69,6 +69,7 @@ CREATE TABLE IF NOT EXISTS progress_marks
     complete_until DateTime64(9, 'UTC'),
     blind Bool,
     blind_reason String,
+    lost Bool,
     source LowCardinality(String),
     incarnation LowCardinality(String),
     part UInt8,

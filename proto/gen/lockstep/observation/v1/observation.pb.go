@@ -522,8 +522,10 @@ type Mark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CompleteUntil *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=complete_until,json=completeUntil,proto3" json:"complete_until,omitempty"`
 	// The source knows that it cannot see every session.
-	Blind         bool   `protobuf:"varint,2,opt,name=blind,proto3" json:"blind,omitempty"`
-	BlindReason   string `protobuf:"bytes,3,opt,name=blind_reason,json=blindReason,proto3" json:"blind_reason,omitempty"`
+	Blind       bool   `protobuf:"varint,2,opt,name=blind,proto3" json:"blind,omitempty"`
+	BlindReason string `protobuf:"bytes,3,opt,name=blind_reason,json=blindReason,proto3" json:"blind_reason,omitempty"`
+	// Something sent before this mark is lost for good; blind_reason says what.
+	Lost          bool `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -577,6 +579,13 @@ func (x *Mark) GetBlindReason() string {
 		return x.BlindReason
 	}
 	return ""
+}
+
+func (x *Mark) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 // Registration is what the vendor's control plane reports of the bastions.
@@ -730,11 +739,12 @@ const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\x05start\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x12,\n" +
 	"\x03end\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03end\x12\x14\n" +
 	"\x05error\x18\b \x01(\tR\x05error\x12\x14\n" +
-	"\x05probe\x18\t \x01(\bR\x05probe\"\x82\x01\n" +
+	"\x05probe\x18\t \x01(\bR\x05probe\"\x96\x01\n" +
 	"\x04Mark\x12A\n" +
 	"\x0ecomplete_until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\rcompleteUntil\x12\x14\n" +
 	"\x05blind\x18\x02 \x01(\bR\x05blind\x12!\n" +
-	"\fblind_reason\x18\x03 \x01(\tR\vblindReason\"\x89\x01\n" +
+	"\fblind_reason\x18\x03 \x01(\tR\vblindReason\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\bR\x04lost\"\x89\x01\n" +
 	"\fRegistration\x12;\n" +
 	"\vlast_report\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"lastReport\x12<\n" +
