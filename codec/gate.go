@@ -1,7 +1,6 @@
 package codec
 
 import (
-	"math"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -60,8 +59,8 @@ func spansFromProto(spans []*gatev1.Span) []gate.Span {
 	return out
 }
 
-// DecisionToProto encodes a gate's decision with the figures people read.
-// Infinite figures are left out, because JSON cannot say them.
+// DecisionToProto encodes a gate's decision with the figures people read. A
+// decidedAt of zero is a decision not taken yet.
 func DecisionToProto(d gate.Decision, policy gate.Policy, decidedAt time.Time, deadlinePassed bool) *gatev1.Decision {
 	e := d.Evidence
 	m := &gatev1.Decision{
@@ -74,7 +73,7 @@ func DecisionToProto(d gate.Decision, policy gate.Policy, decidedAt time.Time, d
 			NewUnresolved: int64(e.Unresolved.New), BaselineUnresolved: int64(e.Unresolved.Baseline),
 			Cut: int64(e.Cut), Late: int64(e.Late.New + e.Late.Baseline),
 			LogERollback: e.LogRollback(policy), LogEPromoteRelative: e.LogPromoteRelative(policy), LogEPromoteAbsolute: e.LogPromoteAbsolute(policy),
-			OddsRatio: finite(d.Odds.Estimate), OddsRatioLow: d.Odds.Low, OddsRatioHigh: finite(d.Odds.High),
+			OddsRatio: d.Odds.Estimate, OddsRatioLow: d.Odds.Low, OddsRatioHigh: d.Odds.High,
 			SessionsNeeded: int64(max(d.Needed, 0)),
 		},
 	}
@@ -87,13 +86,6 @@ func DecisionToProto(d gate.Decision, policy gate.Policy, decidedAt time.Time, d
 		m.Reasons = append(m.Reasons, &gatev1.Reason{Code: string(r.Code), Text: r.Text})
 	}
 	return m
-}
-
-func finite(f float64) float64 {
-	if math.IsInf(f, 0) || math.IsNaN(f) {
-		return 0
-	}
-	return f
 }
 
 // Gate is an opened gate as its first fact says.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"sync"
 	"time"
 
 	ch "github.com/ClickHouse/clickhouse-go/v2"
@@ -47,42 +48,55 @@ func unstamp(t time.Time) time.Time {
 	return t.UTC()
 }
 
+// table is where one kind of record goes.
+type table struct {
+	name   string
+	append func(driver.Batch, codec.Record) error
+	has    func(codec.Record) bool
+}
+
 // InsertRecords stores observations, one insert a table, and returns once they
 // are on disk. Records stored before are collapsed on reading.
 func (s *Store) InsertRecords(ctx context.Context, records []codec.Record) error {
-	tables := []struct {
-		name   string
-		append func(driver.Batch, codec.Record) error
-		has    func(codec.Record) bool
-	}{
+	seen := []table{
 		{"inventory_instances", appendInventory, func(r codec.Record) bool { return r.Inventory != nil }},
 		{"registrations", appendRegistration, func(r codec.Record) bool { return r.Registration != nil }},
 		{"session_events", appendSession, func(r codec.Record) bool { return r.Session != nil }},
-		// Marks last: a mark on disk promises the sessions before it.
-		{"progress_marks", appendMark, func(r codec.Record) bool { return r.Mark != nil }},
 	}
-	for _, table := range tables {
-		var batch driver.Batch
-		for _, r := range records {
-			if !table.has(r) {
-				continue
-			}
-			if batch == nil {
-				var err error
-				if batch, err = s.conn.PrepareBatch(ctx, "INSERT INTO "+table.name); err != nil {
-					return fmt.Errorf("prepare an insert into %s: %w", table.name, err)
-				}
-			}
-			if err := table.append(batch, r); err != nil {
-				return errors.Join(fmt.Errorf("encode a row of %s: %w", table.name, err), batch.Abort())
-			}
-		}
-		if batch == nil {
+	errs := make([]error, len(seen))
+	var inserts sync.WaitGroup
+	for i, t := range seen {
+		inserts.Go(func() { errs[i] = s.insert(ctx, t, records) })
+	}
+	inserts.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	// Marks last: a mark on disk promises the sessions before it.
+	return s.insert(ctx, table{"progress_marks", appendMark, func(r codec.Record) bool { return r.Mark != nil }}, records)
+}
+
+func (s *Store) insert(ctx context.Context, t table, records []codec.Record) error {
+	var batch driver.Batch
+	for _, r := range records {
+		if !t.has(r) {
 			continue
 		}
-		if err := batch.Send(); err != nil {
-			return fmt.Errorf("insert into %s: %w", table.name, err)
+		if batch == nil {
+			var err error
+			if batch, err = s.conn.PrepareBatch(ctx, "INSERT INTO "+t.name); err != nil {
+				return fmt.Errorf("prepare an insert into %s: %w", t.name, err)
+			}
 		}
+		if err := t.append(batch, r); err != nil {
+			return errors.Join(fmt.Errorf("encode a row of %s: %w", t.name, err), batch.Abort())
+		}
+	}
+	if batch == nil {
+		return nil
+	}
+	if err := batch.Send(); err != nil {
+		return fmt.Errorf("insert into %s: %w", t.name, err)
 	}
 	return nil
 }

@@ -11,9 +11,11 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -30,26 +32,39 @@ type Options struct {
 	Secret string
 	// Timeout bounds one try; 0 means 10 s.
 	Timeout time.Duration
-	Client  *http.Client
-	Now     func() time.Time
+	// Client sends; nil means one of the sink's own. Redirects are never followed,
+	// whatever it says.
+	Client *http.Client
+	Now    func() time.Time
 }
 
 // Sink is one endpoint.
 type Sink struct {
-	opts Options
-	key  []byte
+	opts   Options
+	client http.Client
+	key    []byte
 }
 
-// New returns a sink; a secret that is not base64 is an error.
+// New returns a sink; a URL that is not http or https and a secret that is not
+// base64 are errors, which repeat neither: both may be secret.
 func New(opts Options) (*Sink, error) {
 	s := &Sink{opts: opts}
+	if u, err := url.Parse(opts.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, errors.New("the webhook URL is not one; it looks like https://host/path")
+	}
 	if opts.Timeout == 0 {
 		s.opts.Timeout = 10 * time.Second
 	}
+	if opts.Client != nil {
+		s.client = *opts.Client
+	}
+	// A redirect would take people's data, signed, to a place nobody configured, or
+	// become a GET that is answered well and delivers nothing.
+	s.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	if opts.Secret != "" {
 		key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(strings.TrimSpace(opts.Secret), "whsec_"))
 		if err != nil || len(key) == 0 {
-			return nil, fmt.Errorf("the webhook secret is not base64, with or without the prefix whsec_")
+			return nil, errors.New("the webhook secret is not base64, with or without the prefix whsec_")
 		}
 		s.key = key
 	}
@@ -75,7 +90,8 @@ type data struct {
 }
 
 // Send posts one notice. 2xx is success and 410 Gone is given up; everything
-// else is tried again by the caller.
+// else, redirects included, is tried again by the caller. Errors do not show the
+// URL.
 func (s *Sink) Send(ctx context.Context, n notice.Notice) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
@@ -101,20 +117,24 @@ func (s *Sink) Send(ctx context.Context, n notice.Notice) error {
 	if s.key != nil {
 		req.Header.Set("webhook-signature", "v1,"+Sign(s.key, id, stamp, body))
 	}
-	resp, err := s.opts.Client.Do(req)
+	resp, err := s.client.Do(req)
 	if err != nil {
+		if wrapped, ok := errors.AsType[*url.Error](err); ok {
+			err = wrapped.Err
+		}
 		return fmt.Errorf("posting to the webhook: %w", err)
 	}
 	defer resp.Body.Close()
-	// The connection is used again only when the answer was read.
-	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)); err != nil {
-		return fmt.Errorf("reading the webhook's answer: %w", err)
-	}
+	// The connection is used again only when the answer was read; whether it could
+	// be says nothing about the notice.
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	switch {
 	case resp.StatusCode >= 200 && resp.StatusCode < 300:
 		return nil
 	case resp.StatusCode == http.StatusGone:
 		return bus.Permanent(fmt.Errorf("the webhook answered %s: it wants no more messages", resp.Status))
+	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+		return fmt.Errorf("the webhook answered %s: redirects are not followed; configure the address it has moved to", resp.Status)
 	}
 	return fmt.Errorf("the webhook answered %s", resp.Status)
 }

@@ -132,22 +132,30 @@ func (p *poller) poll(ctx context.Context) {
 	}
 }
 
+// maxBatchBytes bounds the encoded observations of one message, far below what
+// the bus accepts: a message that is refused for its size would be tried for ever.
+const maxBatchBytes = 1 << 20
+
 // batches packs observations, keeping their order within each part.
 func (p *poller) batches(observations []codec.Observation, at time.Time) []*observationv1.Batch {
 	open := make(map[uint32]*observationv1.Batch)
+	sizes := make(map[uint32]int)
 	var out []*observationv1.Batch
 	for _, o := range observations {
 		part := topology.Part(o.Cluster())
 		batch := open[part]
-		if batch == nil || len(batch.Observations) >= p.config.MaxBatch {
+		m := codec.ObservationToProto(o, at)
+		size := proto.Size(m)
+		if batch == nil || len(batch.Observations) >= p.config.MaxBatch || sizes[part]+size > maxBatchBytes {
 			p.sequences[part]++
 			batch = &observationv1.Batch{
 				Source: string(p.source.ID), Incarnation: p.config.Incarnation, Sequence: p.sequences[part], Part: part,
 			}
-			open[part] = batch
+			open[part], sizes[part] = batch, 0
 			out = append(out, batch)
 		}
-		batch.Observations = append(batch.Observations, codec.ObservationToProto(o, at))
+		batch.Observations = append(batch.Observations, m)
+		sizes[part] += size
 	}
 	return out
 }
@@ -201,12 +209,14 @@ func InventorySource(cluster fleet.ClusterID, every time.Duration, read func(con
 	}
 }
 
-// SessionSource reads the sessions, marks and registrations of a tenant.
+// SessionSource reads the sessions, marks and registrations of a tenant. A
+// registration that says what the last one said is not sent again.
 func SessionSource(
 	id fleet.SourceID, every time.Duration,
 	sessions func(context.Context) ([]fleet.Session, []fleet.Mark, error),
 	registrations func(context.Context) ([]fleet.Registration, error),
 ) Source {
+	sent := make(map[fleet.ClusterID]fleet.Registration)
 	return Source{ID: id, Kind: "session", Every: every, Poll: func(ctx context.Context) ([]codec.Observation, error) {
 		// Registrations first: once sessions are returned, nothing may fail.
 		registered, err := registrations(ctx)
@@ -222,6 +232,10 @@ func SessionSource(
 			out = append(out, codec.Observation{Session: clone(s)})
 		}
 		for _, r := range registered {
+			if last, ok := sent[r.Cluster]; ok && last.LastReport.Equal(r.LastReport) && slices.Equal(last.Bastions, r.Bastions) {
+				continue
+			}
+			sent[r.Cluster] = r
 			out = append(out, codec.Observation{Registration: clone(r)})
 		}
 		// Marks last: they promise what stands before them.

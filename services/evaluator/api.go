@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -136,7 +137,7 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 func (w *watch) describeGate(g *gateWatch) *gatev1.Gate {
 	decision := g.decision
 	if decision == nil && g.fold != nil {
-		decision = codec.DecisionToProto(g.fold.Verdict(false), g.Policy, w.deps.Now(), false)
+		decision = codec.DecisionToProto(g.fold.Verdict(false), g.Policy, time.Time{}, false)
 	}
 	return codec.GateToProto(g.Gate, decision)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +39,9 @@ type watch struct {
 	gates     map[string]*gateWatch
 	rollouts  map[rollout.ID]*rolloutWatch
 	positions map[codec.Position]uint64
+	// untold holds, per position, the clusters of its part whose next mark must
+	// say what is missing.
+	untold map[codec.Position]map[fleet.ClusterID]string
 }
 
 // clusterWatch is one cluster with the state last recorded of it.
@@ -71,6 +75,7 @@ func newWatch(config Config, deps Deps) *watch {
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch),
 		rollouts: make(map[rollout.ID]*rolloutWatch), positions: make(map[codec.Position]uint64),
+		untold: make(map[codec.Position]map[fleet.ClusterID]string),
 	}
 	for _, c := range config.Clusters {
 		w.clusters[c.ID] = &clusterWatch{
@@ -247,27 +252,38 @@ func (w *watch) observe(ctx context.Context, d bus.Delivery) error {
 		if err != nil {
 			return bus.Permanent(fmt.Errorf("decoding observation %d of source %q: %w", i, batch.GetSource(), err))
 		}
+		r := codec.Record{
+			Observation: o, Tenant: w.config.Tenant, ObservedAt: m.GetObservedAt().AsTime(), RecordedAt: d.Time,
+			Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart(), SourceSequence: batch.GetSequence(),
+			StreamSequence: d.Sequence, Index: uint32(i),
+		}
 		if _, known := w.clusters[o.Cluster()]; !known {
 			w.deps.Meter.Observed("unknown_cluster", 1)
 			continue
 		}
-		records = append(records, codec.Record{
-			Observation: o, Tenant: w.config.Tenant, ObservedAt: m.GetObservedAt().AsTime(), RecordedAt: d.Time,
-			Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart(), SourceSequence: batch.GetSequence(),
-			StreamSequence: d.Sequence, Index: uint32(i),
-		})
+		if !plausible(r) {
+			w.deps.Meter.Observed("implausible_time", 1)
+			continue
+		}
+		records = append(records, r)
 	}
 	w.mu.Lock()
-	w.markHoles(&batch, records)
+	seen := w.follows(&batch, records)
 	w.mu.Unlock()
 	if err := w.deps.Store.InsertRecords(ctx, records); err != nil {
+		w.excuse(records)
 		return fmt.Errorf("storing a batch of source %q: %w", batch.GetSource(), err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.arrived(&batch, records, seen)
 	touched := make(map[fleet.ClusterID]bool)
 	for _, r := range records {
-		w.take(r)
+		// The rows of a repeat are collapsed into the first, so the fold must not
+		// see it either.
+		if !seen.repeat {
+			w.take(r)
+		}
 		touched[r.Cluster()] = true
 	}
 	for cluster := range touched {
@@ -279,25 +295,111 @@ func (w *watch) observe(ctx context.Context, d bus.Delivery) error {
 	return nil
 }
 
-// markHoles makes the marks of a batch that does not follow its predecessor say
-// so: what was lost in between may be sessions.
-func (w *watch) markHoles(batch *observationv1.Batch, records []codec.Record) {
-	position := codec.Position{Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart()}
-	last, seen := w.positions[position]
-	switch {
-	case batch.GetSequence() <= last:
-		return // A repeat.
-	case seen && batch.GetSequence() > last+1, !seen && batch.GetSequence() > 1:
-		reason := fmt.Sprintf("messages %d to %d of source %s are missing", last+1, batch.GetSequence()-1, batch.GetSource())
-		w.deps.Log.Warn("a hole in a source's messages", "source", batch.GetSource(), "from", last+1, "to", batch.GetSequence()-1)
-		w.deps.Meter.Observed("missing_message", int(batch.GetSequence()-last-1))
-		for _, r := range records {
-			if r.Mark != nil {
-				r.Mark.Blind, r.Mark.Lost, r.Mark.BlindReason = true, true, reason
+// How far the times of an observation may be from its arrival. What lies outside
+// comes from a broken clock, has no place in a table and would promise too much
+// as a mark.
+const (
+	maxPast   = 400 * 24 * time.Hour
+	maxFuture = 24 * time.Hour
+)
+
+func plausible(r codec.Record) bool {
+	within := func(times ...time.Time) bool {
+		for _, t := range times {
+			if !t.IsZero() && (t.Before(r.RecordedAt.Add(-maxPast)) || t.After(r.RecordedAt.Add(maxFuture))) {
+				return false
 			}
 		}
+		return true
 	}
+	switch {
+	case r.Session != nil:
+		return within(r.ObservedAt, r.Session.Start, r.Session.End)
+	case r.Mark != nil:
+		return within(r.ObservedAt, r.Mark.CompleteUntil)
+	}
+	return within(r.ObservedAt)
+}
+
+// excuse keeps clusters from being called dark while their reports cannot be
+// stored: the silence is the evaluator's own.
+func (w *watch) excuse(records []codec.Record) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.deps.Now()
+	for _, r := range records {
+		w.clusters[r.Cluster()].drift.WatchedSince = now
+	}
+}
+
+// place is where a batch stands among the messages of its position.
+type place struct {
+	repeat bool
+	// missing counts the messages between it and the one before it.
+	missing uint64
+	reason  string
+}
+
+func positionOf(batch *observationv1.Batch) codec.Position {
+	return codec.Position{Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart()}
+}
+
+// follows finds a batch's place and makes its marks say what is missing before
+// them: it may be sessions. It remembers nothing, because the batch may come
+// again until it is stored.
+func (w *watch) follows(batch *observationv1.Batch, records []codec.Record) place {
+	position := positionOf(batch)
+	last := w.positions[position]
+	at := place{repeat: batch.GetSequence() <= last}
+	if at.repeat {
+		return at
+	}
+	if at.missing = batch.GetSequence() - last - 1; at.missing > 0 {
+		at.reason = fmt.Sprintf("messages %d to %d of source %s are missing", last+1, batch.GetSequence()-1, batch.GetSource())
+	}
+	for _, r := range records {
+		if r.Mark == nil {
+			continue
+		}
+		reason := at.reason
+		if reason == "" {
+			reason = w.untold[position][r.Cluster()]
+		}
+		if reason != "" {
+			r.Mark.Blind, r.Mark.Lost, r.Mark.BlindReason = true, true, reason
+		}
+	}
+	return at
+}
+
+// arrived remembers a stored batch. A hole concerns every cluster of the part and
+// stays untold until a mark of the cluster is stored.
+func (w *watch) arrived(batch *observationv1.Batch, records []codec.Record, at place) {
+	if at.repeat {
+		return
+	}
+	position := positionOf(batch)
 	w.positions[position] = batch.GetSequence()
+	if at.missing > 0 {
+		w.deps.Log.Warn("a hole in a source's messages", "source", batch.GetSource(), "part", batch.GetPart(),
+			"before", batch.GetSequence(), "missing", at.missing)
+		w.deps.Meter.Observed("missing_message", int(at.missing))
+		untold := make(map[fleet.ClusterID]string)
+		for id := range w.clusters {
+			if topology.Part(id) == batch.GetPart() {
+				untold[id] = at.reason
+			}
+		}
+		w.untold[position] = untold
+	}
+	for _, r := range records {
+		if r.Mark != nil {
+			delete(w.untold[position], r.Cluster())
+		}
+	}
+	if len(w.untold[position]) == 0 {
+		delete(w.untold, position)
+	}
 }
 
 // take folds one record into what is known.
@@ -404,7 +506,7 @@ func (w *watch) openGate(ctx context.Context, id rollout.ID, f rollout.Fact, app
 
 // fold builds a gate's evidence anew from rows.
 func (w *watch) fold(ctx context.Context, g *gateWatch) error {
-	fold, err := w.replay(ctx, g.Gate, 0)
+	fold, err := w.replay(ctx, g.Gate, math.MaxInt64)
 	if err != nil {
 		return err
 	}
@@ -412,10 +514,15 @@ func (w *watch) fold(ctx context.Context, g *gateWatch) error {
 	return nil
 }
 
+// replay folds what is stored up to a sequence of the observation stream. A
+// decision that saw nothing has sequence 0, and so does its replay.
 func (w *watch) replay(ctx context.Context, g codec.Gate, upTo uint64) (*gate.Fold, error) {
 	fold, err := gate.NewFold(g.Policy, g.Cluster, g.Boundary)
 	if err != nil {
 		return nil, bus.Permanent(fmt.Errorf("gate %s: %w", g.ID, err))
+	}
+	if upTo == 0 {
+		return fold, nil
 	}
 	err = w.deps.Store.Evidence(ctx, w.config.Tenant, g.Cluster, g.Boundary.BaselineFrom, upTo, func(r codec.Record) { feed(fold, r) })
 	if err != nil {

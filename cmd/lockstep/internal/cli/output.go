@@ -224,7 +224,7 @@ func short(d time.Duration) string {
 	}
 	switch {
 	case d < time.Second && d > 0:
-		return d.String()
+		return d.Round(time.Millisecond).String()
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", d/time.Second)
 	case d < time.Hour:

@@ -65,7 +65,7 @@ func policyWords(p *gatev1.Policy) []string {
 		fmt.Sprintf("%s and at least %s of new sessions fail; wrong in at most 1 of %s gates.", back, percent(p.GetFloorRate()), thousands(1/p.GetAlpha())),
 		fmt.Sprintf("It passes when those odds are shown to be below %s times, or the failure rate below %s; wrong in at most 1 of %s.", figure(p.GetMargin()), percent(p.GetAcceptableRate()), thousands(1/p.GetBeta())),
 		fmt.Sprintf("Neither within %s is inconclusive, and the rollout holds. More than %s late sessions are inconclusive too.", length(p.GetDeadline()), percent(p.GetMaxLate())),
-		fmt.Sprintf("Each new session is set against %d from before. It has %s to come to an outcome; retries within %s count once.", p.GetPartners(), length(p.GetMaturation()), length(p.GetBurstWindow())),
+		fmt.Sprintf("Each new session is set against up to %d from before. It has %s to come to an outcome; retries within %s count once.", p.GetPartners(), length(p.GetMaturation()), length(p.GetBurstWindow())),
 	}
 	return list
 }

@@ -718,8 +718,9 @@ type Decision struct {
 	StreamSequence uint64 `protobuf:"varint,6,opt,name=stream_sequence,json=streamSequence,proto3" json:"stream_sequence,omitempty"`
 	PolicyHash     string `protobuf:"bytes,7,opt,name=policy_hash,json=policyHash,proto3" json:"policy_hash,omitempty"`
 	// Over the integers, the policy and the verdict; never over floats.
-	EvidenceHash string                 `protobuf:"bytes,8,opt,name=evidence_hash,json=evidenceHash,proto3" json:"evidence_hash,omitempty"`
-	DecidedAt    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=decided_at,json=decidedAt,proto3" json:"decided_at,omitempty"`
+	EvidenceHash string `protobuf:"bytes,8,opt,name=evidence_hash,json=evidenceHash,proto3" json:"evidence_hash,omitempty"`
+	// Absent while the verdict is pending.
+	DecidedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=decided_at,json=decidedAt,proto3" json:"decided_at,omitempty"`
 	// True when the deadline had passed and took part in the verdict.
 	DeadlinePassed bool `protobuf:"varint,10,opt,name=deadline_passed,json=deadlinePassed,proto3" json:"deadline_passed,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -895,7 +896,8 @@ type Evidence struct {
 	LogERollback        float64                `protobuf:"fixed64,10,opt,name=log_e_rollback,json=logERollback,proto3" json:"log_e_rollback,omitempty"`
 	LogEPromoteRelative float64                `protobuf:"fixed64,11,opt,name=log_e_promote_relative,json=logEPromoteRelative,proto3" json:"log_e_promote_relative,omitempty"`
 	LogEPromoteAbsolute float64                `protobuf:"fixed64,12,opt,name=log_e_promote_absolute,json=logEPromoteAbsolute,proto3" json:"log_e_promote_absolute,omitempty"`
-	// Odds ratio, new against baseline, with its anytime interval.
+	// Odds ratio, new against baseline, with its anytime interval; high is infinite
+	// while there is no upper limit.
 	OddsRatio     float64 `protobuf:"fixed64,13,opt,name=odds_ratio,json=oddsRatio,proto3" json:"odds_ratio,omitempty"`
 	OddsRatioLow  float64 `protobuf:"fixed64,14,opt,name=odds_ratio_low,json=oddsRatioLow,proto3" json:"odds_ratio_low,omitempty"`
 	OddsRatioHigh float64 `protobuf:"fixed64,15,opt,name=odds_ratio_high,json=oddsRatioHigh,proto3" json:"odds_ratio_high,omitempty"`
