@@ -41,9 +41,17 @@ func engineCommand() *cobra.Command {
 		Use: engineCommandName, Hidden: true, DisableFlagParsing: true, SilenceUsage: true,
 		Short: "Run the embedded engine for a parent process",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return chdb.Child(cmd.Context(), args, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+			return chdb.Child(cmd.Context(), args, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime})))
 		},
 	}
+}
+
+// withoutTime leaves the time to the parent, which logs what the child says.
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
 }
 
 const engineCommandName = "engine"

@@ -89,7 +89,9 @@ func (s *server) kill(ctx context.Context) error {
 	if err := s.cmd.Process.Kill(); err != nil {
 		return fmt.Errorf("kill the server: %w", err)
 	}
-	<-s.exited
+	if err := <-s.exited; err == nil {
+		return errors.New("the server ended by itself before it was killed")
+	}
 	s.cmd = nil
 	for _, child := range children {
 		for alive(child) {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -114,7 +115,7 @@ func (e *statusError) Error() string {
 // isGone reports whether the engine said that the thing is not there or is
 // already on its way out.
 func isGone(err error) bool {
-	s, ok := err.(*statusError)
+	s, ok := errors.AsType[*statusError](err)
 	return ok && (s.code == http.StatusNotFound || s.code == http.StatusConflict)
 }
 

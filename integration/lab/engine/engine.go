@@ -129,14 +129,14 @@ func (e *Engine) Close(ctx context.Context) error {
 	if e.private == nil {
 		return nil
 	}
-	clear := errors.Join(
+	left := errors.Join(
 		e.removeContainers(ctx, ""),
 		e.client.pruneNetworks(ctx, ""),
 		e.client.pruneImages(ctx),
 	)
-	if clear != nil {
+	if left != nil {
 		// The next start clears the rest, so stopping is what matters now.
-		e.log.Warn("private Docker Engine not fully emptied", "error", clear)
+		e.log.Warn("private Docker Engine not fully emptied", "error", left)
 	}
 	if err := e.private.stop(); err != nil {
 		return fmt.Errorf("stop the private Docker Engine: %w", err)

@@ -76,7 +76,7 @@ func (n *Node) serveSSHConn(ctx context.Context, conn net.Conn, config *ssh.Serv
 	go ssh.DiscardRequests(requests)
 	for offered := range channels {
 		if offered.ChannelType() != "session" {
-			offered.Reject(ssh.UnknownChannelType, "only sessions are served here")
+			_ = offered.Reject(ssh.UnknownChannelType, "only sessions are served here")
 			continue
 		}
 		channel, requests, err := offered.Accept()
@@ -122,7 +122,7 @@ func (n *Node) serveSSHSession(ctx context.Context, conn net.Conn, user string, 
 			} else if err := echoLines(channel, channel); err != nil {
 				return
 			}
-			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
+			_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 			return
 		default:
 			reply(r, false)
@@ -132,7 +132,7 @@ func (n *Node) serveSSHSession(ctx context.Context, conn net.Conn, user string, 
 
 func reply(r *ssh.Request, ok bool) {
 	if r.WantReply {
-		r.Reply(ok, nil)
+		_ = r.Reply(ok, nil) // A peer that has gone needs no answer.
 	}
 }
 

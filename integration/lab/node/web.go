@@ -34,7 +34,7 @@ func (n *Node) webHandler() http.Handler {
 				return
 			}
 		}
-		conn, buffered, err := w.(http.Hijacker).Hijack()
+		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			answer(w, http.StatusInternalServerError, refusal{err.Error()})
 			return
