@@ -4,6 +4,7 @@
 package codec
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -88,6 +89,19 @@ func instant(t *timestamppb.Timestamp) time.Time {
 	return t.AsTime()
 }
 
+// times turns timestamps into times and keeps the first that is none.
+type times struct{ err error }
+
+func (t *times) read(field string, m *timestamppb.Timestamp) time.Time {
+	if m == nil {
+		return time.Time{}
+	}
+	if err := m.CheckValid(); err != nil && t.err == nil {
+		t.err = fmt.Errorf("%s is no time: %w", field, err)
+	}
+	return m.AsTime()
+}
+
 // ObservationToProto encodes an observation made at the given time.
 func ObservationToProto(o Observation, observedAt time.Time) *observationv1.Observation {
 	m := &observationv1.Observation{Cluster: string(o.Cluster()), ObservedAt: timestamp(observedAt)}
@@ -122,50 +136,69 @@ func ObservationToProto(o Observation, observedAt time.Time) *observationv1.Obse
 }
 
 // ObservationFromProto decodes an observation. A message without a kind, a
-// cluster or the times its kind needs is an error.
+// cluster or the times its kind needs is an error, as is a time that is none.
 func ObservationFromProto(m *observationv1.Observation) (Observation, error) {
-	cluster, at := fleet.ClusterID(m.GetCluster()), instant(m.GetObservedAt())
+	cluster := fleet.ClusterID(m.GetCluster())
 	if cluster == "" {
-		return Observation{}, fmt.Errorf("observation without a cluster")
+		return Observation{}, errors.New("decoding an observation: cluster is empty")
 	}
+	var t times
+	o, err := observation(m, cluster, &t)
+	if err == nil {
+		err = t.err
+	}
+	if err != nil {
+		return Observation{}, fmt.Errorf("decoding an observation of %s: %w", cluster, err)
+	}
+	return o, nil
+}
+
+func observation(m *observationv1.Observation, cluster fleet.ClusterID, t *times) (Observation, error) {
+	at := t.read("observed_at", m.GetObservedAt())
 	if at.IsZero() {
-		return Observation{}, fmt.Errorf("observation of %s without observed_at", cluster)
+		return Observation{}, errors.New("observed_at is missing")
 	}
 	switch kind := m.GetKind().(type) {
 	case *observationv1.Observation_Inventory:
 		inventory := fleet.Inventory{Cluster: cluster, ObservedAt: at}
-		for _, i := range kind.Inventory.GetInstances() {
+		for n, i := range kind.Inventory.GetInstances() {
 			inventory.Instances = append(inventory.Instances, fleet.Instance{
 				ID: fleet.InstanceID(i.GetId()), Component: fleet.Component(i.GetComponent()), Service: i.GetService(), Image: i.GetImage(),
 				Tag: i.GetTag(), Digest: i.GetDigest(), ImageID: i.GetImageId(), Version: i.GetVersion(),
-				Health: fleet.Health(i.GetHealth()), StartedAt: instant(i.GetStartedAt()),
+				Health: fleet.Health(i.GetHealth()), StartedAt: t.read(fmt.Sprintf("inventory.instances[%d].started_at", n), i.GetStartedAt()),
 			})
 		}
 		return Observation{Inventory: &inventory}, nil
 	case *observationv1.Observation_Session:
 		s := kind.Session
-		start := instant(s.GetStart())
-		if s.GetId() == "" || start.IsZero() {
-			return Observation{}, fmt.Errorf("session of %s without an id or a start", cluster)
+		if s.GetId() == "" {
+			return Observation{}, errors.New("session.id is empty")
+		}
+		start := t.read("session.start", s.GetStart())
+		if start.IsZero() {
+			return Observation{}, fmt.Errorf("session.start of session %s is missing", s.GetId())
 		}
 		return Observation{Session: &fleet.Session{
 			ID: fleet.SessionID(s.GetId()), Cluster: cluster, Status: fleet.SessionStatus(s.GetStatus()), User: s.GetUser(),
 			Target: s.GetTarget(), InstanceID: fleet.InstanceID(s.GetInstanceId()), Start: start,
-			End: instant(s.GetEnd()), Error: s.GetError(), Probe: s.GetProbe(),
+			End: t.read("session.end", s.GetEnd()), Error: s.GetError(), Probe: s.GetProbe(),
 		}}, nil
 	case *observationv1.Observation_Mark:
-		if kind.Mark.GetCompleteUntil() == nil && !kind.Mark.GetBlind() {
-			return Observation{}, fmt.Errorf("mark of %s without complete_until", cluster)
+		until := t.read("mark.complete_until", kind.Mark.GetCompleteUntil())
+		if until.IsZero() && !kind.Mark.GetBlind() {
+			return Observation{}, errors.New("mark.complete_until is missing, and the mark is not blind")
 		}
 		return Observation{Mark: &fleet.Mark{
-			Cluster: cluster, CompleteUntil: instant(kind.Mark.GetCompleteUntil()), Blind: kind.Mark.GetBlind(), BlindReason: kind.Mark.GetBlindReason(), Lost: kind.Mark.GetLost(),
+			Cluster: cluster, CompleteUntil: until, Blind: kind.Mark.GetBlind(), BlindReason: kind.Mark.GetBlindReason(), Lost: kind.Mark.GetLost(),
 		}}, nil
 	case *observationv1.Observation_Registration:
-		registration := fleet.Registration{Cluster: cluster, ObservedAt: at, LastReport: instant(kind.Registration.GetLastReport())}
+		registration := fleet.Registration{
+			Cluster: cluster, ObservedAt: at, LastReport: t.read("registration.last_report", kind.Registration.GetLastReport()),
+		}
 		for _, b := range kind.Registration.GetBastions() {
 			registration.Bastions = append(registration.Bastions, fleet.Bastion{ID: fleet.InstanceID(b.GetId()), Version: b.GetVersion()})
 		}
 		return Observation{Registration: &registration}, nil
 	}
-	return Observation{}, fmt.Errorf("observation of %s of a kind this build does not know", cluster)
+	return Observation{}, errors.New("kind is missing or one that this build does not know")
 }

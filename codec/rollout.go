@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -136,7 +137,7 @@ func RolloutFactFromProto(m *rolloutv1.Fact) (rollout.Fact, error) {
 	case *rolloutv1.Fact_RolloutFailed:
 		f.Kind = rollout.RolloutFailed{Reason: k.RolloutFailed.GetReason()}
 	default:
-		return rollout.Fact{}, fmt.Errorf("rollout fact of a kind this build does not know")
+		return rollout.Fact{}, errors.New("decoding a rollout's fact: kind is missing or one that this build does not know")
 	}
 	return f, nil
 }
@@ -178,8 +179,13 @@ func CommandToProto(c rollout.Command) *commandv1.Command {
 // action is an error.
 func CommandFromProto(m *commandv1.Command) (rollout.Command, error) {
 	c := rollout.Command{Key: m.GetKey(), Rollout: rollout.ID(m.GetRollout()), Cluster: fleet.ClusterID(m.GetCluster())}
-	if c.Key == "" || c.Cluster == "" || c.Rollout == "" {
-		return rollout.Command{}, fmt.Errorf("command without key, rollout or cluster")
+	switch "" {
+	case c.Key:
+		return rollout.Command{}, errors.New("decoding a command: key is empty")
+	case string(c.Rollout):
+		return rollout.Command{}, fmt.Errorf("decoding command %s: rollout is empty", c.Key)
+	case string(c.Cluster):
+		return rollout.Command{}, fmt.Errorf("decoding command %s: cluster is empty", c.Key)
 	}
 	switch a := m.GetAction().(type) {
 	case *commandv1.Command_Capture:
@@ -193,7 +199,7 @@ func CommandFromProto(m *commandv1.Command) (rollout.Command, error) {
 	case *commandv1.Command_Restore:
 		c.Action = rollout.Restore{Package: a.Restore.GetPackage()}
 	default:
-		return rollout.Command{}, fmt.Errorf("command %s of a kind this build does not know", c.Key)
+		return rollout.Command{}, fmt.Errorf("decoding command %s: action is missing or one that this build does not know", c.Key)
 	}
 	return c, nil
 }

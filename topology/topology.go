@@ -146,11 +146,12 @@ func EventFilter(noun string) string { return "lockstep.evt.v1.*." + noun + ".>"
 // EventNoun returns the noun and the id of an event subject, ids of several
 // tokens joined by dots.
 func EventNoun(subject string) (noun, id string, ok bool) {
-	parts := strings.SplitN(subject, ".", 6)
-	if len(parts) != 6 || parts[1] != "evt" {
+	rest, found := strings.CutPrefix(subject, "lockstep.evt.v1.")
+	parts := strings.SplitN(rest, ".", 3)
+	if !found || len(parts) != 3 || slices.Contains(parts, "") {
 		return "", "", false
 	}
-	return parts[4], parts[5], true
+	return parts[1], parts[2], true
 }
 
 // CommandSubject is where commands to one cluster's driver go.

@@ -96,7 +96,8 @@ type Judgement struct {
 	Reasons []string
 	// Running holds the distinct versions that run of each line, in order.
 	Running map[fleet.Line][]string
-	// WakeAt is when the state may change without a new report.
+	// WakeAt is when the state changes without a new report, the zero time for
+	// never.
 	WakeAt time.Time
 }
 
@@ -141,11 +142,12 @@ func Judge(c Cluster, limits Limits, now time.Time) Judgement {
 	if c.WatchedSince.After(heard) {
 		heard = c.WatchedSince
 	}
-	j.WakeAt = heard.Add(limits.DarkAfter)
-	if !now.Before(j.WakeAt) {
+	dark := heard.Add(limits.DarkAfter)
+	if !now.Before(dark) {
 		j.State, j.Reasons = Dark, []string{fmt.Sprintf("no report since %s", seen.UTC().Format(time.RFC3339))}
 		return j
 	}
+	j.WakeAt = dark
 	if c.Move != nil {
 		j.moving(c, now)
 		return j
@@ -201,12 +203,13 @@ func (j *Judgement) resting(c Cluster, limits Limits, now time.Time) {
 }
 
 func (j *Judgement) wake(at time.Time) {
-	if j.WakeAt.IsZero() || at.Before(j.WakeAt) {
+	if at.Before(j.WakeAt) {
 		j.WakeAt = at
 	}
 }
 
-// difference says in sentences where what runs is not the given version set.
+// difference says in sentences where what runs is not the given version set. A
+// line that the set leaves open may run any version, but only one.
 func difference(running map[fleet.Line][]string, want fleet.VersionSet) []string {
 	var out []string
 	for _, line := range slices.Sorted(maps.Keys(want)) {
@@ -214,7 +217,12 @@ func difference(running map[fleet.Line][]string, want fleet.VersionSet) []string
 		case len(versions) == 0:
 			out = append(out, fmt.Sprintf("%s should run %s but nothing of it runs", line, want[line]))
 		case len(versions) > 1 || versions[0] != want[line]:
-			out = append(out, fmt.Sprintf("%s should run %s but runs %s", line, want[line], strings.Join(versions, " and ")))
+			out = append(out, fmt.Sprintf("%s should run %s but runs %s", line, want[line], list(versions)))
+		}
+	}
+	for _, line := range slices.Sorted(maps.Keys(running)) {
+		if _, intended := want[line]; !intended && len(running[line]) > 1 {
+			out = append(out, fmt.Sprintf("%s should run one version but runs %s", line, list(running[line])))
 		}
 	}
 	return out
@@ -226,7 +234,17 @@ func describe(running map[fleet.Line][]string) string {
 	}
 	var parts []string
 	for _, line := range slices.Sorted(maps.Keys(running)) {
-		parts = append(parts, fmt.Sprintf("%s %s", line, strings.Join(running[line], " and ")))
+		parts = append(parts, fmt.Sprintf("%s %s", line, list(running[line])))
 	}
 	return strings.Join(parts, ", ")
+}
+
+func list(versions []string) string {
+	said := slices.Clone(versions)
+	for i, version := range said {
+		if version == "" {
+			said[i] = "an unknown version"
+		}
+	}
+	return strings.Join(said, " and ")
 }

@@ -53,7 +53,11 @@ func OfRollout(id rollout.ID, f rollout.Fact) (Notice, bool) {
 	switch k := f.Kind.(type) {
 	case rollout.RolloutStarted:
 		n.Kind = "rollout_started"
-		n.Title = fmt.Sprintf("Rollout %s of %s started on %d clusters", id, k.Plan.Release, len(k.Plan.Clusters))
+		clusters := "1 cluster"
+		if len(k.Plan.Clusters) != 1 {
+			clusters = fmt.Sprintf("%d clusters", len(k.Plan.Clusters))
+		}
+		n.Title = fmt.Sprintf("Rollout %s of %s started on %s", id, k.Plan.Release, clusters)
 		names := make([]string, len(k.Plan.Clusters))
 		for i, c := range k.Plan.Clusters {
 			names[i] = string(c.Cluster)
@@ -68,7 +72,7 @@ func OfRollout(id rollout.ID, f rollout.Fact) (Notice, bool) {
 	case rollout.ClusterDone:
 		n.Kind, n.Title = "cluster_succeeded", fmt.Sprintf("%s runs %s", f.Cluster, k.Release)
 	case rollout.ClusterRestored:
-		n.Kind, n.Severity, n.Title = "cluster_rolled_back", Warning, fmt.Sprintf("%s runs its recorded package again", f.Cluster)
+		n.Kind, n.Severity, n.Title = "cluster_rolled_back", Warning, fmt.Sprintf("%s runs what it ran before the rollout", f.Cluster)
 	case rollout.ClusterLost:
 		n.Kind, n.Severity, n.Title, n.Text = "cluster_failed", Alert, fmt.Sprintf("%s needs a person", f.Cluster), k.Reason
 	case rollout.RolloutHeld:

@@ -150,9 +150,13 @@ func (s State) Apply(f Fact) State {
 	case ClusterHeldBack:
 		c.Phase, c.Reason = ClusterHeld, k.Reason
 	case RollbackStarted:
+		if c.Phase == ClusterSucceeded {
+			// Its window is long over; the way back may be mixed as the way there.
+			c.WindowEnds = f.At.Add(s.Plan.Window)
+		}
 		c.Phase, c.Reason, c.SettledAt = ClusterRollingBack, k.Reason, time.Time{}
 		c.Restores++
-		s.Phase, s.EndedAt = PhaseRollingBack, time.Time{}
+		s.Phase, s.Reason, s.EndedAt = PhaseRollingBack, k.Reason, time.Time{}
 	case ClusterDone:
 		c.Phase, c.Reason, c.SettledAt = ClusterSucceeded, "", f.At
 	case ClusterRestored:

@@ -114,8 +114,9 @@ type ClusterRun struct {
 	Plan  ClusterPlan
 	Phase ClusterPhase
 	// Step indexes Plan.Steps.
-	Step       int
-	Reason     string
+	Step   int
+	Reason string
+	// WindowEnds is until when the cluster may be mixed on its way.
 	WindowEnds time.Time
 	// MovedAt is when the cluster was first touched, SettledAt when it ran one
 	// known package again; zero while they are not known.
