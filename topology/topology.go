@@ -86,33 +86,36 @@ func Consumers() []bus.Consumer {
 
 // EvaluatorObservations feeds the evaluator what collectors saw.
 func EvaluatorObservations() bus.Consumer {
-	return consumer(StreamObservations, "evaluator-observations", Evaluator, 30*time.Second)
+	return consumer(StreamObservations, "evaluator-observations", Evaluator)
 }
 
 // EvaluatorEvents tells the evaluator of rollouts, and lets it archive all facts.
 func EvaluatorEvents() bus.Consumer {
-	return consumer(StreamEvents, "evaluator-events", Evaluator, 30*time.Second)
+	return consumer(StreamEvents, "evaluator-events", Evaluator)
 }
 
 // ConductorEvents brings gate decisions and driver results to the conductor.
 func ConductorEvents() bus.Consumer {
-	return consumer(StreamEvents, "conductor-events", Executor, 30*time.Second,
+	return consumer(StreamEvents, "conductor-events", Executor,
 		EventFilter(NounGate), EventFilter(NounStep))
 }
 
-// DriverCommands is the driver pool's queue. A driver reports progress while it
-// works, so AckWait bounds how long a dead driver's command waits.
+// DriverCommands is the driver pool's queue.
 func DriverCommands() bus.Consumer {
-	return consumer(StreamCommands, "driver-commands", Executor, 15*time.Second)
+	return consumer(StreamCommands, "driver-commands", Executor)
 }
 
 // NotifierEvents is one sink's position; sinks do not wait for one another.
 func NotifierEvents(sink string) bus.Consumer {
-	return consumer(StreamEvents, "notifier-"+sink, Notifier, 60*time.Second,
+	return consumer(StreamEvents, "notifier-"+sink, Notifier,
 		EventFilter(NounDrift), EventFilter(NounGate), EventFilter(NounRollout))
 }
 
-func consumer(stream, durable, owner string, ackWait time.Duration, filters ...string) bus.Consumer {
+// ackWait is how long the message in the hands of a process that died waits for
+// the next one. A handler that lives may take as long as it needs.
+const ackWait = 5 * time.Second
+
+func consumer(stream, durable, owner string, filters ...string) bus.Consumer {
 	return bus.Consumer{
 		Stream: stream, Durable: durable, Filters: filters, AckWait: ackWait,
 		DeadLetter: "lockstep.dlq.v1." + string(fleet.DefaultTenant) + "." + durable,

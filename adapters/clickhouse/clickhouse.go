@@ -115,7 +115,12 @@ func (o Options) client() (*ch.Options, error) {
 	}
 	options.MaxOpenConns = 8
 	options.MaxIdleConns = 8
-	options.DialTimeout = 30 * time.Second
+	// A server that takes a connection and says nothing is told within this; the
+	// embedded engine may have to restart first.
+	options.DialTimeout = 5 * time.Second
+	if o.Dial != nil {
+		options.DialTimeout = 30 * time.Second
+	}
 	options.ReadTimeout = 5 * time.Minute
 	if options.Settings == nil {
 		options.Settings = ch.Settings{}

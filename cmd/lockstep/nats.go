@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +40,23 @@ func startNATS(dir string, log *slog.Logger) (*natsserver.Server, error) {
 		return nil, errors.New("the embedded bus runs without its file store; the log says why")
 	}
 	return s, nil
+}
+
+// watchNATS returns when the bus has lost its file store, as it does when the disk
+// is full or broken: nothing works without it, and only a restart mends it.
+func watchNATS(ctx context.Context, s *natsserver.Server, dir string) error {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if !s.JetStreamEnabled() {
+				return fmt.Errorf("the embedded bus gave up its file store in %s; check that the disk has room and works, then start again", dir)
+			}
+		}
+	}
 }
 
 // natsLog passes on what calls for attention; the rest is for debugging.

@@ -30,6 +30,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/app"
 	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
 	"github.com/lockstep-fleet/lockstep/kit/dirlock"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
@@ -45,6 +46,10 @@ import (
 const (
 	// drain bounds how long all roles have to stop.
 	drain = 30 * time.Second
+	// requestDrain bounds how long requests under way have to end within drain.
+	requestDrain = 5 * time.Second
+	// storeLimit bounds how long a ClickHouse has to answer at the start.
+	storeLimit = 10 * time.Second
 	// beat is how often time alone is considered; windows and deadlines are
 	// minutes, so a second is fine grain.
 	beat = time.Second
@@ -84,7 +89,7 @@ func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *ser
 	}()
 	dir := string(opts.Config.Server.DataDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the data directory: %w", err)
+		return nil, fmt.Errorf("making the data directory: %w; choose another folder with --data-dir", err)
 	}
 	release, err := dirlock.Lock(dir)
 	if err != nil {
@@ -105,11 +110,25 @@ func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *ser
 	if err != nil {
 		return nil, err
 	}
+	// What the configuration names is looked at before anything big starts.
+	deployments, err := s.deployments(opts.Config.Clusters)
+	if err != nil {
+		return nil, err
+	}
+	sources, err := s.sources(opts.Config, deployments)
+	if err != nil {
+		return nil, err
+	}
+	sinks, err := sinks(opts.Config.Notify)
+	if err != nil {
+		return nil, err
+	}
 	store, engineRole, err := s.openStore(ctx, opts, dir)
 	if err != nil {
 		return nil, err
 	}
-	nats, err := startNATS(filepath.Join(dir, "bus"), log)
+	busDir := filepath.Join(dir, "bus")
+	nats, err := startNATS(busDir, log)
 	if err != nil {
 		return nil, err
 	}
@@ -123,10 +142,6 @@ func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *ser
 		return nil, err
 	}
 
-	deployments, err := s.deployments(opts.Config.Clusters)
-	if err != nil {
-		return nil, err
-	}
 	m := newMeters()
 	eval := evaluator.New(evaluatorConfig(opts.Config), evaluator.Deps{
 		Bus: events, Store: store, Log: log.With("service", topology.Evaluator), Meter: evaluatorMeter{m}, Now: time.Now,
@@ -134,39 +149,41 @@ func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *ser
 	exec := executor.New(executorConfig(opts.Config), executor.Deps{
 		Bus: events, Deployments: asDeployments(deployments), Log: log.With("service", topology.Executor), Meter: executorMeter{m}, Now: time.Now,
 	})
-	sources, err := s.sources(opts.Config, deployments)
-	if err != nil {
-		return nil, err
-	}
 	incarnation := make([]byte, 6)
 	if _, err := rand.Read(incarnation); err != nil {
 		return nil, fmt.Errorf("making an incarnation: %w", err)
 	}
 	coll := collector.New(collector.Config{Tenant: fleet.DefaultTenant, Incarnation: hex.EncodeToString(incarnation), MaxBatch: maxBatch}, sources,
 		collector.Deps{Bus: events, Log: log.With("service", topology.Collector), Meter: m, Now: time.Now})
-	sinks, err := sinks(opts.Config.Notify)
-	if err != nil {
-		return nil, err
-	}
 	tell := notifier.New(sinks, notifier.Deps{Bus: events, Log: log.With("service", topology.Notifier), Meter: m})
 
-	api := rpc.NewServer(log)
+	api := rpc.NewServer(log, s.admit)
 	fleetAPI, gateAPI := eval.Handlers()
 	fleetv1connect.RegisterFleetServiceHandler(api, fleetAPI)
 	gatev1connect.RegisterGateServiceHandler(api, gateAPI)
 	rolloutv1connect.RegisterRolloutServiceHandler(api, exec.Handler())
 
+	// The API comes first and goes last, so that it can say what is not ready.
 	s.app = app.New(log, drain,
+		app.Role{Name: "api", Run: func(ctx context.Context) error { return s.serveHTTP(ctx, listener, api, token, m) }},
 		engineRole,
+		app.Role{Name: "bus", Run: func(ctx context.Context) error { return watchNATS(ctx, nats, busDir) }},
 		app.Role{Name: topology.Evaluator, Run: eval.Run, Ready: eval.Ready()},
 		app.Role{Name: topology.Executor, Run: exec.Run, Ready: exec.Ready()},
 		app.Role{Name: topology.Notifier, Run: tell.Run},
 		app.Role{Name: topology.Collector, Run: coll.Run},
-		app.Role{Name: "api", Run: func(ctx context.Context) error { return s.serveHTTP(ctx, listener, api, token, m) }},
 	)
 	log.Info("starting", "listen", "http://"+listener.Addr().String(), "data_dir", dir, "token_file", opts.Config.Server.TokenFile(),
 		"config", opts.ConfigPath, "clusters", len(opts.Config.Clusters))
 	return s, nil
+}
+
+// admit lets calls in once every role is ready and until the first is to stop.
+func (s *server) admit() error {
+	if _, ready := s.app.Readiness(); !ready {
+		return errs.New(errs.Unavailable, "LS-API-005", "the server is starting or stopping; try again in a moment (/readyz?verbose says what is not ready)")
+	}
+	return nil
 }
 
 // openStore opens the ClickHouse server that was named or the embedded engine,
@@ -200,8 +217,13 @@ func (s *server) openStore(ctx context.Context, opts cli.ServerOptions, dir stri
 			}
 		}
 	}
-	store, err := clickhouse.Open(ctx, options)
+	openCtx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	store, err := clickhouse.Open(openCtx, options)
 	if err != nil {
+		if opts.ClickHouse != "" {
+			err = fmt.Errorf("%w; check --clickhouse (or LOCKSTEP_SERVER_CLICKHOUSE) and that this server answers there", err)
+		}
 		return nil, role, err
 	}
 	s.onClose(store.Close)
@@ -311,6 +333,9 @@ func (s *server) sources(file fleetfile.File, deployments map[fleet.ClusterID]*c
 	if err != nil {
 		return nil, fmt.Errorf("reading vendor.access_key_file: %w", err)
 	}
+	if len(strings.TrimSpace(string(key))) == 0 {
+		return nil, fmt.Errorf("reading vendor.access_key_file: %s is empty; put the vendor's access key there", file.Vendor.AccessKeyFile)
+	}
 	client, err := akeyless.New(akeyless.Options{
 		BaseURL: file.Vendor.URL, AccessID: file.Vendor.AccessID, AccessKey: akeyless.Secret(key), Log: s.log.With("part", "vendor"),
 	})
@@ -415,7 +440,11 @@ func (s *server) serveHTTP(ctx context.Context, listener net.Listener, api *conn
 	case <-ctx.Done():
 	}
 	endStreams()
-	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestDrain)
 	defer cancel()
-	return h.Shutdown(stopCtx)
+	if err := h.Shutdown(stopCtx); err != nil {
+		s.log.Warn("requests were cut off", "after", requestDrain)
+		return h.Close()
+	}
+	return nil
 }

@@ -59,53 +59,65 @@ func (a *App) Readiness() (states []State, all bool) {
 type running struct {
 	role   Role
 	cancel context.CancelFunc
-	done   chan error
+	// done gets what Run returned after it was asked to stop, nil if it returned
+	// before.
+	done chan error
 }
 
 // Run starts the roles and returns after all have stopped: nil when ctx ended,
-// otherwise what went wrong first.
+// otherwise everything that went wrong, first things first.
 func (a *App) Run(ctx context.Context) error {
 	ended := make(chan error, len(a.roles))
-	var live []running
-	first := a.start(ctx, &live, ended)
-	if first == nil {
+	live, first := a.start(ctx, ended)
+	if first == nil && ctx.Err() == nil {
 		a.log.Info("ready")
 		select {
 		case <-ctx.Done():
-			a.log.Info("stopping", "drain", a.drain)
 		case first = <-ended:
-			a.log.Error("a role ended; stopping", "error", first)
+			// It is returned as well, but stopping may take its time.
+			a.log.Error("a role ended", "error", first)
 		}
 	}
-	return errors.Join(first, a.stop(live))
+	a.log.Info("stopping", "drain", a.drain)
+	errs := []error{first, a.stop(live)}
+	for {
+		select {
+		case err := <-ended:
+			errs = append(errs, err)
+		default:
+			return errors.Join(errs...)
+		}
+	}
 }
 
-func (a *App) start(ctx context.Context, live *[]running, ended chan<- error) error {
+// start returns the roles that run and the first error of any of them.
+func (a *App) start(ctx context.Context, ended chan error) (live []running, err error) {
 	for _, role := range a.roles {
+		if ctx.Err() != nil {
+			return live, nil
+		}
 		// A role's life is not ctx's: it ends when its turn to stop has come.
 		roleCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		r := running{role: role, cancel: cancel, done: make(chan error, 1)}
-		*live = append(*live, r)
-		failed := make(chan error, 1)
+		live = append(live, r)
 		go func() {
 			err := role.Run(roleCtx)
-			r.done <- err
 			if roleCtx.Err() == nil {
 				if err == nil {
 					err = errors.New("it returned without being asked to stop")
 				}
-				err = fmt.Errorf("%s: %w", role.Name, err)
-				failed <- err
-				ended <- err
+				ended <- fmt.Errorf("%s: %w", role.Name, err)
+				err = nil
 			}
+			r.done <- err
 		}()
 		if role.Ready != nil {
 			select {
 			case <-role.Ready:
-			case err := <-failed:
-				return err
+			case err := <-ended:
+				return live, err
 			case <-ctx.Done():
-				return nil
+				return live, nil
 			}
 		}
 		a.mu.Lock()
@@ -113,9 +125,11 @@ func (a *App) start(ctx context.Context, live *[]running, ended chan<- error) er
 		a.mu.Unlock()
 		a.log.Debug("role is ready", "role", role.Name)
 	}
-	return nil
+	return live, nil
 }
 
+// stop ends the roles in reverse. When the limit has passed the rest is told at
+// once and not waited for.
 func (a *App) stop(live []running) error {
 	a.mu.Lock()
 	a.stopping = true
@@ -131,7 +145,10 @@ func (a *App) stop(live []running) error {
 				errs = append(errs, fmt.Errorf("stopping %s: %w", live[i].role.Name, err))
 			}
 		case <-limit.C:
-			return errors.Join(append(errs, fmt.Errorf("%s did not stop within %s", live[i].role.Name, a.drain))...)
+			for _, r := range live[:i] {
+				r.cancel()
+			}
+			return errors.Join(append(errs, fmt.Errorf("%s did not stop within %s; what started before it was cut off", live[i].role.Name, a.drain))...)
 		}
 	}
 	return errors.Join(errs...)

@@ -22,8 +22,8 @@ type Message struct {
 	Subject string
 	// Type is the full proto name of what Data holds.
 	Type string
-	// ID, when set, lets the bus drop a repeat of the same message within its
-	// deduplication window.
+	// ID, when set, lets the bus drop a repeat of the same published message
+	// within its deduplication window. An append has no need of one.
 	ID   string
 	Data []byte
 
@@ -51,14 +51,16 @@ type Bucket struct {
 	Owner string
 }
 
-// Consumer is a durable position in a stream.
+// Consumer is a durable position in a stream. Its messages come one at a time in
+// the order of the stream: the next one only after the one before was
+// acknowledged or given up, however often that one had to be repeated.
 type Consumer struct {
 	Stream  string
 	Durable string
 	// Filters name the subjects of interest; empty means all.
 	Filters []string
-	// AckWait is how long a delivered message may stay unanswered before it is
-	// delivered again; Delivery.Progress starts it anew.
+	// AckWait is how long a message of a consumer that died waits until it is
+	// delivered again. A handler that is at work is not hurried by it.
 	AckWait time.Duration
 	// DeadLetter is the subject that messages given up are copied to.
 	DeadLetter string
@@ -68,7 +70,8 @@ type Consumer struct {
 // Delivery is a message in a handler's hands.
 type Delivery struct {
 	Message
-	// Progress tells the bus that the handler is still at it.
+	// Progress tells the bus that the handler is still at it. The bus does so by
+	// itself while the handler runs.
 	Progress func() error
 }
 

@@ -21,7 +21,7 @@ func Lock(dir string) (release func(), err error) {
 	path := filepath.Join(dir, "lock")
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("opening the lock of %s: %w", dir, err)
+		return nil, fmt.Errorf("opening the lock of %s: %w; choose a folder that this user may write with --data-dir", dir, err)
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder := "another process"

@@ -45,9 +45,11 @@ func (e *Error) Error() string {
 	return e.err.Error()
 }
 
-func (e *Error) Unwrap() error { return errors.Unwrap(e.err) }
+// Unwrap gives the text and all that it wraps.
+func (e *Error) Unwrap() error { return e.err }
 
-// KindOf returns the kind an error carries, Internal when it carries none.
+// KindOf returns the kind an error carries, the outermost of several, and
+// Internal when it carries none.
 func KindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {

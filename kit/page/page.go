@@ -15,7 +15,7 @@ const (
 )
 
 // Of returns the page of items that follows the token and the token of the next
-// page, empty after the last. A token names the last item of the page before, so
+// page, empty after the last. Keys are unique and not empty. A token names the last item of the page before, so
 // that items which come and go do not shift pages; an item that has gone makes
 // its token invalid.
 func Of[T any](items []T, key func(T) string, size int32, token string) ([]T, string, error) {

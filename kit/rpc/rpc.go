@@ -23,24 +23,27 @@ import (
 const MaxMessage = 4 << 20
 
 // NewServer returns a Connect server that recovers from panics and translates
-// errors.
-func NewServer(log *slog.Logger) *connect.Server {
+// errors. A call that admit answers with an error goes no further.
+func NewServer(log *slog.Logger, admit func() error) *connect.Server {
 	return connect.NewServer(func(next connect.ServerFunc) connect.ServerFunc {
 		return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) (err error) {
 			defer func() {
 				if p := recover(); p != nil {
 					log.Error("a handler panicked", "procedure", spec.Procedure, "panic", p, "stack", string(debug.Stack()))
-					err = connect.NewError(connect.CodeInternal, "internal error; the server's log has the details")
+					err = connect.NewError(connect.CodeInternal, masked)
 				}
 			}()
-			return translate(log, spec.Procedure, next(ctx, spec, stream))
+			if err := admit(); err != nil {
+				return translate(ctx, log, spec.Procedure, err)
+			}
+			return translate(ctx, log, spec.Procedure, next(ctx, spec, stream))
 		}
 	})
 }
 
 // translate turns an error kind into a code. What carries no kind is logged and
 // told in general words only.
-func translate(log *slog.Logger, procedure string, err error) error {
+func translate(ctx context.Context, log *slog.Logger, procedure string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -48,15 +51,23 @@ func translate(log *slog.Logger, procedure string, err error) error {
 	var already *connect.Error
 	switch {
 	case errors.As(err, &known):
+		if known.Kind == errs.Internal {
+			log.Error("a call failed", "procedure", procedure, "error", err)
+		}
 		return connect.NewError(code(known.Kind), err.Error()).WithCause(err)
 	case errors.As(err, &already):
 		return err
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err
+	case ctx.Err() != nil:
+		// The caller went away or ran out of time; that the work was cut off is no
+		// news. A time limit of the server's own is: it comes below.
+		return ctx.Err()
 	}
 	log.Error("a call failed", "procedure", procedure, "error", err)
-	return connect.NewError(connect.CodeInternal, "internal error; the server's log has the details").WithCause(err)
+	return connect.NewError(connect.CodeInternal, masked).WithCause(err)
 }
+
+// masked is all that a caller learns of an error that nobody worded for it.
+const masked = "internal error; the server's log has the details"
 
 func code(kind errs.Kind) connect.Code {
 	switch kind {
@@ -85,9 +96,9 @@ func requireToken(token string, next http.Handler) http.Handler {
 	want := sha256.Sum256([]byte(token))
 	refuse := connecthttp.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		given, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		got := sha256.Sum256([]byte(given))
-		if !bearer || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 			err := connect.NewError(connect.CodeUnauthenticated, "LS-API-004: the bearer token is missing or wrong; it is in admin.token in the server's data directory")
 			if refuse.IsSupported(r) {
 				if err := refuse.Write(w, r, err); err == nil {

@@ -4,6 +4,7 @@ package natsbus
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -174,42 +175,83 @@ func (b *Bus) Load(ctx context.Context, stream, subject string, fn func(bus.Mess
 	}
 }
 
+// heartbeat is how often the server says that it still knows of a pull. Two
+// missing ones begin a new pull: the server restarted, or the position is gone.
+const heartbeat = 2 * time.Second
+
 // Consume hands messages to the handler one after another until ctx ends; then
-// it returns nil. Any other return is an error of the bus itself.
+// it returns nil. It outlasts a bus that is away for a while and makes a position
+// that was deleted anew, from the oldest message kept. The error is that the
+// position cannot be made at all, or that Close was called.
 func (b *Bus) Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) error {
+	cons, err := b.consumer(ctx, c)
+	for err == nil {
+		err = b.pull(ctx, c, cons, handle)
+		for try := 1; ctx.Err() == nil && !errors.Is(err, jetstream.ErrConnectionClosed); try++ {
+			b.log.Warn("the bus does not answer a consumer; asking it again", "consumer", c.Durable, "error", err)
+			if cons, err = b.consumer(ctx, c); err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(backoff(try)):
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (b *Bus) consumer(ctx context.Context, c bus.Consumer) (jetstream.Consumer, error) {
 	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
 		Durable:        c.Durable,
 		FilterSubjects: c.Filters,
 		AckPolicy:      jetstream.AckExplicitPolicy,
 		AckWait:        c.AckWait,
-		MaxAckPending:  1024,
-		MaxDeliver:     -1,
+		// One at a time keeps the order of the stream over repeats and restarts,
+		// and nothing waits in this process while its AckWait runs.
+		MaxAckPending: 1,
+		MaxDeliver:    -1,
 	})
 	if err != nil {
-		return fmt.Errorf("creating consumer %s of %s: %w", c.Durable, c.Stream, err)
+		return nil, fmt.Errorf("creating consumer %s of %s: %w", c.Durable, c.Stream, err)
 	}
-	// Few messages are fetched ahead, so that what waits here does not run into
-	// its AckWait behind a slow handler.
-	messages, err := cons.Messages(jetstream.PullMaxMessages(64))
+	return cons, nil
+}
+
+// pull hands on messages until something is in the way.
+func (b *Bus) pull(ctx context.Context, c bus.Consumer, cons jetstream.Consumer, handle bus.Handler) error {
+	// A pull asks for one message and there is none while the handler works, so
+	// that what is handed back at the end cannot go to a pull that has gone.
+	messages, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
-		return fmt.Errorf("pulling from %s: %w", c.Durable, err)
+		return fmt.Errorf("pulling messages of consumer %s of %s: %w", c.Durable, c.Stream, err)
 	}
-	stop := context.AfterFunc(ctx, messages.Stop)
-	defer stop()
-	defer messages.Stop()
+	defer b.handBack(c, messages)
 	for {
-		raw, err := messages.Next()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
-			return fmt.Errorf("consumer %s was closed", c.Durable)
-		}
+		raw, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			b.log.Warn("pulling messages failed", "consumer", c.Durable, "error", err)
-			continue
+			return fmt.Errorf("pulling messages of consumer %s of %s: %w", c.Durable, c.Stream, err)
 		}
 		b.deliver(ctx, c, raw, handle)
+	}
+}
+
+// handBack ends a pull. A message that is under way meanwhile is refused, or the
+// next consumer would wait for it for AckWait.
+func (b *Bus) handBack(c bus.Consumer, messages jetstream.MessagesContext) {
+	defer messages.Stop()
+	messages.Drain()
+	for {
+		raw, err := messages.Next(jetstream.NextMaxWait(heartbeat))
+		if err != nil {
+			return
+		}
+		if err := raw.Nak(); err != nil {
+			b.log.Debug("handing a message back", "consumer", c.Durable, "error", err)
+		}
 	}
 }
 
@@ -222,32 +264,61 @@ func (b *Bus) deliver(ctx context.Context, c bus.Consumer, raw jetstream.Msg, ha
 	if meta, err := raw.Metadata(); err == nil {
 		d.Sequence, d.Time, d.Deliveries = meta.Sequence.Stream, meta.Timestamp, int(meta.NumDelivered)
 	}
-	err := handle(ctx, d)
 	answer := raw.Ack
-	switch {
-	case err == nil:
-	case ctx.Err() != nil:
-		// Stopping: the message comes again after the restart.
-		return
-	case bus.IsPermanent(err):
-		b.log.Error("giving up a message", "consumer", c.Durable, "subject", d.Subject, "sequence", d.Sequence, "error", err)
-		letter := toNATS(bus.Message{Subject: c.DeadLetter, Type: d.Type, Data: d.Data})
-		letter.Header.Set(headerReason, err.Error())
-		letter.Header.Set(headerOrigin, fmt.Sprintf("%s/%d", c.Stream, d.Sequence))
-		answer = func() error { return raw.TermWithReason("given up") }
-		if _, err := b.js.PublishMsg(ctx, letter); err != nil {
-			b.log.Error("writing a dead letter failed; the message comes again", "subject", c.DeadLetter, "error", err)
-			answer = func() error { return raw.NakWithDelay(time.Second) }
-		}
-	default:
-		delay := backoff(d.Deliveries)
-		b.log.Warn("handling a message failed; it comes again", "consumer", c.Durable, "subject", d.Subject,
-			"sequence", d.Sequence, "deliveries", d.Deliveries, "retry_in", delay, "error", err)
-		answer = func() error { return raw.NakWithDelay(delay) }
+	if ctx.Err() != nil {
+		answer = raw.Nak
+	} else if err := b.attended(c, raw, func() error { return handle(ctx, d) }); err != nil {
+		answer = b.refusal(ctx, c, raw, d, err)
 	}
 	if err := answer(); err != nil {
 		b.log.Debug("answering a delivery", "consumer", c.Durable, "sequence", d.Sequence, "error", err)
 	}
+}
+
+// attended runs fn and keeps the server from delivering the message again
+// meanwhile.
+func (b *Bus) attended(c bus.Consumer, raw jetstream.Msg, fn func() error) error {
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		ticker := time.NewTicker(cmp.Or(c.AckWait, 30*time.Second) / 3)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+				if err := raw.InProgress(); err != nil {
+					b.log.Debug("reporting progress", "consumer", c.Durable, "error", err)
+				}
+			}
+		}
+	}()
+	return fn()
+}
+
+// refusal returns how to answer a message that the handler did not take.
+func (b *Bus) refusal(ctx context.Context, c bus.Consumer, raw jetstream.Msg, d bus.Delivery, err error) func() error {
+	if ctx.Err() != nil {
+		// Stopping: the message comes again after the restart, without delay.
+		return raw.Nak
+	}
+	delay := backoff(d.Deliveries)
+	log := b.log.With("consumer", c.Durable, "subject", d.Subject, "sequence", d.Sequence, "deliveries", d.Deliveries)
+	if !bus.IsPermanent(err) {
+		log.Warn("handling a message failed; it comes again", "retry_in", delay, "error", err)
+		return func() error { return raw.NakWithDelay(delay) }
+	}
+	log.Error("giving up a message", "dead_letter", c.DeadLetter, "error", err)
+	letter := toNATS(bus.Message{Subject: c.DeadLetter, Type: d.Type, Data: d.Data})
+	origin := fmt.Sprintf("%s/%d", c.Stream, d.Sequence)
+	letter.Header.Set(headerReason, err.Error())
+	letter.Header.Set(headerOrigin, origin)
+	if _, err := b.js.PublishMsg(ctx, letter, jetstream.WithMsgID(c.Durable+"/"+origin)); err != nil {
+		log.Error("writing a dead letter failed; the message comes again", "dead_letter", c.DeadLetter, "retry_in", delay, "error", err)
+		return func() error { return raw.NakWithDelay(delay) }
+	}
+	return func() error { return raw.TermWithReason("given up") }
 }
 
 // backoff grows from a quarter second to half a minute.
@@ -268,8 +339,11 @@ func (b *Bus) DeleteConsumer(ctx context.Context, stream, durable string) error 
 	return nil
 }
 
+// blobLimit bounds how long reading a blob may take: a damaged one never ends.
+const blobLimit = 5 * time.Second
+
 // PutBlob stores data under its SHA-256 and returns that name. Storing the same
-// data again changes nothing.
+// data again changes nothing, or mends what was damaged.
 func (b *Bus) PutBlob(ctx context.Context, bucket string, data []byte) (string, error) {
 	sum := sha256.Sum256(data)
 	name := hex.EncodeToString(sum[:])
@@ -277,8 +351,10 @@ func (b *Bus) PutBlob(ctx context.Context, bucket string, data []byte) (string, 
 	if err != nil {
 		return "", fmt.Errorf("opening blob bucket %s: %w", bucket, err)
 	}
-	if _, err := store.GetInfo(ctx, name); err == nil {
+	if _, err := b.readBlob(ctx, store, name); err == nil {
 		return name, nil
+	} else if !errors.Is(err, bus.ErrNotFound) {
+		b.log.Warn("storing a blob anew that cannot be read", "bucket", bucket, "error", err)
 	}
 	if _, err := store.Put(ctx, jetstream.ObjectMeta{Name: name}, bytes.NewReader(data)); err != nil {
 		return "", fmt.Errorf("storing blob %s: %w", name, err)
@@ -286,12 +362,19 @@ func (b *Bus) PutBlob(ctx context.Context, bucket string, data []byte) (string, 
 	return name, nil
 }
 
-// GetBlob returns the data stored under a name, checked against it.
+// GetBlob returns the data stored under a name, checked against it. ErrNotFound
+// when there is none; any other error when it cannot be read or is damaged.
 func (b *Bus) GetBlob(ctx context.Context, bucket, name string) ([]byte, error) {
 	store, err := b.js.ObjectStore(ctx, bucket)
 	if err != nil {
 		return nil, fmt.Errorf("opening blob bucket %s: %w", bucket, err)
 	}
+	return b.readBlob(ctx, store, name)
+}
+
+func (b *Bus) readBlob(ctx context.Context, store jetstream.ObjectStore, name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, blobLimit)
+	defer cancel()
 	object, err := store.Get(ctx, name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return nil, fmt.Errorf("blob %s: %w", name, bus.ErrNotFound)
@@ -301,6 +384,9 @@ func (b *Bus) GetBlob(ctx context.Context, bucket, name string) ([]byte, error) 
 	}
 	data, err := io.ReadAll(object)
 	if err != nil {
+		return nil, fmt.Errorf("reading blob %s: %w", name, errors.Join(err, object.Close()))
+	}
+	if err := object.Close(); err != nil {
 		return nil, fmt.Errorf("reading blob %s: %w", name, err)
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != name {
