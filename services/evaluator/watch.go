@@ -39,6 +39,8 @@ type watch struct {
 	gates     map[string]*gateWatch
 	rollouts  map[rollout.ID]*rolloutWatch
 	positions map[codec.Position]uint64
+	// deaf is set while reports cannot be stored.
+	deaf bool
 	// untold holds, per position, the clusters of its part whose next mark must
 	// say what is missing.
 	untold map[codec.Position]map[fleet.ClusterID]string
@@ -270,12 +272,12 @@ func (w *watch) observe(ctx context.Context, d bus.Delivery) error {
 	w.mu.Lock()
 	seen := w.follows(&batch, records)
 	w.mu.Unlock()
-	if err := w.deps.Store.InsertRecords(ctx, records); err != nil {
-		w.excuse(records)
-		return fmt.Errorf("storing a batch of source %q: %w", batch.GetSource(), err)
-	}
+	err := w.deps.Store.InsertRecords(ctx, records)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.deaf = err != nil; w.deaf {
+		return fmt.Errorf("storing a batch of source %q: %w", batch.GetSource(), err)
+	}
 	w.arrived(&batch, records, seen)
 	touched := make(map[fleet.ClusterID]bool)
 	for _, r := range records {
@@ -319,17 +321,6 @@ func plausible(r codec.Record) bool {
 		return within(r.ObservedAt, r.Mark.CompleteUntil)
 	}
 	return within(r.ObservedAt)
-}
-
-// excuse keeps clusters from being called dark while their reports cannot be
-// stored: the silence is the evaluator's own.
-func (w *watch) excuse(records []codec.Record) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := w.deps.Now()
-	for _, r := range records {
-		w.clusters[r.Cluster()].drift.WatchedSince = now
-	}
 }
 
 // place is where a batch stands among the messages of its position.
@@ -559,6 +550,11 @@ func (w *watch) judge(ctx context.Context, id fleet.ClusterID) error {
 
 func (w *watch) judgeState(ctx context.Context, c *clusterWatch) error {
 	now := w.deps.Now()
+	if w.deaf {
+		// Every report waits behind the one that cannot be stored: the silence is
+		// the evaluator's own.
+		c.drift.WatchedSince = now
+	}
 	j := drift.Judge(c.drift, w.config.Limits, now)
 	if j.State == c.state {
 		return nil
@@ -589,7 +585,7 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 		}
 	}
 	now := w.deps.Now()
-	passed := !now.Before(g.Boundary.End.Add(g.Policy.Deadline))
+	passed := w.deadlinePassed(g, now)
 	decision := g.fold.Verdict(passed)
 	if !decision.Verdict.Final() && !passed {
 		return nil
@@ -606,6 +602,18 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 	w.deps.Log.Info("gate decided", "gate", g.ID, "verdict", decision.Verdict, "summary", decision.Summary)
 	w.deps.Meter.Decided(topology.NounGate, string(decision.Verdict))
 	return nil
+}
+
+// deadlinePassed reports whether a gate has waited long enough. An evaluator that
+// was away when the deadline came may have the deciding sessions still before it,
+// so it gives them as long to arrive as a cluster may be silent.
+func (w *watch) deadlinePassed(g *gateWatch, now time.Time) bool {
+	deadline := g.Boundary.End.Add(g.Policy.Deadline)
+	if now.Before(deadline) {
+		return false
+	}
+	heard := w.clusters[g.Cluster].drift.WatchedSince.Add(w.config.Limits.DarkAfter)
+	return !now.Before(heard) || !g.fold.Watermark().CompleteUntil.Before(deadline)
 }
 
 func (w *watch) append(ctx context.Context, subject string, event proto.Message, expected uint64) (uint64, error) {

@@ -99,16 +99,16 @@ func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRollo
 	}
 	c := a.conductor
 	id := rolloutID(c.config.Tenant, req.GetRequestId())
-	c.mu.Lock()
-	known := c.rollouts[id]
-	if known != nil && known.state.Exists() {
-		defer c.mu.Unlock()
-		return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(known.state)}, nil
+	if started := a.started(id); started != nil {
+		return started, nil
 	}
-	c.mu.Unlock()
 	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters())
 	if err != nil {
 		return nil, err
+	}
+	// The same request may have started meanwhile and be what stands in the way.
+	if started := a.started(id); started != nil {
+		return started, nil
 	}
 	if len(problems) > 0 {
 		lines := make([]string, len(problems))
@@ -130,10 +130,24 @@ func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRollo
 			return nil, errs.New(errs.Conflict, rollout.ProblemBusy, "rollout %s has just started on %s; wait for it or roll it back", other, cluster.Cluster)
 		}
 	}
+	if err := c.settle(ctx, id); err != nil {
+		return nil, err
+	}
 	if err := c.decide(ctx, id, rollout.Start{Plan: plan, RequestID: req.GetRequestId()}); err != nil {
 		return nil, err
 	}
 	return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(c.get(id).state)}, nil
+}
+
+// started answers a start that was made already, nil when there is none.
+func (a *rolloutAPI) started(id rollout.ID) *rolloutv1.StartRolloutResponse {
+	a.conductor.mu.Lock()
+	defer a.conductor.mu.Unlock()
+	r := a.conductor.rollouts[id]
+	if r == nil || !r.state.Exists() {
+		return nil
+	}
+	return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(r.state)}
 }
 
 // rolloutID makes the id a function of the request, so that the stream itself
@@ -206,13 +220,23 @@ func (a *rolloutAPI) RollbackRollout(ctx context.Context, req *rolloutv1.Rollbac
 	c := a.conductor
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.settle(ctx, rollout.ID(req.GetId())); err != nil {
+		return nil, err
+	}
 	r, err := a.find(req.GetId())
 	if err != nil {
 		return nil, err
 	}
 	for _, run := range r.state.Clusters {
+		if !moved(run) {
+			continue
+		}
 		if other := c.busy(run.Plan.Cluster); other != "" && other != r.state.ID {
 			return nil, errs.New(errs.Conflict, rollout.ProblemBusy, "rollout %s is moving %s; roll that back first", other, run.Plan.Cluster)
+		}
+		// Its recorded package is older than what the newer one found.
+		if other := c.heldBy(run.Plan.Cluster, r); other != "" {
+			return nil, errs.New(errs.Conflict, "LS-ROL-015", "rollout %s moved %s later; roll the newer back first", other, run.Plan.Cluster)
 		}
 	}
 	if err := c.decide(ctx, r.state.ID, rollout.Rollback{Reason: req.GetReason(), RequestID: req.GetRequestId()}); err != nil {

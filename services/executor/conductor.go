@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,8 +34,14 @@ type conductor struct {
 }
 
 type conducted struct {
-	state    rollout.State
+	state rollout.State
+	// began is the sequence of the first event: the order in which rollouts
+	// started, whatever clocks said.
+	began    uint64
 	revision uint64
+	// unsure is set when an append was not acknowledged: it may stand in the
+	// stream all the same.
+	unsure bool
 	// sent holds the keys of commands known to be in the command stream.
 	sent map[string]bool
 	// changed is closed and replaced at every change.
@@ -70,9 +77,19 @@ func (c *conductor) load(ctx context.Context, subject string) error {
 			}
 			r.state = r.state.Apply(f)
 		}
-		r.revision = m.Sequence
+		r.reach(m.Sequence)
 		return nil
 	})
+}
+
+// reach notes up to where the facts are applied and wakes whoever watches.
+func (r *conducted) reach(revision uint64) {
+	if r.began == 0 {
+		r.began = revision
+	}
+	r.revision = revision
+	close(r.changed)
+	r.changed = make(chan struct{})
 }
 
 func (c *conductor) get(id rollout.ID) *conducted {
@@ -116,14 +133,41 @@ func (c *conductor) hear(ctx context.Context, d bus.Delivery) error {
 	return nil
 }
 
-// input decides what follows for a known rollout.
+// input decides what follows for a rollout; of one that never started nothing
+// does.
 func (c *conductor) input(ctx context.Context, id rollout.ID, in rollout.Input) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, known := c.rollouts[id]; !known {
+		// Another conductor may have started it.
+		if err := c.load(ctx, c.subject(id)); err != nil {
+			return err
+		}
+	}
+	if _, known := c.rollouts[id]; !known {
 		return nil
 	}
+	if err := c.settle(ctx, id); err != nil {
+		return err
+	}
 	return c.decide(ctx, id, in)
+}
+
+// settle reads a rollout again whose last append may or may not have been stored.
+func (c *conductor) settle(ctx context.Context, id rollout.ID) error {
+	r := c.rollouts[id]
+	if r == nil || !r.unsure {
+		return nil
+	}
+	if err := c.load(ctx, c.subject(id)); err != nil {
+		return err
+	}
+	r.unsure = false
+	return nil
+}
+
+func (c *conductor) subject(id rollout.ID) string {
+	return topology.EventSubject(c.config.Tenant, topology.NounRollout, string(id))
 }
 
 // decide records what follows from an input, then asks for what the new state
@@ -143,41 +187,26 @@ func (c *conductor) decide(ctx context.Context, id rollout.ID, in rollout.Input)
 		if err != nil {
 			return bus.Permanent(fmt.Errorf("encoding facts of rollout %s: %w", id, err))
 		}
-		subject := topology.EventSubject(c.config.Tenant, topology.NounRollout, string(id))
-		revision, err := c.deps.Bus.Append(ctx, bus.Message{Subject: subject, Type: string(event.ProtoReflect().Descriptor().FullName()), Data: data}, r.revision)
+		revision, err := c.deps.Bus.Append(ctx, bus.Message{Subject: c.subject(id), Type: string(event.ProtoReflect().Descriptor().FullName()), Data: data}, r.revision)
 		if errors.Is(err, bus.ErrConflict) {
-			if err := c.load(ctx, subject); err != nil {
+			if err := c.load(ctx, c.subject(id)); err != nil {
 				return err
 			}
 			continue
 		}
 		if err != nil {
+			r.unsure = true
 			return err
 		}
-		c.stop(ctx, decision.Facts, id)
-		r.state, r.revision = decision.Next, revision
+		r.state = decision.Next
+		r.reach(revision)
 		for _, f := range decision.Facts {
 			name := strings.TrimPrefix(fmt.Sprintf("%T", f.Kind), "rollout.")
 			c.deps.Log.Info("rollout decided", "rollout", id, "cluster", f.Cluster, "fact", name)
 			c.deps.Meter.Decided(name)
 		}
-		close(r.changed)
-		r.changed = make(chan struct{})
 		c.send(ctx, r)
 		return nil
-	}
-}
-
-// stop tells drivers not to go on with a cluster that goes back: stopping is not
-// queued behind what is to be stopped.
-func (c *conductor) stop(ctx context.Context, facts []rollout.Fact, id rollout.ID) {
-	for _, f := range facts {
-		if _, back := f.Kind.(rollout.RollbackStarted); !back {
-			continue
-		}
-		if err := c.deps.Bus.PutKey(ctx, topology.BucketControl, controlKey(id, f.Cluster), []byte(controlAbort)); err != nil {
-			c.deps.Log.Warn("a driver could not be told to stop; the restore waits for it to finish", "rollout", id, "cluster", f.Cluster, "error", err)
-		}
 	}
 }
 
@@ -194,15 +223,7 @@ func (c *conductor) send(ctx context.Context, r *conducted) {
 		if r.sent[command.Key] {
 			continue
 		}
-		m := codec.CommandToProto(command)
-		data, err := proto.Marshal(m)
-		if err == nil {
-			_, err = c.deps.Bus.Publish(ctx, bus.Message{
-				Subject: topology.CommandSubject(c.config.Tenant, command.Cluster), ID: command.Key,
-				Type: string(m.ProtoReflect().Descriptor().FullName()), Data: data,
-			})
-		}
-		if err != nil {
+		if err := c.sendOne(ctx, command); err != nil {
 			c.deps.Log.Warn("sending a command failed; it is tried again", "command", command.Key, "error", err)
 			continue
 		}
@@ -210,11 +231,38 @@ func (c *conductor) send(ctx context.Context, r *conducted) {
 	}
 }
 
+func (c *conductor) sendOne(ctx context.Context, command rollout.Command) error {
+	if _, back := command.Action.(rollout.Restore); back {
+		// Stopping is not queued behind what is to be stopped. It is recorded before
+		// the restore is asked for, so that a cut-off step which is taken up after
+		// the restore finds it.
+		if err := c.deps.Bus.PutKey(ctx, topology.BucketControl, controlKey(command.Rollout, command.Cluster), []byte(controlAbort)); err != nil {
+			return fmt.Errorf("telling the driver of %s to stop: %w", command.Cluster, err)
+		}
+	}
+	m := codec.CommandToProto(command)
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encoding the command: %w", err)
+	}
+	_, err = c.deps.Bus.Publish(ctx, bus.Message{
+		Subject: topology.CommandSubject(c.config.Tenant, command.Cluster), ID: command.Key,
+		Type: string(m.ProtoReflect().Descriptor().FullName()), Data: data,
+	})
+	return err
+}
+
 // beat lets windows end and sends what could not be sent.
 func (c *conductor) beat(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, r := range c.rollouts {
+		if err := c.settle(ctx, id); err != nil {
+			if ctx.Err() == nil {
+				c.deps.Log.Warn("reading a rollout again failed; it is tried again", "rollout", id, "error", err)
+			}
+			continue
+		}
 		if at := r.state.WakeAt(); !at.IsZero() && !c.deps.Now().Before(at) {
 			if err := c.decide(ctx, id, rollout.Tick{}); err != nil && ctx.Err() == nil {
 				c.deps.Log.Warn("deciding on the clock failed; it is tried again", "rollout", id, "error", err)
@@ -249,12 +297,30 @@ func (c *conductor) moved(cluster fleet.ClusterID) []gate.Span {
 	return spans
 }
 
+// heldBy returns the newest rollout that moved a cluster after r did and has not
+// brought it back, empty when there is none.
+func (c *conductor) heldBy(cluster fleet.ClusterID, r *conducted) rollout.ID {
+	var newest *conducted
+	for _, other := range c.rollouts {
+		run, part := other.state.Find(cluster)
+		if part && other.began > r.began && moved(run) && (newest == nil || other.began > newest.began) {
+			newest = other
+		}
+	}
+	if newest == nil {
+		return ""
+	}
+	return newest.state.ID
+}
+
+// moved reports whether a rollout has changed a cluster and not brought it back.
+func moved(run rollout.ClusterRun) bool {
+	return run.BasePackage != "" && run.Phase != rollout.ClusterRolledBack
+}
+
 // newest returns the rollouts, newest first.
 func (c *conductor) newest() []*conducted {
-	return slices.SortedFunc(maps.Values(c.rollouts), func(a, b *conducted) int {
-		if order := b.state.StartedAt.Compare(a.state.StartedAt); order != 0 {
-			return order
-		}
-		return strings.Compare(string(a.state.ID), string(b.state.ID))
-	})
+	started := slices.DeleteFunc(slices.Collect(maps.Values(c.rollouts)), func(r *conducted) bool { return !r.state.Exists() })
+	slices.SortFunc(started, func(a, b *conducted) int { return cmp.Compare(b.began, a.began) })
+	return started
 }

@@ -19,13 +19,20 @@ import (
 
 // How the driver keeps in touch while it works.
 const (
-	// progressEvery keeps the bus from handing a command to another driver.
-	progressEvery = 3 * time.Second
 	// controlEvery bounds how long a stop takes to arrive.
 	controlEvery = time.Second
 	// restoreTries is how often a restore is tried before a person must look.
 	restoreTries = 3
+	// busTries is how often a command is delivered before a bus that does not
+	// yield what the command needs counts as its failure; with the bus's delays
+	// that is about a minute.
+	busTries = 8
 )
+
+// unreadable is a failure of the bus before the cluster was touched.
+type unreadable struct{ error }
+
+func (u unreadable) Unwrap() error { return u.error }
 
 // driver does what commands say. Its ledger is the step's event log: a command
 // whose answer stands there is not done again, one that was begun is.
@@ -57,8 +64,6 @@ func (d *driver) handle(ctx context.Context, delivery bus.Delivery) error {
 	if entry.finished {
 		return nil
 	}
-	stop := d.keepAlive(delivery)
-	defer stop()
 	if entry.begunAt.IsZero() {
 		entry.begunAt = d.deps.Now()
 		event := &commandv1.Event{
@@ -76,6 +81,11 @@ func (d *driver) handle(ctx context.Context, delivery bus.Delivery) error {
 	if ctx.Err() != nil {
 		// Stopping is no answer: whoever takes the command up next finishes it.
 		return ctx.Err()
+	}
+	var unread unreadable
+	if errors.As(err, &unread) && delivery.Deliveries < busTries {
+		// The bus failed and not the cluster, which was not touched.
+		return err
 	}
 	if err != nil {
 		finished.Error = err.Error()
@@ -121,26 +131,6 @@ func (d *driver) append(ctx context.Context, command rollout.Command, event *com
 	return d.deps.Bus.Append(ctx, bus.Message{Subject: d.subject(command), Type: string(event.ProtoReflect().Descriptor().FullName()), Data: data}, expected)
 }
 
-// keepAlive reports progress until the returned function is called.
-func (d *driver) keepAlive(delivery bus.Delivery) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		ticker := time.NewTicker(progressEvery)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-				if err := delivery.Progress(); err != nil {
-					d.deps.Log.Debug("reporting progress", "error", err)
-				}
-			}
-		}
-	}()
-	return cancel
-}
-
 // act does the command and returns the hash of the package that runs after it.
 func (d *driver) act(ctx context.Context, command rollout.Command) (string, error) {
 	deployment, known := d.deps.Deployments[command.Cluster]
@@ -153,9 +143,13 @@ func (d *driver) act(ctx context.Context, command rollout.Command) (string, erro
 		if err != nil {
 			return "", err
 		}
-		return d.deps.Bus.PutBlob(ctx, topology.BucketBlobs, pkg)
+		hash, err := d.deps.Bus.PutBlob(ctx, topology.BucketBlobs, pkg)
+		if err != nil {
+			return "", unreadable{err}
+		}
+		return hash, nil
 	case rollout.Apply:
-		base, err := d.deps.Bus.GetBlob(ctx, topology.BucketBlobs, action.BasePackage)
+		base, err := d.blob(ctx, action.BasePackage)
 		if err != nil {
 			return "", err
 		}
@@ -165,25 +159,44 @@ func (d *driver) act(ctx context.Context, command rollout.Command) (string, erro
 		}
 		hash, err := d.deps.Bus.PutBlob(ctx, topology.BucketBlobs, pkg)
 		if err != nil {
-			return "", err
+			return "", unreadable{err}
 		}
-		ctx, cancel := d.untilAborted(ctx, command)
-		defer cancel(nil)
-		if err := deployment.Apply(ctx, pkg); err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				return "", cause
-			}
-			return "", err
-		}
-		return hash, nil
+		return hash, d.apply(ctx, deployment, command, pkg)
 	case rollout.Restore:
-		pkg, err := d.deps.Bus.GetBlob(ctx, topology.BucketBlobs, action.Package)
+		pkg, err := d.blob(ctx, action.Package)
 		if err != nil {
 			return "", err
 		}
 		return action.Package, d.restore(ctx, deployment, command, pkg)
 	}
 	return "", fmt.Errorf("command %s asks for nothing this driver knows", command.Key)
+}
+
+// blob reads a package. One that does not exist will not come to exist.
+func (d *driver) blob(ctx context.Context, name string) ([]byte, error) {
+	data, err := d.deps.Bus.GetBlob(ctx, topology.BucketBlobs, name)
+	if err != nil && !errors.Is(err, bus.ErrNotFound) {
+		return nil, unreadable{err}
+	}
+	return data, err
+}
+
+// apply brings the cluster to a package unless it is stopped before or meanwhile.
+func (d *driver) apply(ctx context.Context, deployment Deployment, command rollout.Command, pkg []byte) error {
+	switch stopped, err := d.stopped(ctx, command); {
+	case err != nil:
+		// Whoever cannot be stopped must not begin.
+		return unreadable{err}
+	case stopped:
+		return errAborted
+	}
+	ctx, cancel := d.untilAborted(ctx, command)
+	defer cancel(nil)
+	err := deployment.Apply(ctx, pkg)
+	if err != nil && errors.Is(context.Cause(ctx), errAborted) {
+		return errAborted
+	}
+	return err
 }
 
 // restore tries more than once: it is the way out of trouble.
@@ -209,20 +222,18 @@ func (d *driver) restore(ctx context.Context, deployment Deployment, command rol
 
 var errAborted = errors.New("stopped: the cluster goes back to its recorded package")
 
+// stopped reads the control bucket.
+func (d *driver) stopped(ctx context.Context, command rollout.Command) (bool, error) {
+	value, err := d.deps.Bus.GetKey(ctx, topology.BucketControl, controlKey(command.Rollout, command.Cluster))
+	if errors.Is(err, bus.ErrNotFound) {
+		return false, nil
+	}
+	return string(value) == controlAbort, err
+}
+
 // untilAborted returns a context that ends when the control bucket says abort.
 func (d *driver) untilAborted(ctx context.Context, command rollout.Command) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	aborted := func() bool {
-		value, err := d.deps.Bus.GetKey(ctx, topology.BucketControl, controlKey(command.Rollout, command.Cluster))
-		if err != nil && !errors.Is(err, bus.ErrNotFound) && ctx.Err() == nil {
-			d.deps.Log.Warn("reading the control bucket failed; it is tried again", "command", command.Key, "error", err)
-		}
-		return err == nil && string(value) == controlAbort
-	}
-	if aborted() {
-		cancel(errAborted)
-		return ctx, cancel
-	}
 	go func() {
 		ticker := time.NewTicker(controlEvery)
 		defer ticker.Stop()
@@ -231,10 +242,13 @@ func (d *driver) untilAborted(ctx context.Context, command rollout.Command) (con
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				if aborted() {
-					cancel(errAborted)
-					return
-				}
+			}
+			stopped, err := d.stopped(ctx, command)
+			switch {
+			case stopped:
+				cancel(errAborted)
+			case err != nil && ctx.Err() == nil:
+				d.deps.Log.Warn("reading the control bucket failed; it is tried again", "command", command.Key, "error", err)
 			}
 		}
 	}()

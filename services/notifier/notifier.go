@@ -5,6 +5,7 @@ package notifier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -87,14 +88,20 @@ func (s *Service) tell(ctx context.Context, name string, sink Sink, d bus.Delive
 	if err != nil {
 		return bus.Permanent(err)
 	}
+	var givenUp []error
 	for _, n := range notices {
 		err := sink.Send(ctx, n)
 		s.deps.Meter.Sent(name, string(n.Kind), err != nil)
-		if err != nil {
+		switch {
+		case err == nil:
+		case bus.IsPermanent(err):
+			// One notice that cannot be told does not silence the rest of the event.
+			givenUp = append(givenUp, fmt.Errorf("telling sink %s of %s: %w", name, n.ID, err))
+		default:
 			return fmt.Errorf("telling sink %s of %s: %w", name, n.ID, err)
 		}
 	}
-	return nil
+	return errors.Join(givenUp...)
 }
 
 // Notices returns what to say of one event message, in the order of its facts.
