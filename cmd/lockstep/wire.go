@@ -305,6 +305,7 @@ func executorConfig(file fleetfile.File) executor.Config {
 	g := file.Gate
 	config := executor.Config{
 		Tenant: fleet.DefaultTenant, Releases: releases(file), Window: file.Rollout.Window, Lookback: file.Rollout.Lookback, Beat: beat,
+		Unseen: make(map[fleet.ClusterID]string),
 		Gate: gate.Policy{
 			Alpha: g.Alpha, Beta: g.Beta, Tol: g.Tolerance, Margin: g.Margin, AcceptableRate: g.AcceptableRate, FloorRate: g.FloorRate,
 			Partners: g.Partners, PlannedTrials: g.PlannedTrials, Maturation: g.Maturation, BurstWindow: g.BurstWindow, Bucket: g.Bucket,
@@ -313,6 +314,12 @@ func executorConfig(file fleetfile.File) executor.Config {
 	}
 	for _, c := range file.Clusters {
 		config.Clusters = append(config.Clusters, c.ID)
+		switch {
+		case file.Vendor == nil:
+			config.Unseen[c.ID] = "the configuration has no vendor section"
+		case c.VendorCluster == "":
+			config.Unseen[c.ID] = "the configuration gives it no vendor_cluster"
+		}
 	}
 	return config
 }

@@ -43,6 +43,8 @@ type Target struct {
 	BusyWith ID
 	// Aside holds the times at which earlier rollouts moved the cluster.
 	Aside []gate.Span
+	// Unseen says why no sessions of the cluster are seen, empty when they are.
+	Unseen string
 	// Trouble lists what the deployment's own checks found.
 	Trouble []string
 }
@@ -72,7 +74,19 @@ const (
 	ProblemPolicy   = "LS-ROL-005"
 	ProblemMissing  = "LS-ROL-006"
 	ProblemLookback = "LS-ROL-007"
+	ProblemUnseen   = "LS-ROL-008"
 )
+
+// stepAllowance is how long applying one step may take: images are pulled and
+// every container becomes healthy within it, or the step fails by itself.
+const stepAllowance = 2 * time.Minute
+
+// WindowNeeded returns the shortest window for a number of steps: each may take
+// its allowance and its gate the whole deadline, and a cluster must not be rolled
+// back for that alone.
+func WindowNeeded(steps int, deadline time.Duration) time.Duration {
+	return time.Duration(steps) * (stepAllowance + deadline)
+}
 
 // stepOrder is the runbook's: gateway before the SRA components, workers last.
 func stepOrder() []fleet.Line { return []fleet.Line{fleet.LineGateway, fleet.LineSRA, fleet.LineZTWA} }
@@ -94,6 +108,10 @@ func NewPlan(release Release, targets []Target, policy gate.Policy, window, look
 			problems = append(problems, Problem{ID: ProblemBusy, Cluster: target.Cluster,
 				Text: fmt.Sprintf("rollout %s is moving it; wait for it or roll it back", target.BusyWith)})
 		}
+		if target.Unseen != "" {
+			problems = append(problems, Problem{ID: ProblemUnseen, Cluster: target.Cluster,
+				Text: fmt.Sprintf("no sessions of it are seen, so no gate could pass: %s", target.Unseen)})
+		}
 		for _, trouble := range target.Trouble {
 			problems = append(problems, Problem{ID: ProblemTarget, Cluster: target.Cluster, Text: trouble})
 		}
@@ -107,11 +125,9 @@ func NewPlan(release Release, targets []Target, policy gate.Policy, window, look
 		if len(steps) == 0 {
 			continue
 		}
-		// A step's gate may take its whole deadline; the cluster is mixed all the
-		// while and must not be rolled back for that alone.
-		if need := time.Duration(len(steps)) * policy.Deadline; window < need {
+		if need := WindowNeeded(len(steps), policy.Deadline); window < need {
 			problems = append(problems, Problem{ID: ProblemWindow, Cluster: target.Cluster, Text: fmt.Sprintf(
-				"%d gates of at most %s each do not fit into its window of %s; widen rollout.window or shorten gate.deadline", len(steps), policy.Deadline, window)})
+				"its %d steps with gates of at most %s each need a window of %s, but it is %s; widen rollout.window or shorten gate.deadline", len(steps), policy.Deadline, need, window)})
 		}
 		plan.Clusters = append(plan.Clusters, ClusterPlan{Cluster: target.Cluster, Steps: steps, Aside: target.Aside})
 	}

@@ -105,7 +105,7 @@ func TestNewPlan(t *testing.T) {
 			release: func(r *rollout.Release) {
 				r.Lines[fleet.LineZTWA] = rollout.ReleaseImage{Version: "1.8.0", Ref: "vendor/ztwa:1.8.0"}
 			},
-			window: 3 * policy.Deadline,
+			window: rollout.WindowNeeded(3, policy.Deadline),
 			targets: []rollout.Target{found("oslo", runs(fleet.Worker, "1.7.0", digest("e")), runs(fleet.Dispatcher, "1.7.0", digest("e")),
 				func(t *rollout.Target) { t.Resolved[fleet.LineZTWA] = "vendor/ztwa:1.8.0@" + digest("f") })},
 			clusters: []rollout.ClusterPlan{{Cluster: "oslo", Steps: []rollout.StepPlan{gatewayStep(), sraStep(), {
@@ -147,7 +147,7 @@ func TestNewPlan(t *testing.T) {
 		{
 			name:     "a release of one line moves that line",
 			release:  func(r *rollout.Release) { delete(r.Lines, fleet.LineGateway) },
-			window:   policy.Deadline,
+			window:   rollout.WindowNeeded(1, policy.Deadline),
 			targets:  []rollout.Target{found("oslo")},
 			clusters: []rollout.ClusterPlan{{Cluster: "oslo", Steps: []rollout.StepPlan{sraStep()}}},
 		},
@@ -211,14 +211,23 @@ func TestNewPlan(t *testing.T) {
 			},
 		},
 		{
+			name: "no sessions of it are seen",
+			targets: []rollout.Target{func() rollout.Target {
+				target := found("oslo")
+				target.Unseen = "no vendor_cluster"
+				return target
+			}()},
+			problems: []problem{{rollout.ProblemUnseen, "oslo", "no vendor_cluster"}},
+		},
+		{
 			name:    "the window is too small for two gates",
-			window:  2*policy.Deadline - 1,
+			window:  rollout.WindowNeeded(2, policy.Deadline) - 1,
 			targets: []rollout.Target{found("oslo"), found("rome", runs(fleet.Gateway, "4.53.0", digest("c")))},
 			clusters: []rollout.ClusterPlan{
 				{Cluster: "oslo", Steps: []rollout.StepPlan{gatewayStep(), sraStep()}},
 				{Cluster: "rome", Steps: []rollout.StepPlan{sraStep()}},
 			},
-			problems: []problem{{rollout.ProblemWindow, "oslo", "2 gates of at most 4h0m0s each"}},
+			problems: []problem{{rollout.ProblemWindow, "oslo", "gates of at most 4h0m0s each need a window of 8h4m0s"}},
 		},
 		{
 			name:     "policy that cannot be used",
@@ -237,7 +246,7 @@ func TestNewPlan(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			release, policy, window, lookback := pair(), policy, 2*policy.Deadline, time.Hour
+			release, policy, window, lookback := pair(), policy, rollout.WindowNeeded(2, policy.Deadline), time.Hour
 			if test.release != nil {
 				test.release(&release)
 			}

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
@@ -109,29 +111,11 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("rebuilding the evaluator's state: %w", err)
 	}
 	close(s.ready)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan error)
-	roles := []func(context.Context) error{
-		func(ctx context.Context) error {
-			return s.deps.Bus.Consume(ctx, topology.EvaluatorObservations(), s.watch.observe)
-		},
-		func(ctx context.Context) error {
-			return s.deps.Bus.Consume(ctx, topology.EvaluatorEvents(), s.watch.learn)
-		},
-		s.beat,
-	}
-	for _, role := range roles {
-		go func() { done <- role(ctx) }()
-	}
-	var first error
-	for range roles {
-		if err := <-done; err != nil && first == nil {
-			first = err
-			cancel(err)
-		}
-	}
-	return first
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorObservations(), s.watch.observe) })
+	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorEvents(), s.watch.learn) })
+	group.Go(func() error { return s.beat(ctx) })
+	return group.Wait()
 }
 
 // beat lets time pass for states and gates that no message wakes.

@@ -54,7 +54,7 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (
 		if err != nil {
 			target.Trouble = append(target.Trouble, err.Error())
 		}
-		target.Cluster = id
+		target.Cluster, target.Unseen = id, c.config.Unseen[id]
 		c.mu.Lock()
 		target.BusyWith = c.busy(id)
 		target.Aside = c.moved(id)

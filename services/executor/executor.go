@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
@@ -27,6 +29,9 @@ type Config struct {
 	Gate     gate.Policy
 	Window   time.Duration
 	Lookback time.Duration
+	// Unseen says why no sessions of a cluster are seen; its gates could never
+	// pass.
+	Unseen map[fleet.ClusterID]string
 	// Beat is how often windows and unsent commands are looked at.
 	Beat time.Duration
 }
@@ -108,29 +113,11 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("rebuilding rollouts: %w", err)
 	}
 	close(s.ready)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	roles := []func(context.Context) error{
-		func(ctx context.Context) error {
-			return s.deps.Bus.Consume(ctx, topology.ConductorEvents(), s.conductor.hear)
-		},
-		func(ctx context.Context) error {
-			return s.deps.Bus.Consume(ctx, topology.DriverCommands(), s.driver.handle)
-		},
-		s.beat,
-	}
-	done := make(chan error)
-	for _, role := range roles {
-		go func() { done <- role(ctx) }()
-	}
-	var first error
-	for range roles {
-		if err := <-done; err != nil && first == nil {
-			first = err
-			cancel(err)
-		}
-	}
-	return first
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.ConductorEvents(), s.conductor.hear) })
+	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.DriverCommands(), s.driver.handle) })
+	group.Go(func() error { return s.beat(ctx) })
+	return group.Wait()
 }
 
 func (s *Service) beat(ctx context.Context) error {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/lockstep-fleet/lockstep/codec"
@@ -49,6 +50,11 @@ type Deps struct {
 	Meter Meter
 }
 
+// maxTries is how often an event is tried at a sink before it goes to the dead
+// letters and makes way for what comes after it: with pauses of up to half a
+// minute, about a day.
+const maxTries = 3000
+
 // Service is the notifier.
 type Service struct {
 	sinks map[string]Sink
@@ -60,27 +66,18 @@ func New(sinks map[string]Sink, deps Deps) *Service { return &Service{sinks: sin
 
 // Run works until ctx ends, then returns nil.
 func (s *Service) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan error)
+	group, groupCtx := errgroup.WithContext(ctx)
 	for name, sink := range s.sinks {
-		go func() {
-			done <- s.deps.Bus.Consume(ctx, topology.NotifierEvents(name), func(ctx context.Context, d bus.Delivery) error {
+		group.Go(func() error {
+			return s.deps.Bus.Consume(groupCtx, topology.NotifierEvents(name), func(ctx context.Context, d bus.Delivery) error {
 				return s.tell(ctx, name, sink, d)
 			})
-		}()
-	}
-	var first error
-	for range s.sinks {
-		if err := <-done; err != nil && first == nil {
-			first = err
-			cancel(err)
-		}
+		})
 	}
 	if len(s.sinks) == 0 {
 		<-ctx.Done()
 	}
-	return first
+	return group.Wait()
 }
 
 func (s *Service) tell(ctx context.Context, name string, sink Sink, d bus.Delivery) error {
@@ -97,6 +94,8 @@ func (s *Service) tell(ctx context.Context, name string, sink Sink, d bus.Delive
 		case bus.IsPermanent(err):
 			// One notice that cannot be told does not silence the rest of the event.
 			givenUp = append(givenUp, fmt.Errorf("telling sink %s of %s: %w", name, n.ID, err))
+		case d.Deliveries >= maxTries:
+			givenUp = append(givenUp, fmt.Errorf("telling sink %s of %s failed %d times: %w", name, n.ID, d.Deliveries, err))
 		default:
 			return fmt.Errorf("telling sink %s of %s: %w", name, n.ID, err)
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/config"
 )
 
@@ -194,8 +195,9 @@ func (p *findings) rollout(r Rollout, g Gate) {
 	p.positive("rollout.window", r.Window)
 	p.positive("rollout.lookback", r.Lookback)
 	// Two steps, gateway and sra, each wait for a gate while the cluster is mixed.
-	if r.Window > 0 && g.Deadline > 0 && r.Window < 2*g.Deadline {
-		p.add("rollout.window", "%s is shorter than two gate deadlines (gate.deadline is %s), so a rollout could not finish inside it; raise it to at least %s or lower the deadline", r.Window, g.Deadline, 2*g.Deadline)
+	// Two steps, gateway and SRA, are what every cluster can have to go through.
+	if need := rollout.WindowNeeded(2, g.Deadline); r.Window > 0 && g.Deadline > 0 && r.Window < need {
+		p.add("rollout.window", "%s is too short for two steps with their gates (gate.deadline is %s), so a rollout could not finish inside it; raise it to at least %s or lower the deadline", r.Window, g.Deadline, need)
 	}
 }
 
