@@ -125,7 +125,7 @@ func (j *journal) wait(t *testing.T, text string, n int) entry {
 // folder is a short one: the engine's socket is in it and its path is limited.
 func folder(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ls")
+	dir, err := os.MkdirTemp("", "ls") //nolint:usetesting // t.TempDir holds the test's name and is too long
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,7 @@ func (a *App) Run(ctx context.Context) error {
 func (a *App) start(ctx context.Context, ended chan error) (live []running, err error) {
 	for _, role := range a.roles {
 		if ctx.Err() != nil {
-			return live, nil
+			return live, nil //nolint:nilerr // being asked to stop is no error
 		}
 		// A role's life is not ctx's: it ends when its turn to stop has come.
 		roleCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))

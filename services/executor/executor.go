@@ -108,7 +108,7 @@ func (s *Service) Ready() <-chan struct{} { return s.ready }
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.conductor.rebuild(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // being asked to stop is no error
 		}
 		return fmt.Errorf("rebuilding rollouts: %w", err)
 	}

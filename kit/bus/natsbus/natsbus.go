@@ -199,7 +199,7 @@ func (b *Bus) Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) e
 		}
 	}
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // being asked to stop is no error
 	}
 	return err
 }
