@@ -32,8 +32,9 @@ const (
 
 // Bucket names.
 const (
-	// BucketControl says run or abort per rollout; drivers check it before every
-	// mutating call, because stopping is not queued.
+	// BucketControl says abort per rollout and cluster; a driver looks there before
+	// it applies a step and every second while it does, because stopping is not
+	// queued.
 	BucketControl = "control"
 	// BucketBlobs holds packages by content hash.
 	BucketBlobs = "blobs"

@@ -181,7 +181,7 @@ FROM
     FROM progress_marks FINAL
     WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
 )
-ORDER BY stream_sequence, stream_index`
+ORDER BY stream_sequence, stream_index, lost DESC`
 
 // Evidence calls fn with the sessions of a cluster that started at or after from
 // and the marks made since, in stream order, up to a stream sequence (0: all).

@@ -107,3 +107,41 @@ func TestHistory(t *testing.T) {
 		t.Errorf("registration (-want +got):\n%s", diff)
 	}
 }
+
+func TestALossStaysToldWhenItsMessageComesAgain(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, startEngine(t))
+	ctx := limited(t, time.Minute)
+	files, err := Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Migrate(ctx, files); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	// The first delivery is marked by what was missing before it, a repeat is not.
+	for _, lost := range []bool{true, false, false} {
+		mark := fleet.Mark{Cluster: "berlin", CompleteUntil: now, Blind: lost, Lost: lost}
+		if err := s.InsertRecords(ctx, []codec.Record{{
+			Observation: codec.Observation{Mark: &mark}, Tenant: fleet.DefaultTenant, ObservedAt: now, RecordedAt: now,
+			Source: "vendor", Incarnation: "i1", SourceSequence: 5, StreamSequence: 9,
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Conn().Exec(ctx, "OPTIMIZE TABLE progress_marks FINAL"); err != nil {
+		t.Fatal(err)
+	}
+	var first *fleet.Mark
+	if err := s.Evidence(ctx, fleet.DefaultTenant, "berlin", now.Add(-time.Hour), 0, func(r codec.Record) {
+		if first == nil {
+			first = r.Mark
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if first == nil || !first.Lost {
+		t.Errorf("the first mark is %+v; the loss is forgotten", first)
+	}
+}

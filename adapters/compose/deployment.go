@@ -117,15 +117,12 @@ func (d *Deployment) Retarget(data []byte, images map[fleet.Component]rollout.Im
 	return moved.Encode(), nil
 }
 
-// Apply makes the cluster run the package and checks that it does.
+// Apply makes the cluster run the package and checks that it does, as Engine.Apply.
 func (d *Deployment) Apply(ctx context.Context, data []byte) error {
 	pkg, err := Decode(data)
 	if err != nil {
 		return err
 	}
 	progress := func(e Event) { d.engine.log.Debug("compose", "cluster", d.cluster, "event", fmt.Sprintf("%+v", e)) }
-	if err := d.engine.Apply(ctx, pkg, progress); err != nil {
-		return err
-	}
-	return d.engine.Verify(ctx, pkg)
+	return d.engine.Apply(ctx, pkg, progress)
 }

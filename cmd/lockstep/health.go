@@ -9,8 +9,8 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/app"
 )
 
-// health serves what machines ask of a process. It needs no token and tells
-// nothing about the fleet but counts.
+// health serves what machines ask of a process. It needs no token; of the fleet it
+// tells counts and the names of clusters and sinks.
 func health(mux *http.ServeMux, a *app.App, m *meters) {
 	alive := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 	mux.HandleFunc("GET /livez", alive)
@@ -26,7 +26,11 @@ func health(mux *http.ServeMux, a *app.App, m *meters) {
 				if !s.Ready {
 					mark = "-"
 				}
-				fmt.Fprintf(w, "[%s]%s\n", mark, s.Name)
+				line := fmt.Sprintf("[%s]%s", mark, s.Name)
+				if s.Reason != "" {
+					line += ": " + s.Reason
+				}
+				fmt.Fprintln(w, line)
 			}
 		}
 		if ready {

@@ -81,7 +81,7 @@ func (s *server) onClose(fn func() error) { s.closers = append(s.closers, fn) }
 // wire opens what the roles need, in the order in which a mistake is cheapest to
 // find, and ties them together.
 func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *server, err error) {
-	s := &server{log: log}
+	s, began := &server{log: log}, time.Now()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -155,7 +155,7 @@ func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *ser
 	}
 	coll := collector.New(collector.Config{Tenant: fleet.DefaultTenant, Incarnation: hex.EncodeToString(incarnation), MaxBatch: maxBatch}, sources,
 		collector.Deps{Bus: events, Log: log.With("service", topology.Collector), Meter: m, Now: time.Now})
-	tell := notifier.New(sinks, notifier.Deps{Bus: events, Log: log.With("service", topology.Notifier), Meter: m})
+	tell := notifier.New(sinks, notifier.Deps{Bus: events, Log: log.With("service", topology.Notifier), Meter: m, Since: began})
 
 	api := rpc.NewServer(log, s.admit)
 	fleetAPI, gateAPI := eval.Handlers()
@@ -167,7 +167,12 @@ func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *ser
 	s.app = app.New(log, drain,
 		app.Role{Name: "api", Run: func(ctx context.Context) error { return s.serveHTTP(ctx, listener, api, token, m) }},
 		engineRole,
-		app.Role{Name: "bus", Run: func(ctx context.Context) error { return watchNATS(ctx, nats, busDir) }},
+		app.Role{Name: "bus", Run: func(ctx context.Context) error { return watchNATS(ctx, nats, busDir) }, Check: func() error {
+			if !events.Connected() {
+				return errors.New("the connection to the bus is down")
+			}
+			return nil
+		}},
 		app.Role{Name: topology.Evaluator, Run: eval.Run, Ready: eval.Ready()},
 		app.Role{Name: topology.Executor, Run: exec.Run, Ready: exec.Ready()},
 		app.Role{Name: topology.Notifier, Run: tell.Run},
@@ -180,7 +185,7 @@ func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *ser
 
 // admit lets calls in once every role is ready and until the first is to stop.
 func (s *server) admit() error {
-	if _, ready := s.app.Readiness(); !ready {
+	if !s.app.Serving() {
 		return errs.New(errs.Unavailable, "LS-API-005", "the server is starting or stopping; try again in a moment (/readyz?verbose says what is not ready)")
 	}
 	return nil
@@ -227,6 +232,11 @@ func (s *server) openStore(ctx context.Context, opts cli.ServerOptions, dir stri
 		return nil, role, err
 	}
 	s.onClose(store.Close)
+	role.Check = func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return store.Ping(ctx)
+	}
 	files, err := clickhouse.Migrations()
 	if err != nil {
 		return nil, role, err
@@ -382,7 +392,9 @@ func (s *server) sources(file fleetfile.File, deployments map[fleet.ClusterID]*c
 		}
 		return found, nil
 	}
-	return append(out, collector.SessionSource("vendor", file.Vendor.PollInterval, sessions, registrations)), nil
+	return append(out,
+		collector.SessionSource("vendor-sessions", file.Vendor.PollInterval, sessions),
+		collector.RegistrationSource("vendor-bastions", file.Vendor.PollInterval, registrations)), nil
 }
 
 func sinks(notify fleetfile.Notify) (map[string]notifier.Sink, error) {

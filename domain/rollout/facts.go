@@ -137,6 +137,10 @@ func (s State) Apply(f Fact) State {
 	case PackageCaptured:
 		c.BasePackage = k.Package
 	case StepStarted:
+		if c.MovedAt.IsZero() {
+			// Recording what runs mixes nothing, however long it took.
+			c.WindowEnds = f.At.Add(s.Plan.Window)
+		}
 		c.Phase = ClusterApplying
 		c.Step = slices.IndexFunc(c.Plan.Steps, func(p StepPlan) bool { return p.Name == k.Step })
 		if c.MovedAt.IsZero() {

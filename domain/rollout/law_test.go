@@ -359,17 +359,22 @@ func saysWhy(t *rapid.T, walk []moment) {
 
 func windows(t *rapid.T, walk []moment) {
 	for _, m := range walk {
-		for _, f := range m.Facts {
-			_, started := f.Kind.(rollout.ClusterStarted)
-			_, back := f.Kind.(rollout.RollbackStarted)
-			before, _ := m.before.Find(f.Cluster)
-			after, _ := m.Next.Find(f.Cluster)
+		for _, after := range m.Next.Clusters {
+			before, _ := m.before.Find(after.Plan.Cluster)
 			want := before.WindowEnds
-			if started || back && before.Phase == rollout.ClusterSucceeded {
-				want = m.now.Add(m.Next.Plan.Window)
+			for _, f := range m.Facts {
+				if f.Cluster != after.Plan.Cluster {
+					continue
+				}
+				_, started := f.Kind.(rollout.ClusterStarted)
+				_, step := f.Kind.(rollout.StepStarted)
+				_, back := f.Kind.(rollout.RollbackStarted)
+				if started || step && before.MovedAt.IsZero() || back && before.Phase == rollout.ClusterSucceeded {
+					want = m.now.Add(m.Next.Plan.Window)
+				}
 			}
-			if f.Cluster != "" && !after.WindowEnds.Equal(want) {
-				t.Fatalf("%v: the window of %s ends at %s, not %s", m, f.Cluster, after.WindowEnds, want)
+			if !after.WindowEnds.Equal(want) {
+				t.Fatalf("%v: the window of %s ends at %s, not %s", m, after.Plan.Cluster, after.WindowEnds, want)
 			}
 		}
 	}

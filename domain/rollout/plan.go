@@ -77,15 +77,15 @@ const (
 	ProblemUnseen   = "LS-ROL-008"
 )
 
-// stepAllowance is how long applying one step may take: images are pulled and
-// every container becomes healthy within it, or the step fails by itself.
-const stepAllowance = 2 * time.Minute
+// StepAllowance is how long one command may take at a cluster: images are pulled
+// and every container becomes healthy within it, or the step fails.
+const StepAllowance = 5 * time.Minute
 
 // WindowNeeded returns the shortest window for a number of steps: each may take
 // its allowance and its gate the whole deadline, and a cluster must not be rolled
 // back for that alone.
 func WindowNeeded(steps int, deadline time.Duration) time.Duration {
-	return time.Duration(steps) * (stepAllowance + deadline)
+	return time.Duration(steps) * (StepAllowance + deadline)
 }
 
 // stepOrder is the runbook's: gateway before the SRA components, workers last.

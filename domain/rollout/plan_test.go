@@ -227,7 +227,7 @@ func TestNewPlan(t *testing.T) {
 				{Cluster: "oslo", Steps: []rollout.StepPlan{gatewayStep(), sraStep()}},
 				{Cluster: "rome", Steps: []rollout.StepPlan{sraStep()}},
 			},
-			problems: []problem{{rollout.ProblemWindow, "oslo", "gates of at most 4h0m0s each need a window of 8h4m0s"}},
+			problems: []problem{{rollout.ProblemWindow, "oslo", "gates of at most 4h0m0s each need a window of 8h10m0s"}},
 		},
 		{
 			name:     "policy that cannot be used",

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -33,6 +34,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/lockstep-fleet/lockstep/adapters/compose"
+	"github.com/lockstep-fleet/lockstep/integration/lab/engine"
 )
 
 // world is what all tests share: an engine, a registry it can pull from, and
@@ -48,11 +50,21 @@ var shared world
 func TestMain(m *testing.M) { os.Exit(prepare(m)) }
 
 func prepare(m *testing.M) int {
-	shared.host = os.Getenv("LOCKSTEP_TEST_DOCKER_HOST")
-	if shared.host == "" {
-		log.Print("LOCKSTEP_TEST_DOCKER_HOST is empty; set it to a Docker Engine, like unix:///var/run/docker.sock")
+	docker, err := engine.Start(context.Background(), engine.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		log.Print(err)
 		return 1
 	}
+	code := run(m, docker.Host())
+	if err := docker.Close(context.Background()); err != nil {
+		log.Print(err)
+		return 1
+	}
+	return code
+}
+
+func run(m *testing.M, host string) int {
+	shared.host = host
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	shared.registry = server.Listener.Addr().String()

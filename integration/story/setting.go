@@ -55,7 +55,7 @@ clusters:
 {{- end}}
 inventory: {poll_interval: 2s}
 drift: {mixed_window: 5m, dark_after: 1m}
-rollout: {window: 15m, lookback: 1h}
+rollout: {window: 20m, lookback: 1h}
 gate:
   margin: 3
   acceptable_rate: 0.05

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 )
@@ -19,6 +20,8 @@ type Role struct {
 	Run func(ctx context.Context) error
 	// Ready is closed once the role serves; nil means as soon as it runs.
 	Ready <-chan struct{}
+	// Check is asked for readiness once the role was ready; nil means it stays so.
+	Check func() error
 }
 
 // App is a process's roles.
@@ -41,17 +44,38 @@ func New(log *slog.Logger, drain time.Duration, roles ...Role) *App {
 type State struct {
 	Name  string
 	Ready bool
+	// Reason says why a role that was ready is not any more.
+	Reason string
 }
 
-// Readiness lists the roles in order; none is ready once stopping began.
-func (a *App) Readiness() (states []State, all bool) {
+// Serving reports whether every role was ready and none is to stop yet.
+func (a *App) Serving() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	all = !a.stopping
 	for _, r := range a.roles {
-		ready := a.ready[r.Name] && !a.stopping
-		states = append(states, State{Name: r.Name, Ready: ready})
-		all = all && ready
+		if !a.ready[r.Name] {
+			return false
+		}
+	}
+	return !a.stopping
+}
+
+// Readiness lists the roles in order with what their checks say now; none is
+// ready once stopping began.
+func (a *App) Readiness() (states []State, all bool) {
+	a.mu.Lock()
+	stopping, ready := a.stopping, maps.Clone(a.ready)
+	a.mu.Unlock()
+	all = !stopping
+	for _, r := range a.roles {
+		state := State{Name: r.Name, Ready: ready[r.Name] && !stopping}
+		if state.Ready && r.Check != nil {
+			if err := r.Check(); err != nil {
+				state.Ready, state.Reason = false, err.Error()
+			}
+		}
+		states = append(states, state)
+		all = all && state.Ready
 	}
 	return states, all
 }

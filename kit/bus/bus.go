@@ -62,6 +62,9 @@ type Consumer struct {
 	// AckWait is how long a message of a consumer that died waits until it is
 	// delivered again. A handler that is at work is not hurried by it.
 	AckWait time.Duration
+	// Since is from when on messages matter to a consumer that is new; zero is from
+	// the oldest kept. A consumer that exists goes on where it was.
+	Since time.Time
 	// DeadLetter is the subject that messages given up are copied to.
 	DeadLetter string
 	Owner      string

@@ -25,7 +25,7 @@ import (
 // unless they changed, so the collector must not lose them.
 type Source struct {
 	ID fleet.SourceID
-	// Kind is the last token of the subject: inventory or session.
+	// Kind is the last token of the subject: inventory, session or registration.
 	Kind  string
 	Every time.Duration
 	Poll  func(ctx context.Context) ([]codec.Observation, error)
@@ -209,40 +209,44 @@ func InventorySource(cluster fleet.ClusterID, every time.Duration, read func(con
 	}
 }
 
-// SessionSource reads the sessions, marks and registrations of a tenant. A
-// registration that says what the last one said is not sent again.
-func SessionSource(
-	id fleet.SourceID, every time.Duration,
-	sessions func(context.Context) ([]fleet.Session, []fleet.Mark, error),
-	registrations func(context.Context) ([]fleet.Registration, error),
-) Source {
-	sent := make(map[fleet.ClusterID]fleet.Registration)
+// SessionSource reads the sessions of a tenant and the marks that say how far
+// they are complete.
+func SessionSource(id fleet.SourceID, every time.Duration, read func(context.Context) ([]fleet.Session, []fleet.Mark, error)) Source {
 	return Source{ID: id, Kind: "session", Every: every, Poll: func(ctx context.Context) ([]codec.Observation, error) {
-		// Registrations first: once sessions are returned, nothing may fail.
-		registered, err := registrations(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("reading registrations: %w", err)
-		}
-		seen, marks, err := sessions(ctx)
+		sessions, marks, err := read(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("reading sessions: %w", err)
 		}
-		out := make([]codec.Observation, 0, len(seen)+len(marks)+len(registered))
-		for _, s := range seen {
+		out := make([]codec.Observation, 0, len(sessions)+len(marks))
+		for _, s := range sessions {
 			out = append(out, codec.Observation{Session: clone(s)})
 		}
-		for _, r := range registered {
+		// Marks last: they promise what stands before them.
+		for _, m := range marks {
+			out = append(out, codec.Observation{Mark: clone(m)})
+		}
+		return out, nil
+	}}
+}
+
+// RegistrationSource reads what the vendor reports of a tenant's bastions. A
+// registration that says what the last one said is not sent again.
+func RegistrationSource(id fleet.SourceID, every time.Duration, read func(context.Context) ([]fleet.Registration, error)) Source {
+	sent := make(map[fleet.ClusterID]fleet.Registration)
+	return Source{ID: id, Kind: "registration", Every: every, Poll: func(ctx context.Context) ([]codec.Observation, error) {
+		registrations, err := read(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("reading registrations: %w", err)
+		}
+		var out []codec.Observation
+		for _, r := range registrations {
 			if last, ok := sent[r.Cluster]; ok && last.LastReport.Equal(r.LastReport) && slices.Equal(last.Bastions, r.Bastions) {
 				continue
 			}
 			sent[r.Cluster] = r
 			out = append(out, codec.Observation{Registration: clone(r)})
 		}
-		// Marks last: they promise what stands before them.
-		for _, m := range marks {
-			out = append(out, codec.Observation{Mark: clone(m)})
-		}
-		return slices.Clip(out), nil
+		return out, nil
 	}}
 }
 

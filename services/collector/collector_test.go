@@ -360,27 +360,9 @@ func kinds(observations []codec.Observation) []string {
 	return out
 }
 
-func TestSessionSource(t *testing.T) {
-	t.Parallel()
-	var asked []string
-	failing := ""
-	version := "3.0"
-	source := collector.SessionSource("vendor", time.Second,
-		func(context.Context) ([]fleet.Session, []fleet.Mark, error) {
-			asked = append(asked, "sessions")
-			if failing == "sessions" {
-				return nil, nil, errors.New("down")
-			}
-			return []fleet.Session{{ID: "a", Cluster: "paris"}}, []fleet.Mark{{Cluster: "paris"}}, nil
-		},
-		func(context.Context) ([]fleet.Registration, error) {
-			asked = append(asked, "registrations")
-			if failing == "registrations" {
-				return nil, errors.New("down")
-			}
-			return []fleet.Registration{{Cluster: "paris", ObservedAt: time.Now(), Bastions: []fleet.Bastion{{ID: "b", Version: version}}}}, nil
-		})
-	poll := func(want ...string) {
+// polling returns a function that polls a source and compares the kinds.
+func polling(t *testing.T, source collector.Source) func(want ...string) {
+	return func(want ...string) {
 		t.Helper()
 		got, err := source.Poll(t.Context())
 		if err != nil {
@@ -390,19 +372,40 @@ func TestSessionSource(t *testing.T) {
 			t.Error(diff)
 		}
 	}
-	for _, failing = range []string{"registrations", "sessions"} {
-		asked = nil
-		if _, err := source.Poll(t.Context()); err == nil {
-			t.Errorf("failing %s did not fail the poll", failing)
+}
+
+func TestSessionSourceSendsMarksLast(t *testing.T) {
+	t.Parallel()
+	failing := true
+	source := collector.SessionSource("vendor-sessions", time.Second, func(context.Context) ([]fleet.Session, []fleet.Mark, error) {
+		if failing {
+			return nil, nil, errors.New("down")
 		}
+		return []fleet.Session{{ID: "a", Cluster: "paris"}, {ID: "b", Cluster: "rome"}}, []fleet.Mark{{Cluster: "paris"}}, nil
+	})
+	if _, err := source.Poll(t.Context()); err == nil {
+		t.Error("a reader that fails did not fail the poll")
 	}
-	// The reader does not return again what it returned, so it comes last.
-	if diff := cmp.Diff([]string{"registrations", "sessions"}, asked); diff != "" {
-		t.Error(diff)
+	failing = false
+	polling(t, source)("session", "session", "mark")
+}
+
+func TestRegistrationSourceSendsChanges(t *testing.T) {
+	t.Parallel()
+	failing, version := true, "3.0"
+	source := collector.RegistrationSource("vendor-bastions", time.Second, func(context.Context) ([]fleet.Registration, error) {
+		if failing {
+			return nil, errors.New("down")
+		}
+		return []fleet.Registration{{Cluster: "paris", ObservedAt: time.Now(), Bastions: []fleet.Bastion{{ID: "b", Version: version}}}}, nil
+	})
+	if _, err := source.Poll(t.Context()); err == nil {
+		t.Error("a reader that fails did not fail the poll")
 	}
-	failing = ""
-	poll("session", "registration", "mark")
-	poll("session", "mark")
+	failing = false
+	poll := polling(t, source)
+	poll("registration")
+	poll()
 	version = "3.1"
-	poll("session", "registration", "mark")
+	poll("registration")
 }

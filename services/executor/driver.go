@@ -139,8 +139,11 @@ func (d *driver) act(ctx context.Context, command rollout.Command) (string, erro
 	}
 	switch action := command.Action.(type) {
 	case rollout.Capture:
-		pkg, err := deployment.Capture(ctx)
-		if err != nil {
+		var pkg []byte
+		if err := inTime(ctx, func(ctx context.Context) (err error) {
+			pkg, err = deployment.Capture(ctx)
+			return err
+		}); err != nil {
 			return "", err
 		}
 		hash, err := d.deps.Bus.PutBlob(ctx, topology.BucketBlobs, pkg)
@@ -192,7 +195,7 @@ func (d *driver) apply(ctx context.Context, deployment Deployment, command rollo
 	}
 	ctx, cancel := d.untilAborted(ctx, command)
 	defer cancel(nil)
-	err := deployment.Apply(ctx, pkg)
+	err := inTime(ctx, func(ctx context.Context) error { return deployment.Apply(ctx, pkg) })
 	if err != nil && errors.Is(context.Cause(ctx), errAborted) {
 		return errAborted
 	}
@@ -210,7 +213,7 @@ func (d *driver) restore(ctx context.Context, deployment Deployment, command rol
 			case <-time.After(time.Duration(try) * 2 * time.Second):
 			}
 		}
-		err := deployment.Apply(ctx, pkg)
+		err := inTime(ctx, func(ctx context.Context) error { return deployment.Apply(ctx, pkg) })
 		if err == nil {
 			return nil
 		}
@@ -218,6 +221,19 @@ func (d *driver) restore(ctx context.Context, deployment Deployment, command rol
 		errs = append(errs, err)
 	}
 	return fmt.Errorf("%d tries failed, the last with: %w", len(errs), errs[len(errs)-1])
+}
+
+// inTime bounds one touch of a cluster: an engine that hangs must not hold up the
+// commands behind it for ever.
+func inTime(ctx context.Context, fn func(context.Context) error) error {
+	limit := fmt.Errorf("given up after %s, the longest that one command may take at a cluster", rollout.StepAllowance)
+	limited, cancel := context.WithTimeoutCause(ctx, rollout.StepAllowance, limit)
+	defer cancel()
+	err := fn(limited)
+	if err != nil && ctx.Err() == nil && limited.Err() != nil {
+		return limit
+	}
+	return err
 }
 
 var errAborted = errors.New("stopped: the cluster goes back to its recorded package")

@@ -48,6 +48,9 @@ type Deps struct {
 	Bus   Bus
 	Log   *slog.Logger
 	Meter Meter
+	// Since is from when on a sink that has never been served is told things; zero
+	// is from the beginning.
+	Since time.Time
 }
 
 // maxTries is how often an event is tried at a sink before it goes to the dead
@@ -68,8 +71,11 @@ func New(sinks map[string]Sink, deps Deps) *Service { return &Service{sinks: sin
 func (s *Service) Run(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	for name, sink := range s.sinks {
+		position := topology.NotifierEvents(name)
+		// A sink that is new is not told what happened before it was there.
+		position.Since = s.deps.Since
 		group.Go(func() error {
-			return s.deps.Bus.Consume(groupCtx, topology.NotifierEvents(name), func(ctx context.Context, d bus.Delivery) error {
+			return s.deps.Bus.Consume(groupCtx, position, func(ctx context.Context, d bus.Delivery) error {
 				return s.tell(ctx, name, sink, d)
 			})
 		})
@@ -95,7 +101,7 @@ func (s *Service) tell(ctx context.Context, name string, sink Sink, d bus.Delive
 			// One notice that cannot be told does not silence the rest of the event.
 			givenUp = append(givenUp, fmt.Errorf("telling sink %s of %s: %w", name, n.ID, err))
 		case d.Deliveries >= maxTries:
-			givenUp = append(givenUp, fmt.Errorf("telling sink %s of %s failed %d times: %w", name, n.ID, d.Deliveries, err))
+			givenUp = append(givenUp, bus.Permanent(fmt.Errorf("telling sink %s of %s failed %d times: %w", name, n.ID, d.Deliveries, err)))
 		default:
 			return fmt.Errorf("telling sink %s of %s: %w", name, n.ID, err)
 		}

@@ -292,3 +292,36 @@ func TestNoSinks(t *testing.T) {
 	b := bustest.Start(t, topology.Streams(), topology.KeyValues(), topology.Blobs()).Open(t)
 	start(t, b, nil)()
 }
+
+// oneDelivery is a bus that brings one message, as often tried before as it says.
+type oneDelivery struct {
+	delivery bus.Delivery
+	answer   error
+}
+
+func (b *oneDelivery) Consume(ctx context.Context, _ bus.Consumer, handle bus.Handler) error {
+	b.answer = handle(ctx, b.delivery)
+	return nil
+}
+
+type refusing struct{}
+
+func (refusing) Send(context.Context, notice.Notice) error { return errors.New("answered 400") }
+
+func TestANoticeThatNobodyTakesMakesWay(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		tries   int
+		givenUp bool
+	}{{1, false}, {2999, false}, {3000, true}} {
+		b := &oneDelivery{delivery: bus.Delivery{Message: message(t, topology.NounRollout, "r1", rolloutEvent(rollout.RolloutHeld{Reason: "x"}))}}
+		b.delivery.Deliveries = tt.tries
+		s := notifier.New(map[string]notifier.Sink{"ops": refusing{}}, notifier.Deps{Bus: b, Log: slog.New(slog.DiscardHandler), Meter: meter{}})
+		if err := s.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if b.answer == nil || bus.IsPermanent(b.answer) != tt.givenUp {
+			t.Errorf("after %d tries the answer is %v, given up: %v", tt.tries, b.answer, tt.givenUp)
+		}
+	}
+}

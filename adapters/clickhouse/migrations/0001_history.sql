@@ -81,7 +81,9 @@ CREATE TABLE IF NOT EXISTS progress_marks
 )
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(observed_at)
-ORDER BY (tenant, cluster, observed_at, source, incarnation, source_sequence)
+-- A mark that tells of a loss is told again without it when its message is
+-- delivered again; both rows stay, and the loss with them.
+ORDER BY (tenant, cluster, observed_at, source, incarnation, source_sequence, lost)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 CREATE TABLE IF NOT EXISTS registrations

@@ -205,7 +205,7 @@ func (b *Bus) Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) e
 }
 
 func (b *Bus) consumer(ctx context.Context, c bus.Consumer) (jetstream.Consumer, error) {
-	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
+	config := jetstream.ConsumerConfig{
 		Durable:        c.Durable,
 		FilterSubjects: c.Filters,
 		AckPolicy:      jetstream.AckExplicitPolicy,
@@ -214,7 +214,19 @@ func (b *Bus) consumer(ctx context.Context, c bus.Consumer) (jetstream.Consumer,
 		// and nothing waits in this process while its AckWait runs.
 		MaxAckPending: 1,
 		MaxDeliver:    -1,
-	})
+	}
+	if !c.Since.IsZero() {
+		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &c.Since
+		existing, err := b.js.Consumer(ctx, c.Stream, c.Durable)
+		switch {
+		case err == nil:
+			// Where a position began cannot be changed and does not matter any more.
+			config.DeliverPolicy, config.OptStartTime = existing.CachedInfo().Config.DeliverPolicy, existing.CachedInfo().Config.OptStartTime
+		case !errors.Is(err, jetstream.ErrConsumerNotFound):
+			return nil, fmt.Errorf("looking for consumer %s of %s: %w", c.Durable, c.Stream, err)
+		}
+	}
+	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, config)
 	if err != nil {
 		return nil, fmt.Errorf("creating consumer %s of %s: %w", c.Durable, c.Stream, err)
 	}

@@ -38,7 +38,7 @@ func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
 		for _, sentence := range policyWords(p.GetGate()) {
 			b.WriteString("          " + sentence + "\n")
 		}
-		fmt.Fprintf(&b, "        The baseline is sessions that started up to %s before the step.\n", length(p.GetLookback()))
+		fmt.Fprintf(&b, "        The baseline is sessions that started up to %s before the cluster is first touched.\n", length(p.GetLookback()))
 	}
 	for i, problem := range res.GetProblems() {
 		if i == 0 {

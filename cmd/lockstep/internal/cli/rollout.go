@@ -176,6 +176,12 @@ func (w *waiting) check() error {
 
 // begun prints a rollout that was just set going, and waits when asked to.
 func (s *shell) begun(ctx context.Context, cl *client, r *rolloutv1.Rollout, out string, w waiting, aim direction) error {
+	if aim == back && rests(r.GetPhase()) && r.GetPhase() != "rolled_back" {
+		// The request was known already and changed nothing, so there is nothing to
+		// wait for.
+		w.wait = false
+		defer s.talk("Rollout %s stays %s; this request was known already. Leave --request-id out to ask anew.", clean(r.GetId()), clean(r.GetPhase()))
+	}
 	if w.wait && out == "json" {
 		return s.watch(ctx, cl, watching{id: r.GetId(), timeout: w.timeout, aim: aim, show: s.whole})
 	}
