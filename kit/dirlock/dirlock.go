@@ -41,7 +41,12 @@ func Lock(dir string) (release func(), err error) {
 	if err := errors.Join(file.Truncate(0), writeAt(file, strconv.Itoa(os.Getpid())+"\n")); err != nil {
 		return nil, errors.Join(fmt.Errorf("writing %s: %w", path, err), file.Close())
 	}
-	return func() { _ = file.Close() }, nil
+	return func() {
+		// A child between fork and exec shares the open file, so closing it here
+		// alone would not free the lock at once.
+		_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
+		_ = file.Close()
+	}, nil
 }
 
 func writeAt(file *os.File, text string) error {

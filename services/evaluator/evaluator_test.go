@@ -341,6 +341,8 @@ func TestAStoreThatIsDownOnlyDelays(t *testing.T) {
 	_, gateID := w.apply("paris")
 	w.awaitOpen(gateID)
 	w.awaitStates("paris", "locked")
+	// The state is recorded a moment before the batch counts as handled.
+	await(t, "the first batch", func() bool { return l.meter.batches() == 1 })
 	handled := l.meter.batches()
 
 	var tries atomic.Int32
