@@ -621,3 +621,25 @@ func TestAPI(t *testing.T) {
 	_, err = l.fleet.ListClusters(t.Context(), &fleetv1.ListClustersRequest{PageSize: -1})
 	refused(err, "LS-API-001")
 }
+
+func TestAClusterThatComesBackGetsTheGateItWaitsFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "tokyo", "paris")
+	both := w.config.Clusters
+	w.config.Clusters = both[:1]
+	l := w.start()
+	_, paris := w.apply("paris")
+	_, tokyo := w.apply("tokyo")
+	// Events come in order, so the one of paris was handled before.
+	w.awaitOpen(tokyo)
+	if opened, _ := w.gateFacts(paris); opened != 0 {
+		t.Fatal("a gate was opened for a cluster that is not configured")
+	}
+	l.stop()
+	w.config.Clusters = both
+	w.start()
+	w.awaitOpen(paris)
+	if opened, _ := w.gateFacts(tokyo); opened != 1 {
+		t.Errorf("the gate of tokyo was opened %d times", opened)
+	}
+}

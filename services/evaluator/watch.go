@@ -70,6 +70,8 @@ type gateWatch struct {
 type rolloutWatch struct {
 	state    rollout.State
 	revision uint64
+	// applied holds each cluster's newest StepApplied, which asks for a gate.
+	applied map[fleet.ClusterID]rollout.Fact
 }
 
 func newWatch(config Config, deps Deps) *watch {
@@ -136,6 +138,24 @@ func (w *watch) rebuild(ctx context.Context) error {
 			}
 		}
 	}
+	return w.openMissing(ctx)
+}
+
+// openMissing opens the gates that clusters wait for and that were never opened,
+// because the cluster was not configured when the step was applied.
+func (w *watch) openMissing(ctx context.Context) error {
+	for id, r := range w.rollouts {
+		for cluster, f := range r.applied {
+			run, _ := r.state.Find(cluster)
+			applied, _ := f.Kind.(rollout.StepApplied)
+			if run.Phase != rollout.ClusterGating || run.Gate != applied.Gate {
+				continue
+			}
+			if err := w.openGate(ctx, id, f, applied); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -189,7 +209,7 @@ func (w *watch) recallRollout(id string, m bus.Message) ([]rollout.Fact, error) 
 	}
 	r := w.rollouts[rollout.ID(id)]
 	if r == nil {
-		r = &rolloutWatch{state: rollout.State{ID: rollout.ID(id)}}
+		r = &rolloutWatch{state: rollout.State{ID: rollout.ID(id)}, applied: make(map[fleet.ClusterID]rollout.Fact)}
 		w.rollouts[rollout.ID(id)] = r
 	}
 	if m.Sequence <= r.revision {
@@ -205,6 +225,9 @@ func (w *watch) recallRollout(id string, m bus.Message) ([]rollout.Fact, error) 
 			continue
 		}
 		r.state = r.state.Apply(f)
+		if _, ok := f.Kind.(rollout.StepApplied); ok {
+			r.applied[f.Cluster] = f
+		}
 		facts = append(facts, f)
 		w.follow(r.state, f)
 	}
