@@ -226,8 +226,8 @@ func (t *teller) status(ctx context.Context) (map[string]clusterRow, error) {
 }
 
 // until asks again and again; the last reason it was not true is in the error.
-func until(ctx context.Context, limit time.Duration, what string, ok func() (bool, string, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func until(outer context.Context, limit time.Duration, what string, ok func() (bool, string, error)) error {
+	ctx, cancel := context.WithTimeout(outer, limit)
 	defer cancel()
 	for {
 		done, why, err := ok()
@@ -239,6 +239,9 @@ func until(ctx context.Context, limit time.Duration, what string, ok func() (boo
 		}
 		select {
 		case <-ctx.Done():
+			if outer.Err() != nil {
+				return fmt.Errorf("wait for %s: %w", what, outer.Err())
+			}
 			return fmt.Errorf("waited %s for %s: %s", limit, what, why)
 		case <-time.After(200 * time.Millisecond):
 		}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,9 @@ func run(ctx context.Context) error {
 	figures, err := story.Tell(ctx, story.Options{
 		Binary: *binary, Dir: dir, Clusters: strings.Split(*clusters, ","), Say: func(s string) { fmt.Println(s) }, Log: log,
 	})
+	if ctx.Err() != nil {
+		return errors.Join(errors.New("stopped; what it had started is gone"), os.RemoveAll(dir))
+	}
 	if err != nil {
 		return fmt.Errorf("%w\nwhat happened is in %s", err, dir)
 	}
