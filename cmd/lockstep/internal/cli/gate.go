@@ -158,7 +158,10 @@ func (s *shell) gateText(g *gatev1.Gate) string {
 	b.WriteByte('\n')
 	say("Compared", "sessions that started from %s on", s.instant(at.GetEnd()))
 	say("", "with those that started from %s until %s;", s.instant(at.GetBaselineFrom()), s.instant(at.GetStart()))
-	say("", "those in between are cut, as the step itself may have ended them")
+	say("", "those in between are cut, as the move itself may have ended them")
+	for _, span := range at.GetAside() {
+		say("", "set aside, because an earlier rollout moved the cluster: %s until %s", s.instant(span.GetFrom()), s.instant(span.GetTo()))
+	}
 	b.WriteByte('\n')
 	t := &table{header: []string{"", "FAILED", "SUCCEEDED", "RATE", "UNRESOLVED"}}
 	arm := func(name string, failed, succeeded, unresolved int64) {

@@ -12,7 +12,10 @@ import (
 func failedGate() *gatev1.Gate {
 	return &gatev1.Gate{
 		Id: "g1", Rollout: "r1", Cluster: "berlin", Step: "gateway", Policy: policy(), OpenedAt: at(20 * time.Minute),
-		Boundary: &gatev1.Boundary{BaselineFrom: at(24 * time.Hour), Start: at(21 * time.Minute), End: at(20 * time.Minute)},
+		Boundary: &gatev1.Boundary{
+			BaselineFrom: at(24 * time.Hour), Start: at(21 * time.Minute), End: at(20 * time.Minute),
+			Aside: []*gatev1.Span{{From: at(5 * time.Hour), To: at(4 * time.Hour)}},
+		},
 		Decision: &gatev1.Decision{
 			Verdict: "fail", Summary: "14 of 61 new sessions failed (23 %), 9 of 610 before (1.5 %).",
 			Reasons: []*gatev1.Reason{{Code: "rollback_evidence", Text: "the evidence passed 1 in 100"}, {Code: "above_floor", Text: "23 % is above the floor of 2 %"}},

@@ -3,6 +3,8 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -16,7 +18,15 @@ func (s *shell) versionCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			v := s.Version
 			if out == "table" {
-				return s.print(fmt.Sprintf("lockstep %s (commit %s, %s, %s)\n", v.Version, v.Commit, v.Date, v.Go))
+				// A build may not know all of it.
+				details := []string{v.Go}
+				if v.Date != "" {
+					details = slices.Insert(details, 0, v.Date)
+				}
+				if v.Commit != "" {
+					details = slices.Insert(details, 0, "commit "+v.Commit)
+				}
+				return s.print(fmt.Sprintf("lockstep %s (%s)\n", v.Version, strings.Join(details, ", ")))
 			}
 			raw, err := json.Marshal(v)
 			if err != nil {
