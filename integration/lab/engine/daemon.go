@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -213,7 +214,7 @@ func (d *daemon) stop() error {
 		err = errors.Join(err, fmt.Errorf("dockerd (pid %d) ignored SIGTERM for %s and was killed", d.process.Pid, stopLimit), d.process.Kill())
 		<-d.exited
 	}
-	err = errors.Join(err, d.forbidForwarding())
+	err = errors.Join(err, d.forbidForwarding(), unmountUnder(d.data))
 	if err == nil {
 		err = os.RemoveAll(d.run)
 	}
@@ -353,4 +354,30 @@ func remove(path string) error {
 func tail(s string, lines int) string {
 	all := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// unmountUnder takes away the mounts at or below a folder, deepest first. A
+// dockerd mounts its data folder onto itself and leaves that behind when it is
+// killed; the next one takes the mount for somebody else's.
+func unmountUnder(root string) error {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("list mounts: %w", err)
+	}
+	var errs []error
+	for _, line := range slices.Backward(strings.Split(string(text), "\n")) {
+		fields := strings.Fields(line)
+		if len(fields) < 5 {
+			continue
+		}
+		// The kernel writes a space in a path as \040.
+		point := strings.ReplaceAll(fields[4], `\040`, " ")
+		if point != root && !strings.HasPrefix(point, root+"/") {
+			continue
+		}
+		if err := syscall.Unmount(point, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
+		}
+	}
+	return errors.Join(errs...)
 }
