@@ -73,9 +73,6 @@ type Consumer struct {
 // Delivery is a message in a handler's hands.
 type Delivery struct {
 	Message
-	// Progress tells the bus that the handler is still at it. The bus does so by
-	// itself while the handler runs.
-	Progress func() error
 }
 
 // Handler answers a delivery: nil acknowledges it, an error wrapped by Permanent

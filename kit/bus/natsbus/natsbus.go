@@ -270,7 +270,7 @@ func (b *Bus) handBack(c bus.Consumer, messages jetstream.MessagesContext) {
 // deliver runs the handler and answers the server. An answer that gets lost is
 // only logged: AckWait answers in its place and every handler bears a repeat.
 func (b *Bus) deliver(ctx context.Context, c bus.Consumer, raw jetstream.Msg, handle bus.Handler) {
-	d := bus.Delivery{Progress: raw.InProgress, Message: bus.Message{
+	d := bus.Delivery{Message: bus.Message{
 		Subject: raw.Subject(), Type: raw.Headers().Get(headerType), Data: raw.Data(), Deliveries: 1,
 	}}
 	if meta, err := raw.Metadata(); err == nil {

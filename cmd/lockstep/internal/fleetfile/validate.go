@@ -194,8 +194,7 @@ func (p *findings) texts(key string, list []string) {
 func (p *findings) rollout(r Rollout, g Gate) {
 	p.positive("rollout.window", r.Window)
 	p.positive("rollout.lookback", r.Lookback)
-	// Two steps, gateway and sra, each wait for a gate while the cluster is mixed.
-	// Two steps, gateway and SRA, are what every cluster can have to go through.
+	// Two steps, gateway and SRA, each wait for a gate while the cluster is mixed.
 	if need := rollout.WindowNeeded(2, g.Deadline); r.Window > 0 && g.Deadline > 0 && r.Window < need {
 		p.add("rollout.window", "%s is too short for two steps with their gates (gate.deadline is %s), so a rollout could not finish inside it; raise it to at least %s or lower the deadline", r.Window, g.Deadline, need)
 	}
