@@ -6,6 +6,7 @@ package topology
 import (
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -163,35 +164,55 @@ func CommandSubject(tenant fleet.TenantID, cluster fleet.ClusterID) string {
 	return fmt.Sprintf("lockstep.cmd.v1.%s.%s", tenant, cluster)
 }
 
-// Listing is the whole topology as text, one thing a line, sorted by kind.
-func Listing() string {
-	var b strings.Builder
-	for _, s := range Streams() {
-		fmt.Fprintf(&b, "stream    %-24s %-28s owner: %s\n", s.Name, strings.Join(s.Subjects, " "), s.Owner)
-	}
-	for _, noun := range sorted(NounOwners()) {
-		fmt.Fprintf(&b, "noun      %-24s %-28s owner: %s\n", noun, "lockstep.evt.v1.<tenant>."+noun+".>", NounOwners()[noun])
-	}
-	for _, c := range Consumers() {
-		fmt.Fprintf(&b, "consumer  %-24s %-28s owner: %s\n", c.Durable, c.Stream+" "+strings.Join(c.Filters, " "), c.Owner)
-	}
-	for _, k := range KeyValues() {
-		fmt.Fprintf(&b, "bucket    %-24s %-28s owner: %s\n", k.Name, "key-value", k.Owner)
-	}
-	for _, o := range Blobs() {
-		fmt.Fprintf(&b, "bucket    %-24s %-28s owner: %s\n", o.Name, "blobs by SHA-256", o.Owner)
-	}
-	for _, t := range sorted(TableOwners()) {
-		fmt.Fprintf(&b, "table     %-24s %-28s owner: %s\n", t, "ClickHouse", TableOwners()[t])
-	}
-	return b.String()
+// Entry is one thing that the topology names.
+type Entry struct {
+	// Kind is stream, noun, consumer, bucket or table.
+	Kind string
+	Name string
+	// Detail says what it holds or where it listens.
+	Detail string
+	// Owner is the one service that writes it.
+	Owner string
+	// Retention says how long what it holds is kept.
+	Retention string
 }
 
-func sorted(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+// Entries lists everything, sorted by kind.
+func Entries() []Entry {
+	var all []Entry
+	for _, s := range Streams() {
+		all = append(all, Entry{"stream", s.Name, strings.Join(s.Subjects, " "), s.Owner, retention(s)})
 	}
-	slices.Sort(keys)
-	return keys
+	owners := NounOwners()
+	for _, noun := range slices.Sorted(maps.Keys(owners)) {
+		all = append(all, Entry{"noun", noun, "lockstep.evt.v1.<tenant>." + noun + ".>", owners[noun], "as stream " + StreamEvents})
+	}
+	for _, c := range Consumers() {
+		all = append(all, Entry{"consumer", c.Durable, strings.TrimSpace(c.Stream + " " + strings.Join(c.Filters, " ")), c.Owner, "its position, for ever"})
+	}
+	for _, b := range KeyValues() {
+		all = append(all, Entry{"bucket", b.Name, "key-value", b.Owner, "the newest value of a key"})
+	}
+	for _, b := range Blobs() {
+		all = append(all, Entry{"bucket", b.Name, "blobs by SHA-256", b.Owner, "for ever"})
+	}
+	owners = TableOwners()
+	for _, table := range slices.Sorted(maps.Keys(owners)) {
+		all = append(all, Entry{"table", table, "ClickHouse", owners[table], "for ever"})
+	}
+	return all
+}
+
+func retention(s bus.Stream) string {
+	if s.MaxAge == 0 && s.MaxBytes == 0 {
+		return "for ever"
+	}
+	var limits []string
+	if s.MaxAge > 0 {
+		limits = append(limits, fmt.Sprintf("%d days", s.MaxAge/(24*time.Hour)))
+	}
+	if s.MaxBytes > 0 {
+		limits = append(limits, fmt.Sprintf("%d GiB", s.MaxBytes>>30))
+	}
+	return strings.Join(limits, " or ")
 }
