@@ -15,6 +15,7 @@ BENCH   ?= .
 # Per package: a test that hangs should say so before a person gives up.
 TEST_TIMEOUT        ?= 5m
 INTEGRATION_TIMEOUT ?= 40m
+SOAK_TIMEOUT        ?= 3h
 
 # The tools are a module of their own, so that what they need never decides a
 # version in the product.
@@ -95,6 +96,7 @@ fmt: ## gofmt every file
 	gofmt -l -w $$(git ls-files --cached --others --exclude-standard '*.go' | grep -v '^proto/gen/')
 
 .PHONY: test
+test: export RAPID_SEED ?= 1
 test: engine ## all tests that need no Docker, Kubernetes or browser
 	$(GO) test -race -timeout $(TEST_TIMEOUT) $(racy)
 	rest=$$($(GO) list $(modules) | grep -vE '/lockstep/(kit|services)/'); $(GO) test -timeout $(TEST_TIMEOUT) $$rest
@@ -119,6 +121,12 @@ run: build ## a server for development, its data in the user's cache
 .PHONY: bench
 bench: ## benchmarks; BENCH=<regexp> chooses
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./domain/... ./kit/... ./codec/... ./adapters/...
+
+.PHONY: soak
+soak: export LOCKSTEP_SOAK = 1
+soak: export RAPID_CHECKS ?= 5000
+soak: engine ## laws, statistics and fault suites at full size, on new seeds (tens of minutes)
+	$(GO) test -count=1 -timeout $(SOAK_TIMEOUT) ./domain/... ./codec ./topology ./kit/... ./adapters/... ./services/...
 
 .PHONY: clean
 clean: ## remove what was built (not the engine and data in the user's cache)

@@ -270,11 +270,19 @@ func end(pid int) error {
 		} else if err != nil {
 			return err
 		}
-		for deadline := time.Now().Add(try.limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-			if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-				return nil
+		tick := time.NewTicker(20 * time.Millisecond)
+		for limit := time.After(try.limit); limit != nil; {
+			select {
+			case <-limit:
+				limit = nil
+			case <-tick.C:
+				if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+					tick.Stop()
+					return nil
+				}
 			}
 		}
+		tick.Stop()
 	}
 	return errors.New("it is still there after SIGKILL")
 }
