@@ -112,7 +112,12 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	close(s.ready)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorObservations(), s.watch.observe) })
+	group.Go(func() error {
+		return s.deps.Bus.Consume(ctx, topology.EvaluatorObservations(), func(ctx context.Context, d bus.Delivery) error {
+			_, err := s.watch.observe(ctx, []bus.Delivery{d})
+			return err
+		})
+	})
 	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorEvents(), s.watch.learn) })
 	group.Go(func() error { return s.beat(ctx) })
 	return group.Wait()

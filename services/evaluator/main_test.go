@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/lockstep-fleet/lockstep/adapters/chdb"
 )
 
@@ -41,13 +43,21 @@ func runChild(args []string) int {
 
 func runAll(m *testing.M) (code int) {
 	fail := func(err error) int {
-		fmt.Fprintln(os.Stderr, "the tests' engine:", err)
+		fmt.Fprintln(os.Stderr, "the tests' engine or a leak:", err)
 		return 1
 	}
 	library, err := chdb.FindLibrary(chdb.LibraryOptions{})
 	if err != nil {
 		return fail(err)
 	}
+	defer func() {
+		if code == 0 {
+			// Looked for after the engine has stopped: it has goroutines of its own.
+			if err := goleak.Find(); err != nil {
+				code = fail(err)
+			}
+		}
+	}()
 	dir, err := os.MkdirTemp("", "evaluator-engine-")
 	if err != nil {
 		return fail(err)

@@ -23,7 +23,6 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	driftv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
-	observationv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
@@ -34,16 +33,13 @@ type watch struct {
 	config Config
 	deps   Deps
 
-	mu        sync.Mutex
-	clusters  map[fleet.ClusterID]*clusterWatch
-	gates     map[string]*gateWatch
-	rollouts  map[rollout.ID]*rolloutWatch
-	positions map[codec.Position]uint64
+	mu       sync.Mutex
+	clusters map[fleet.ClusterID]*clusterWatch
+	gates    map[string]*gateWatch
+	rollouts map[rollout.ID]*rolloutWatch
+	arrivals arrivals
 	// deaf is set while reports cannot be stored.
 	deaf bool
-	// untold holds, per position, the clusters of its part whose next mark must
-	// say what is missing.
-	untold map[codec.Position]map[fleet.ClusterID]string
 }
 
 // clusterWatch is one cluster with the state last recorded of it.
@@ -78,8 +74,7 @@ func newWatch(config Config, deps Deps) *watch {
 	w := &watch{
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch),
-		rollouts: make(map[rollout.ID]*rolloutWatch), positions: make(map[codec.Position]uint64),
-		untold: make(map[codec.Position]map[fleet.ClusterID]string),
+		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: newArrivals(),
 	}
 	for _, c := range config.Clusters {
 		w.clusters[c.ID] = &clusterWatch{
@@ -117,7 +112,7 @@ func (w *watch) rebuild(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.positions = positions
+	w.arrivals.last = positions
 	for id, c := range w.clusters {
 		inventories, err := w.deps.Store.Inventories(ctx, w.config.Tenant, id, now.Add(-w.config.Limits.MixedWindow-w.config.Limits.DarkAfter))
 		if err != nil {
@@ -261,158 +256,6 @@ func (w *watch) follow(state rollout.State, f rollout.Fact) {
 	c.drift.Move = nil
 	if run.Phase.Busy() {
 		c.drift.Move = &drift.Move{Rollout: string(state.ID), Target: *target, Ends: run.WindowEnds}
-	}
-}
-
-// observe handles one batch of observations: rows first, then the fold, then
-// decisions, so that every decision stands on durable rows.
-func (w *watch) observe(ctx context.Context, d bus.Delivery) error {
-	var batch observationv1.Batch
-	if err := proto.Unmarshal(d.Data, &batch); err != nil {
-		return bus.Permanent(fmt.Errorf("decoding a batch: %w", err))
-	}
-	records := make([]codec.Record, 0, len(batch.GetObservations()))
-	for i, m := range batch.GetObservations() {
-		o, err := codec.ObservationFromProto(m)
-		if err != nil {
-			return bus.Permanent(fmt.Errorf("decoding observation %d of source %q: %w", i, batch.GetSource(), err))
-		}
-		r := codec.Record{
-			Observation: o, Tenant: w.config.Tenant, ObservedAt: m.GetObservedAt().AsTime(), RecordedAt: d.Time,
-			Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart(), SourceSequence: batch.GetSequence(),
-			StreamSequence: d.Sequence, Index: uint32(i),
-		}
-		if _, known := w.clusters[o.Cluster()]; !known {
-			w.deps.Meter.Observed("unknown_cluster", 1)
-			continue
-		}
-		if !plausible(r) {
-			w.deps.Meter.Observed("implausible_time", 1)
-			continue
-		}
-		records = append(records, r)
-	}
-	w.mu.Lock()
-	seen := w.follows(&batch, records)
-	w.mu.Unlock()
-	err := w.deps.Store.InsertRecords(ctx, records)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.deaf = err != nil; w.deaf {
-		return fmt.Errorf("storing a batch of source %q: %w", batch.GetSource(), err)
-	}
-	w.arrived(&batch, records, seen)
-	touched := make(map[fleet.ClusterID]bool)
-	for _, r := range records {
-		// The rows of a repeat are collapsed into the first, so the fold must not
-		// see it either.
-		if !seen.repeat {
-			w.take(r)
-		}
-		touched[r.Cluster()] = true
-	}
-	for cluster := range touched {
-		if err := w.judge(ctx, cluster); err != nil {
-			return err
-		}
-	}
-	w.deps.Meter.DecisionLatency(w.deps.Now().Sub(d.Time))
-	return nil
-}
-
-// How far the times of an observation may be from its arrival. What lies outside
-// comes from a broken clock, has no place in a table and would promise too much
-// as a mark.
-const (
-	maxPast   = 400 * 24 * time.Hour
-	maxFuture = 24 * time.Hour
-)
-
-func plausible(r codec.Record) bool {
-	within := func(times ...time.Time) bool {
-		for _, t := range times {
-			if !t.IsZero() && (t.Before(r.RecordedAt.Add(-maxPast)) || t.After(r.RecordedAt.Add(maxFuture))) {
-				return false
-			}
-		}
-		return true
-	}
-	switch {
-	case r.Session != nil:
-		return within(r.ObservedAt, r.Session.Start, r.Session.End)
-	case r.Mark != nil:
-		return within(r.ObservedAt, r.Mark.CompleteUntil)
-	}
-	return within(r.ObservedAt)
-}
-
-// place is where a batch stands among the messages of its position.
-type place struct {
-	repeat bool
-	// missing counts the messages between it and the one before it.
-	missing uint64
-	reason  string
-}
-
-func positionOf(batch *observationv1.Batch) codec.Position {
-	return codec.Position{Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart()}
-}
-
-// follows finds a batch's place and makes its marks say what is missing before
-// them: it may be sessions. It remembers nothing, because the batch may come
-// again until it is stored.
-func (w *watch) follows(batch *observationv1.Batch, records []codec.Record) place {
-	position := positionOf(batch)
-	last := w.positions[position]
-	at := place{repeat: batch.GetSequence() <= last}
-	if at.repeat {
-		return at
-	}
-	if at.missing = batch.GetSequence() - last - 1; at.missing > 0 {
-		at.reason = fmt.Sprintf("messages %d to %d of source %s are missing", last+1, batch.GetSequence()-1, batch.GetSource())
-	}
-	for _, r := range records {
-		if r.Mark == nil {
-			continue
-		}
-		reason := at.reason
-		if reason == "" {
-			reason = w.untold[position][r.Cluster()]
-		}
-		if reason != "" {
-			r.Mark.Blind, r.Mark.Lost, r.Mark.BlindReason = true, true, reason
-		}
-	}
-	return at
-}
-
-// arrived remembers a stored batch. A hole concerns every cluster of the part and
-// stays untold until a mark of the cluster is stored.
-func (w *watch) arrived(batch *observationv1.Batch, records []codec.Record, at place) {
-	if at.repeat {
-		return
-	}
-	position := positionOf(batch)
-	w.positions[position] = batch.GetSequence()
-	if at.missing > 0 {
-		w.deps.Log.Warn("a hole in a source's messages", "source", batch.GetSource(), "part", batch.GetPart(),
-			"before", batch.GetSequence(), "missing", at.missing)
-		w.deps.Meter.Observed("missing_message", int(at.missing))
-		untold := make(map[fleet.ClusterID]string)
-		for id := range w.clusters {
-			if topology.Part(id) == batch.GetPart() {
-				untold[id] = at.reason
-			}
-		}
-		w.untold[position] = untold
-	}
-	for _, r := range records {
-		if r.Mark != nil {
-			delete(w.untold[position], r.Cluster())
-		}
-	}
-	if len(w.untold[position]) == 0 {
-		delete(w.untold, position)
 	}
 }
 
