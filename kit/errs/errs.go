@@ -23,7 +23,20 @@ const (
 	Conflict Kind = "conflict"
 	// Unavailable: something that is needed cannot be reached; try again later.
 	Unavailable Kind = "unavailable"
+	// Unauthenticated: who the caller is was not shown, or is not believed.
+	Unauthenticated Kind = "unauthenticated"
+	// PermissionDenied: the caller is known and may not do this.
+	PermissionDenied Kind = "permission_denied"
+	// Exhausted: a limit is reached, such as a full store or too large a message.
+	Exhausted Kind = "exhausted"
+	// Timeout: it took longer than it may; it may still have happened.
+	Timeout Kind = "timeout"
 )
+
+// Kinds returns every kind.
+func Kinds() []Kind {
+	return []Kind{Internal, Invalid, NotFound, Conflict, Unavailable, Unauthenticated, PermissionDenied, Exhausted, Timeout}
+}
 
 // Error is an error with a kind and, when people may meet it, a catalogue id.
 type Error struct {
@@ -56,4 +69,25 @@ func KindOf(err error) Kind {
 		return e.Kind
 	}
 	return Internal
+}
+
+// IDOf returns the catalogue id an error carries, the outermost of several, and
+// "" when it carries none.
+func IDOf(err error) string {
+	switch e := err.(type) { //nolint:errorlint // every error of the tree is looked at by itself, because one without an id hides none below it
+	case *Error:
+		if e.ID != "" {
+			return e.ID
+		}
+		return IDOf(e.err)
+	case interface{ Unwrap() error }:
+		return IDOf(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			if id := IDOf(one); id != "" {
+				return id
+			}
+		}
+	}
+	return ""
 }

@@ -3,8 +3,13 @@ package errs_test
 import (
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"io/fs"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/lockstep-fleet/lockstep/kit/errs"
@@ -59,5 +64,56 @@ func TestKindOf(t *testing.T) {
 		if got := errs.KindOf(c.err); got != c.want {
 			t.Errorf("%s: got %s, want %s", name, got, c.want)
 		}
+	}
+}
+
+func TestIDOf(t *testing.T) {
+	t.Parallel()
+	conflict := errs.New(errs.Conflict, "LS-ROL-002", "busy")
+	plain := errs.New(errs.Unavailable, "", "no answer: %w", io.EOF)
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"its own":                      {conflict, "LS-ROL-002"},
+		"wrapped":                      {fmt.Errorf("starting: %w", conflict), "LS-ROL-002"},
+		"the outermost":                {errs.New(errs.Invalid, "LS-API-009", "bad: %w", conflict), "LS-API-009"},
+		"below one without":            {errs.New(errs.Invalid, "", "bad: %w", conflict), "LS-ROL-002"},
+		"beside one without":           {errors.Join(io.EOF, plain, conflict), "LS-ROL-002"},
+		"the first of several":         {errors.Join(conflict, errs.New(errs.Invalid, "LS-API-009", "bad")), "LS-ROL-002"},
+		"beside one without in one %w": {fmt.Errorf("%w, then %w", plain, conflict), "LS-ROL-002"},
+		"of one without":               {plain, ""},
+		"of a stranger":                {io.EOF, ""},
+		"of nothing":                   {nil, ""},
+	} {
+		if got := errs.IDOf(c.err); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+func TestEveryKindIsListedOnce(t *testing.T) {
+	t.Parallel()
+	src, err := parser.ParseFile(token.NewFileSet(), "errs.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var declared []errs.Kind
+	ast.Inspect(src, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok {
+			return true
+		}
+		if name, ok := spec.Type.(*ast.Ident); ok && name.Name == "Kind" {
+			text, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				t.Error(err)
+			}
+			declared = append(declared, errs.Kind(text))
+		}
+		return false
+	})
+	if got := errs.Kinds(); !slices.Equal(got, declared) {
+		t.Errorf("listed %v, declared %v", got, declared)
 	}
 }

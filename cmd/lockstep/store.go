@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/adapters/chdb"
+	"github.com/lockstep-fleet/lockstep/adapters/clickhouse"
+	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
+	"github.com/lockstep-fleet/lockstep/kit/app"
+)
+
+// openStore opens the ClickHouse server that was named or the embedded engine,
+// and brings its tables up to date.
+func (s *server) openStore(ctx context.Context, opts cli.ServerOptions, dir string) (*clickhouse.Store, app.Role, error) {
+	role := app.Role{Name: "store", Run: func(ctx context.Context) error { <-ctx.Done(); return nil }}
+	options := clickhouse.Options{DSN: opts.ClickHouse, Log: s.log}
+	if opts.ClickHouse == "" {
+		library, err := chdb.FindLibrary(chdb.LibraryOptions{Path: os.Getenv("LOCKSTEP_ENGINE_LIBRARY")})
+		if err != nil {
+			return nil, role, err
+		}
+		engine, err := chdb.Start(ctx, chdb.Options{
+			Args: []string{engineCommandName}, Library: library, DataDir: dir, Log: s.log.With("part", "engine"),
+		})
+		if err != nil {
+			return nil, role, fmt.Errorf("starting the embedded ClickHouse engine: %w", err)
+		}
+		s.onClose(func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), drain)
+			defer cancel()
+			return engine.Stop(ctx)
+		})
+		options.Dial = engine.DialContext
+		role.Run = func(ctx context.Context) error {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-engine.Done():
+				return fmt.Errorf("the embedded ClickHouse engine ended: %w", engine.Err())
+			}
+		}
+	}
+	openCtx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	store, err := clickhouse.Open(openCtx, options)
+	if err != nil {
+		if opts.ClickHouse != "" {
+			err = fmt.Errorf("%w; check --clickhouse (or LOCKSTEP_SERVER_CLICKHOUSE) and that this server answers there", err)
+		}
+		return nil, role, err
+	}
+	s.onClose(store.Close)
+	role.Check = func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return store.Ping(ctx)
+	}
+	files, err := clickhouse.Migrations()
+	if err != nil {
+		return nil, role, err
+	}
+	if _, err := store.Migrate(ctx, files); err != nil {
+		return nil, role, err
+	}
+	return store, role, nil
+}
