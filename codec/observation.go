@@ -1,6 +1,6 @@
-// Package codec translates between domain values and the messages of proto/.
-// Every direction is total: what a message cannot mean is an error that names
-// the field.
+// Package codec translates between domain values and the messages of proto/, and
+// cuts lists into the pages that requests ask for. Every direction is total: what
+// a message cannot mean is an error that names the field.
 package codec
 
 import (

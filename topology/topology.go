@@ -76,7 +76,9 @@ func Streams() []bus.Stream {
 }
 
 // KeyValues lists every key-value bucket.
-func KeyValues() []bus.Bucket { return []bus.Bucket{{Name: BucketControl, Owner: Executor}} }
+func KeyValues() []bus.Bucket {
+	return []bus.Bucket{{Name: BucketControl, Owner: Executor}, {Name: bus.Positions, Owner: Evaluator}}
+}
 
 // Blobs lists every blob bucket.
 func Blobs() []bus.Bucket { return []bus.Bucket{{Name: BucketBlobs, Owner: Executor}} }

@@ -23,6 +23,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/adapters/akeyless"
 	"github.com/lockstep-fleet/lockstep/adapters/akeyless/akeylesstest"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"go.uber.org/goleak"
 )
 
@@ -63,10 +64,22 @@ func through(transport http.RoundTripper) func(*akeyless.Options) {
 	return func(o *akeyless.Options) { o.HTTPClient = &http.Client{Transport: transport} }
 }
 
+// catalogueID is the id under which people find a kind of failure, empty for
+// one that they can do nothing about.
+func catalogueID(kind akeyless.Kind) string {
+	return map[akeyless.Kind]string{
+		akeyless.KindRejected: "LS-VEN-001", akeyless.KindUnreachable: "LS-VEN-002", akeyless.KindNotJSON: "LS-VEN-003",
+		akeyless.KindMalformed: "LS-VEN-003", akeyless.KindRateLimited: "LS-VEN-004", akeyless.KindAPI: "LS-VEN-005",
+	}[kind]
+}
+
 func wantKind(t *testing.T, err error, kind akeyless.Kind, parts ...string) {
 	t.Helper()
 	if akeyless.KindOf(err) != kind {
 		t.Fatalf("error is of kind %q, want %q: %v", akeyless.KindOf(err), kind, err)
+	}
+	if id := catalogueID(kind); errs.IDOf(err) != id || !strings.Contains(err.Error(), id) {
+		t.Errorf("error of kind %q has the id %q, want %q: %v", kind, errs.IDOf(err), id, err)
 	}
 	for _, part := range parts {
 		if !strings.Contains(err.Error(), part) {

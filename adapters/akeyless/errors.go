@@ -2,8 +2,9 @@ package akeyless
 
 import (
 	"errors"
-	"fmt"
 	"time"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Kind says what went wrong with a call, decided once where it is seen.
@@ -33,28 +34,37 @@ type Error struct {
 	cause       error
 }
 
-func (e *Error) Error() string {
-	switch e.Kind {
-	case KindRejected:
-		return fmt.Sprintf("call %s: the credentials were rejected (HTTP %d: %s); check the access id, the key file and that the authentication method is not expired", e.Address, e.Status, orDefault(e.Detail, "no reason given"))
-	case KindAPI:
-		return fmt.Sprintf("call %s: the API refused (HTTP %d: %s)", e.Address, e.Status, orDefault(e.Detail, "no reason given"))
-	case KindNotJSON:
-		return fmt.Sprintf("call %s: the answer is not the API's (HTTP %d, content type %q, it begins %q); a proxy or load balancer may have answered: check the base URL with its path, the proxy settings and that the API is up", e.Address, e.Status, e.ContentType, e.Start)
-	case KindMalformed:
-		return fmt.Sprintf("call %s: the answer cannot be read (%s); check that nothing on the way cuts answers short and that the base URL is the API's", e.Address, e.Detail)
-	case KindUnreachable:
-		return fmt.Sprintf("call %s: no complete answer (%s); check the address, DNS, the proxy settings and the network", e.Address, e.Detail)
-	case KindRateLimited:
-		return fmt.Sprintf("call %s: the server limits calls (HTTP %d) and wants to be left alone for %s; poll less often", e.Address, e.Status, e.RetryAfter)
-	case KindTooLarge:
-		return fmt.Sprintf("call %s: the answer is too large (%s); raise the largest answer accepted if this account really is that big", e.Address, e.Detail)
+func (e *Error) Error() string { return e.catalogued().Error() }
+
+// Unwrap gives the failure as the product's catalogue has it, and the network's
+// or the decoder's own error, if there was one.
+func (e *Error) Unwrap() []error {
+	if e.cause == nil {
+		return []error{e.catalogued()}
 	}
-	return fmt.Sprintf("call %s: failed (%s)", e.Address, e.Detail)
+	return []error{e.catalogued(), e.cause}
 }
 
-// Unwrap gives the network's or the decoder's own error, if there was one.
-func (e *Error) Unwrap() error { return e.cause }
+// catalogued words the failure for people.
+func (e *Error) catalogued() *errs.Error {
+	switch e.Kind {
+	case KindRejected:
+		return errs.New(errs.Unauthenticated, "LS-VEN-001", "call %s: the credentials were rejected (HTTP %d: %s); check the access id, the key file and that the authentication method is not expired", e.Address, e.Status, orDefault(e.Detail, "no reason given"))
+	case KindAPI:
+		return errs.New(errs.PermissionDenied, "LS-VEN-005", "call %s: the API refused (HTTP %d: %s)", e.Address, e.Status, orDefault(e.Detail, "no reason given"))
+	case KindNotJSON:
+		return errs.New(errs.Unavailable, "LS-VEN-003", "call %s: the answer is not the API's (HTTP %d, content type %q, it begins %q); a proxy or load balancer may have answered: check the base URL with its path, the proxy settings and that the API is up", e.Address, e.Status, e.ContentType, e.Start)
+	case KindMalformed:
+		return errs.New(errs.Unavailable, "LS-VEN-003", "call %s: the answer cannot be read (%s); check that nothing on the way cuts answers short and that the base URL is the API's", e.Address, e.Detail)
+	case KindUnreachable:
+		return errs.New(errs.Unavailable, "LS-VEN-002", "call %s: no complete answer (%s); check the address, DNS, the proxy settings and the network", e.Address, e.Detail)
+	case KindRateLimited:
+		return errs.New(errs.Exhausted, "LS-VEN-004", "call %s: the server limits calls (HTTP %d) and wants to be left alone for %s; poll less often", e.Address, e.Status, e.RetryAfter)
+	case KindTooLarge:
+		return errs.New(errs.Exhausted, "", "call %s: the answer is too large (%s)", e.Address, e.Detail)
+	}
+	return errs.New(errs.Internal, "", "call %s: failed (%s)", e.Address, e.Detail)
+}
 
 // KindOf returns the kind of a failed call, empty when err is nil or not one.
 func KindOf(err error) Kind {

@@ -311,7 +311,7 @@ func (p *poll) noteUnreadable(objects []Unreadable) {
 func (p *poll) judgeSight() {
 	if !p.gatewaysSaid {
 		if !p.reader.visible {
-			p.blindAll("the server does not say which gateways these credentials see in full; give their role the rule sra-reports-access=all")
+			p.blindAll("LS-VEN-006: the server does not say which gateways these credentials see in full; give their role the rule sra-reports-access=all")
 		}
 		return
 	}
@@ -321,7 +321,7 @@ func (p *poll) judgeSight() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.reader.clusters)) {
 		if !shown[name] {
-			p.blindFor(p.reader.clusters[name], fmt.Sprintf("allowed_gateways does not list %q; give the credentials' role the rule sra-reports-access=all", name))
+			p.blindFor(p.reader.clusters[name], fmt.Sprintf("LS-VEN-006: allowed_gateways does not list %q; give the credentials' role the rule sra-reports-access=all", name))
 		}
 	}
 }

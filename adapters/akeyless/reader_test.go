@@ -238,7 +238,7 @@ func TestBlindness(t *testing.T) {
 	b.server.HideGateway("v/west", true)
 	wantBlind(t, b.poll(t), map[fleet.ClusterID]string{"west": `"v/west"`})
 	b.server.HideGateway("v/east", true)
-	wantBlind(t, b.poll(t), map[fleet.ClusterID]string{"west": `"v/west"`, "east": "sra-reports-access=all"})
+	wantBlind(t, b.poll(t), map[fleet.ClusterID]string{"west": `LS-VEN-006: allowed_gateways does not list "v/west"`, "east": "sra-reports-access=all"})
 	b.server.HideGateway("v/west", false)
 	b.server.HideGateway("v/east", false)
 	wantBlind(t, b.poll(t), nil)

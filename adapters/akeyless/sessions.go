@@ -3,12 +3,12 @@ package akeyless
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // AllStatuses asks for sessions in every state. The API's own default, an
@@ -63,7 +63,7 @@ type Gateway struct {
 // ErrRepeatedPage means that the server answered a pagination token with a
 // page already sent: it is too old to page, and sessions beyond its first page
 // cannot be read.
-var ErrRepeatedPage = errors.New("the server ignores pagination tokens and repeats its first page; sessions beyond it cannot be read: update the server")
+var ErrRepeatedPage error = errs.New(errs.Unavailable, "LS-VEN-007", "the server ignores pagination tokens and repeats its first page; sessions beyond it cannot be read: update the server")
 
 // SessionPages walks the pages of a query, newest sessions first, one request
 // for each page the caller asks for. It ends with the last page or after the

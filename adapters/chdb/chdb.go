@@ -15,11 +15,21 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"runtime"
 	"time"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // ErrStopped is returned by an Engine that was stopped.
 var ErrStopped = errors.New("the embedded ClickHouse engine was stopped")
+
+// supported says whether the engine's library exists for this platform.
+const supported = runtime.GOOS == "linux" && runtime.GOARCH == "amd64"
+
+func errUnsupported() error {
+	return errs.New(errs.Invalid, "LS-ENG-003", "the embedded ClickHouse engine runs on linux/amd64 only, this is %s/%s; use a ClickHouse server with --clickhouse <dsn>", runtime.GOOS, runtime.GOARCH)
+}
 
 // ErrOrphaned is returned by Serve when the process that started the child is
 // gone.
@@ -37,14 +47,14 @@ type ServeOptions struct {
 	// Lifeline is read until it ends: its end means that the parent died, and
 	// Serve returns ErrOrphaned. Nil means no parent to outlive.
 	Lifeline *os.File
-	// Ready, if set, is called once, when the socket accepts requests.
-	Ready func()
+	// Reached, if set, is called at each stage on the way.
+	Reached func(Stage)
 	// LockWait bounds the wait for an older child that still holds DataDir;
 	// zero means 10 s.
 	LockWait time.Duration
 	// Connections is how many statements may run at once; zero means 8.
 	Connections int
-	// MaxBody bounds the data of one insert in bytes; zero means 256 MiB.
+	// MaxBody bounds the data of one insert in bytes; zero means 64 MiB.
 	MaxBody int64
 	Log     *slog.Logger
 }
@@ -57,13 +67,30 @@ func (o ServeOptions) withDefaults() ServeOptions {
 		o.Connections = 8
 	}
 	if o.MaxBody == 0 {
-		o.MaxBody = 256 << 20
+		o.MaxBody = 64 << 20
+	}
+	if o.Reached == nil {
+		o.Reached = func(Stage) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return o
 }
+
+// Stage is how far a child has come. A child that dies tells by its stage what it
+// died of.
+type Stage string
+
+// Every value Stage takes.
+const (
+	// StageLoading: it holds the data folder and maps the library.
+	StageLoading Stage = "loading"
+	// StageOpening: the library is mapped and opens the data.
+	StageOpening Stage = "opening"
+	// StageReady: the socket accepts requests.
+	StageReady Stage = "ready"
+)
 
 // Options say how to start and keep an engine.
 type Options struct {
@@ -80,5 +107,9 @@ type Options struct {
 	DataDir string
 	// LockWait is handed to the child; see ServeOptions.
 	LockWait time.Duration
-	Log      *slog.Logger
+	// StartLimit bounds the time from a child's start until it serves; zero means
+	// two minutes, of which it may wait LockWait. A child that takes longer is
+	// killed.
+	StartLimit time.Duration
+	Log        *slog.Logger
 }

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -17,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 func TestKilledChildComesBackWithItsRows(t *testing.T) {
@@ -44,6 +47,25 @@ func TestKilledChildComesBackWithItsRows(t *testing.T) {
 	}
 	if now := engine.PID(); now == old || now == 0 {
 		t.Errorf("the child's process id is %d, it was %d", now, old)
+	}
+}
+
+// What the start alone needed is given back before anybody asks.
+func TestIdleChildIsSmall(t *testing.T) {
+	t.Parallel()
+	engine := startEngine(t, t.TempDir())
+	newClient(t, engine.DialContext).must("SELECT 1")
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", engine.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		if most, ok := map[string]int{"RssFile": 80 << 10, "RssAnon": 80 << 10}[name]; ok {
+			if kib, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB")); err != nil || kib > most {
+				t.Errorf("%s is %s, %v, want at most %d kB", name, strings.TrimSpace(value), err, most)
+			}
+		}
 	}
 }
 
@@ -91,6 +113,9 @@ func TestSecondEngineOnTheSameDataIsRefused(t *testing.T) {
 	if err == nil {
 		t.Fatal("two engines run on one data folder")
 	}
+	if errs.IDOf(err) != "LS-ENG-009" {
+		t.Errorf("the error is %v", err)
+	}
 	for _, part := range []string{dir, "process " + strconv.Itoa(engine.PID()), "stop that server"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("the error %q does not say %q", err, part)
@@ -122,9 +147,12 @@ func TestNewEngineWaitsForAnOldOne(t *testing.T) {
 	}
 }
 
-func TestChildDiesWithItsParent(t *testing.T) {
+// A server that is killed takes its child along, and the next one opens the same
+// data, waiting for the child where it still holds them.
+func TestKilledParentLeavesItsDataToTheNext(t *testing.T) {
 	t.Parallel()
-	parent := exec.Command("/proc/self/exe", parentCommand, libraryPath(t), t.TempDir())
+	dir := t.TempDir()
+	parent := exec.Command("/proc/self/exe", parentCommand, libraryPath(t), dir)
 	out, err := parent.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -140,13 +168,26 @@ func TestChildDiesWithItsParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(line)
 	}
+	c := newClient(t, func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "engine.sock"))
+	})
+	c.must("CREATE TABLE default.kept (a UInt64) ENGINE = MergeTree ORDER BY a SETTINGS fsync_after_insert = 1, fsync_part_directory = 1")
+	c.must("INSERT INTO kept SELECT number FROM numbers(1000)")
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	next, err := Start(limited(t, time.Minute), Options{Args: []string{childCommand}, Library: libraryPath(t), DataDir: dir, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopEngine(t, next) })
+	gone(t, pid, 10*time.Second)
 	if err := parent.Wait(); err == nil {
 		t.Error("a killed parent ended well")
 	}
-	gone(t, pid, 10*time.Second)
+	if got := newClient(t, next.DialContext).must("SELECT count() FROM kept FORMAT CSV"); got != "1000\n" {
+		t.Errorf("the next server sees %q", got)
+	}
 }
 
 // The lifeline works without the kernel's death signal, which other ways of
@@ -164,9 +205,11 @@ func TestChildEndsWithItsLifeline(t *testing.T) {
 	t.Cleanup(func() { _ = child.Process.Kill() }) // if the lifeline did not end it
 	_ = lifelineRead.Close()
 	_ = statusWrite.Close()
-	status, err := bufio.NewReader(statusRead).ReadString('\n')
-	if err != nil || strings.TrimSpace(status) != statusReady {
-		t.Fatalf("status %q, %v", status, err)
+	lines := bufio.NewScanner(statusRead)
+	for _, stage := range []Stage{StageLoading, StageOpening, StageReady} {
+		if !lines.Scan() || Stage(lines.Text()) != stage {
+			t.Fatalf("status %q (%v), want %q", lines.Text(), lines.Err(), stage)
+		}
 	}
 	info, err := os.Stat(filepath.Join(dir, "s"))
 	if err != nil {
@@ -253,19 +296,159 @@ func TestStartErrors(t *testing.T) {
 	if err := os.WriteFile(notALibrary, []byte("text"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	damaged := t.TempDir()
+	if err := os.WriteFile(filepath.Join(damaged, "data"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	child, library := []string{childCommand}, libraryPath(t)
 	for name, test := range map[string]struct {
 		opts Options
+		id   string
 		want string
 	}{
-		"not a library": {Options{Args: []string{childCommand}, Library: notALibrary, DataDir: t.TempDir()}, "make engine"},
-		"long path":     {Options{Args: []string{childCommand}, Library: notALibrary, DataDir: "/" + strings.Repeat("x", 110)}, "shorter path"},
-		"no program":    {Options{Executable: "/nonexistent/program", DataDir: t.TempDir()}, "/nonexistent/program"},
-		"wrong program": {Options{Executable: "/bin/false", DataDir: t.TempDir()}, "exit status 1"},
+		"not a library":  {Options{Args: child, Library: notALibrary, DataDir: t.TempDir()}, "LS-ENG-002", "make engine"},
+		"full of holes":  {Options{Args: child, Library: holes(t, library), DataDir: t.TempDir()}, "LS-ENG-002", "make engine"},
+		"long path":      {Options{Args: child, Library: library, DataDir: "/" + strings.Repeat("x", 110)}, "LS-ENG-007", "shorter path"},
+		"no folder":      {Options{Args: child, Library: library, DataDir: notALibrary}, "LS-ENG-008", notALibrary},
+		"no answer":      {Options{Executable: "/bin/sh", Args: []string{"-c", "read forever <&3"}, DataDir: t.TempDir(), StartLimit: 50 * time.Millisecond}, "LS-ENG-010", "50ms"},
+		"damaged data":   {Options{Args: child, Library: library, DataDir: damaged}, "LS-ENG-012", damaged},
+		"no program":     {Options{Executable: "/nonexistent/program", DataDir: t.TempDir()}, "", "/nonexistent/program"},
+		"wrong program":  {Options{Executable: "/bin/false", DataDir: t.TempDir()}, "LS-ENG-011", "exit status 1"},
+		"dying program":  {Options{Executable: "/bin/sh", Args: []string{"-c", "echo no air >&2; kill -9 $$"}, DataDir: t.TempDir()}, "LS-ENG-011", "signal: killed; its last words: no air"},
+		"dying at data":  {Options{Executable: "/bin/sh", Args: []string{"-c", "echo opening >&4; kill -BUS $$"}, DataDir: t.TempDir()}, "LS-ENG-012", "signal: bus error"},
+		"dying at first": {Options{Executable: "/bin/sh", Args: []string{"-c", "echo loading >&4; kill -SEGV $$"}, DataDir: t.TempDir()}, "LS-ENG-002", "signal: segmentation fault"},
 	} {
 		_, err := Start(limited(t, time.Minute), test.opts)
-		if err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: the error %v does not say %q", name, err, test.want)
+		if err == nil || errs.IDOf(err) != test.id || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: the error %v is not %q and does not say %q", name, err, test.id, test.want)
 		}
+	}
+}
+
+// holes is a library with its beginning and its end, and nothing in between: it
+// looks whole from outside.
+func holes(t *testing.T, library string) string {
+	t.Helper()
+	whole, err := os.Open(library)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer whole.Close()
+	info, err := whole.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.Create(filepath.Join(t.TempDir(), "libchdb.so"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	const kept = 64 << 10
+	for _, offset := range []int64{0, info.Size() - kept} {
+		if _, err := io.Copy(io.NewOffsetWriter(out, offset), io.NewSectionReader(whole, offset, kept)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := checkLibrary(out.Name()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Name()
+}
+
+// A child that dies at every start is started again and again, tells why, and
+// serves when the reason is gone.
+func TestCrashLoopEndsWithItsReason(t *testing.T) {
+	t.Parallel()
+	library := filepath.Join(t.TempDir(), "libchdb.so")
+	if err := os.Symlink(libraryPath(t), library); err != nil {
+		t.Fatal(err)
+	}
+	engine, err := Start(limited(t, time.Minute), Options{Args: []string{childCommand}, Library: library, DataDir: t.TempDir(), Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopEngine(t, engine) })
+	if err := os.Rename(library, library+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(engine.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool {
+		err := engine.Err()
+		return err != nil && strings.Contains(err.Error(), "deaths in a row: 3")
+	})
+	err = engine.Err()
+	if errs.IDOf(err) != "LS-ENG-002" || !strings.Contains(err.Error(), "next start in ") {
+		t.Errorf("the engine's error is %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := engine.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) || errs.IDOf(err) != "LS-ENG-002" {
+		t.Errorf("who waits is told %v", err)
+	}
+	if err := os.Rename(library+".away", library); err != nil {
+		t.Fatal(err)
+	}
+	newClient(t, engine.DialContext).must("SELECT 1")
+	if err := engine.Err(); err != nil {
+		t.Errorf("a serving engine has the error %v", err)
+	}
+}
+
+// A child that is stopped in the middle of everything holds nobody beyond the
+// time he has.
+func TestFrozenChildHoldsNobody(t *testing.T) {
+	t.Parallel()
+	engine := startEngine(t, t.TempDir())
+	c := newClient(t, engine.DialContext)
+	c.must("SELECT 1")
+	if err := syscall.Kill(engine.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		began := time.Now()
+		_, err := c.post(ctx, "SELECT 1", nil)
+		cancel()
+		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second {
+			t.Errorf("after %s the error is %v", took, err)
+		}
+	}
+	if err := syscall.Kill(engine.PID(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	c.must("SELECT 1")
+	// One that does not hear of its end is killed.
+	if err := syscall.Kill(engine.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	pid := engine.PID()
+	if err := engine.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a frozen child was stopped with %v", err)
+	}
+	gone(t, pid, 0)
+}
+
+func TestChildKilledWhileItStops(t *testing.T) {
+	t.Parallel()
+	for range 3 {
+		engine, err := Start(limited(t, time.Minute), Options{Args: []string{childCommand}, Library: libraryPath(t), DataDir: t.TempDir(), Log: testLog(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid := engine.PID()
+		stopped := make(chan error, 1)
+		go func() { stopped <- engine.Stop(limited(t, time.Minute)) }()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			t.Fatal(err)
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		gone(t, pid, 0)
 	}
 }
 

@@ -1,6 +1,7 @@
 package chdb
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -24,8 +25,9 @@ const maxStatement = 16 << 20
 
 // Error codes of ClickHouse that this handler itself answers with.
 const (
-	codeNotImplemented = 48
 	codeBadArguments   = 36
+	codeNotImplemented = 48
+	codeTooLarge       = 229
 	codeUnknown        = 1002
 )
 
@@ -166,7 +168,7 @@ func (h *httpHandler) read(w http.ResponseWriter, r *http.Request) (*request, er
 	if req.sql == "" {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxStatement))
 		if err != nil {
-			return nil, fmt.Errorf("read the statement: %w", err)
+			return nil, unread("the statement", err)
 		}
 		req.sql = string(body)
 		if strings.TrimSpace(req.sql) == "" {
@@ -189,10 +191,10 @@ func (req *request) attach(body io.Reader) error {
 		return fmt.Errorf("take memory for an insert's data: %w", err)
 	}
 	data := os.NewFile(uintptr(fd), "insert")
-	n, err := io.Copy(data, body)
+	n, err := bufio.NewReaderSize(body, 256<<10).WriteTo(data)
 	if err != nil {
 		_ = data.Close()
-		return fmt.Errorf("read an insert's data: %w", err)
+		return unread("an insert's data", err)
 	}
 	if n == 0 {
 		_ = data.Close()
@@ -207,6 +209,14 @@ func (req *request) attach(body io.Reader) error {
 	req.sql = fmt.Sprintf("%s SELECT * FROM file('/proc/%d/fd/%d', %s)", req.sql[:match[0]], os.Getpid(), fd, format)
 	req.data = data
 	return nil
+}
+
+// unread is the error of a body that could not be read to its end.
+func unread(what string, err error) error {
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return refusal{codeTooLarge, fmt.Sprintf("%s has more than %d MiB; send it in parts", what, tooLarge.Limit>>20)}
+	}
+	return fmt.Errorf("read %s: %w", what, err)
 }
 
 var (
@@ -277,13 +287,8 @@ func fail(w http.ResponseWriter, err error) {
 	} else {
 		text = fmt.Sprintf("Code: %d. DB::Exception: %s (embedded engine)", codeUnknown, text)
 	}
-	status := http.StatusInternalServerError
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		status = http.StatusRequestEntityTooLarge
-	}
 	w.Header().Set("X-ClickHouse-Exception-Code", code)
-	http.Error(w, text, status)
+	http.Error(w, text, http.StatusInternalServerError)
 }
 
 // isHello recognises the question a Go client opens a connection with.

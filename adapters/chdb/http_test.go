@@ -3,13 +3,16 @@
 package chdb
 
 import (
+	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestInterface(t *testing.T) {
@@ -120,6 +123,70 @@ func TestInterface(t *testing.T) {
 		for range 20 {
 			c.must("SELECT 1")
 		}
+	})
+
+	t.Run("more than it takes", func(t *testing.T) {
+		t.Parallel()
+		c := newClient(t, engine.DialContext)
+		for name, params := range map[string]url.Values{
+			"statement": {},
+			"data":      {"query": {"INSERT INTO FUNCTION null('a String') FORMAT CSV"}},
+		} {
+			got, err := c.post(limited(t, time.Minute), strings.Repeat("x", 65<<20), params)
+			// It answers and hangs up, and a client that still writes may see that
+			// alone.
+			if err == nil && (got.status != http.StatusInternalServerError || got.code != "229" || !strings.Contains(got.body, "MiB; send it in parts")) {
+				t.Errorf("%s: %+v", name, got)
+			}
+			c.must("SELECT 1")
+		}
+	})
+
+	t.Run("noise", func(t *testing.T) {
+		t.Parallel()
+		c := newClient(t, engine.DialContext)
+		// A thousand connections, most of them left in the middle.
+		for noise, times := range map[string]int{
+			"\x00\xff\x16\x03\x01garbage\r\n\r\n":                                                                                    200,
+			"POST / HTTP/1.1\r\nHost: e\r\nContent-Length: 100\r\n\r\nSELECT":                                                        200,
+			"POST /?query=INSERT%20INTO%20t%20FORMAT%20Native HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n": 200,
+			"POST / HTTP/1.1\r\nHost: e\r\nX: " + strings.Repeat("x", 4<<20):                                                         1,
+			"GET / HTTP/1.1\r\n": 200,
+			"":                   200,
+		} {
+			for range times {
+				conn, err := engine.DialContext(limited(t, time.Minute), "", "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				_, _ = io.WriteString(conn, noise)
+			}
+			c.must("SELECT 1")
+		}
+		if got, err := c.post(limited(t, time.Minute), "PUT", url.Values{"query": {"SELECT 1"}, "client_protocol_version": {"x"}}); err != nil || got.code != "36" {
+			t.Errorf("a revision that is no number: %+v, %v", got, err)
+		}
+	})
+
+	t.Run("what it may take is bounded", func(t *testing.T) {
+		t.Parallel()
+		c := newClient(t, engine.DialContext)
+		var info unix.Sysinfo_t
+		if err := unix.Sysinfo(&info); err != nil {
+			t.Fatal(err)
+		}
+		for query, most := range map[string]uint64{
+			"SELECT value FROM system.server_settings WHERE name = 'max_server_memory_usage' FORMAT TSV": info.Totalram / 5 * 2,
+			"SELECT value FROM system.server_settings WHERE name = 'mark_cache_size' FORMAT TSV":         64 << 20,
+			"SELECT getSetting('max_threads') FORMAT TSV":                                                8,
+		} {
+			got, err := strconv.ParseUint(strings.TrimSpace(c.must(query)), 10, 64)
+			if err != nil || got == 0 || got > most {
+				t.Errorf("%s: %d, %v, want at most %d", query, got, err, most)
+			}
+		}
+		c.must("SYSTEM JEMALLOC PURGE") // as tidy does
 	})
 
 	t.Run("ping", func(t *testing.T) {

@@ -1,20 +1,20 @@
 package chdb
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Version is the engine library's version that tools/engine/fetch.sh fetches.
 const Version = "26.5.3"
 
 const libraryName = "libchdb.so"
-
-// ErrNoLibrary is the error when no engine library is found.
-var ErrNoLibrary = errors.New("no ClickHouse engine library")
 
 // LibraryOptions say where FindLibrary looks.
 type LibraryOptions struct {
@@ -30,13 +30,15 @@ type LibraryOptions struct {
 
 // FindLibrary returns the path of the engine library: the one asked for, or
 // else the one attached to the executable (unpacked into the cache when it is
-// not there yet, which takes seconds once), or else the fetched one.
+// not there yet, which takes seconds once), or else the fetched one. What it
+// returns has been looked at as far as that is quick: it is a whole library for
+// this machine.
 func FindLibrary(opts LibraryOptions) (string, error) {
+	if !supported {
+		return "", errUnsupported()
+	}
 	if opts.Path != "" {
-		if err := regular(opts.Path); err != nil {
-			return "", fmt.Errorf("use the ClickHouse engine library: %w", err)
-		}
-		return opts.Path, nil
+		return opts.Path, checkLibrary(opts.Path)
 	}
 	executable := opts.Executable
 	if executable == "" {
@@ -50,7 +52,7 @@ func FindLibrary(opts LibraryOptions) (string, error) {
 	if cache == "" {
 		user, err := os.UserCacheDir()
 		if err != nil {
-			return "", fmt.Errorf("find the cache folder of the ClickHouse engine: %w (set XDG_CACHE_HOME)", err)
+			return "", errs.New(errs.Invalid, "LS-ENG-004", "find the cache folder of the ClickHouse engine: %w; set XDG_CACHE_HOME to a folder that this user may write", err)
 		}
 		cache = filepath.Join(user, "lockstep")
 	}
@@ -64,23 +66,39 @@ func FindLibrary(opts LibraryOptions) (string, error) {
 		return load.unpack(engines)
 	}
 	fetched := filepath.Join(engines, Version, libraryName)
-	switch err := regular(fetched); {
-	case err == nil:
-		return fetched, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("%w: none is attached to %s and there is no %s: run `make engine` to fetch it, or use a ClickHouse server with --clickhouse <dsn>", ErrNoLibrary, executable, fetched)
-	default:
-		return "", fmt.Errorf("use the fetched ClickHouse engine library: %w", err)
+	err = checkLibrary(fetched)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", errs.New(errs.NotFound, "LS-ENG-001", "no ClickHouse engine library: none is attached to %s and there is no %s; run `make engine` to fetch it, name one with LOCKSTEP_ENGINE_LIBRARY, or use a ClickHouse server with --clickhouse <dsn>", executable, fetched)
 	}
+	return fetched, err
 }
 
-func regular(path string) error {
+// otherLibrary says what to do about a library that is of no use.
+const otherLibrary = "fetch it again with `make engine`, name another with LOCKSTEP_ENGINE_LIBRARY, or use a ClickHouse server with --clickhouse <dsn>"
+
+// checkLibrary looks at what would make the loader fail or crash: a file that is
+// missing, cannot be read, is no shared library for this machine, or is cut
+// short. Damage inside is not seen; the child dies of that, and the server does
+// not.
+func checkLibrary(path string) error {
 	info, err := os.Stat(path)
-	if err != nil {
-		return err
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errs.New(errs.NotFound, "LS-ENG-001", "no ClickHouse engine library at %s: %w; %s", path, err, otherLibrary)
+	case err != nil:
+		return errs.New(errs.Invalid, "LS-ENG-002", "look at the ClickHouse engine library: %w; %s", err, otherLibrary)
+	case !info.Mode().IsRegular():
+		return errs.New(errs.Invalid, "LS-ENG-002", "the ClickHouse engine library %s is not a file; %s", path, otherLibrary)
 	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file", path)
+	// The table of sections lies at the file's end, so a file that was cut has
+	// none.
+	library, err := elf.Open(path)
+	if err != nil {
+		return errs.New(errs.Invalid, "LS-ENG-002", "the ClickHouse engine library %s cannot be read, or is no library or only a part of one: %w; %s", path, err, otherLibrary)
+	}
+	defer library.Close()
+	if library.Machine != elf.EM_X86_64 || library.Type != elf.ET_DYN {
+		return errs.New(errs.Invalid, "LS-ENG-002", "the ClickHouse engine library %s is of type %s for %s, not a shared library for x86-64; %s", path, library.Type, library.Machine, otherLibrary)
 	}
 	return nil
 }

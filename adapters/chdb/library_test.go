@@ -1,10 +1,15 @@
+//go:build linux && amd64
+
 package chdb
 
 import (
 	"bytes"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +18,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // attached is an executable with a library attached, byte by byte as
@@ -47,16 +54,60 @@ func file(t *testing.T, content string) string {
 	return path
 }
 
+// emptyLibrary is the header of a shared library without anything in it, of the
+// given type and machine.
+func emptyLibrary(kind elf.Type, machine elf.Machine) string {
+	header := elf.Header64{
+		Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:  uint16(kind), Machine: uint16(machine), Version: uint32(elf.EV_CURRENT), Ehsize: 64,
+	}
+	out, err := binary.Append(nil, binary.LittleEndian, header)
+	if err != nil {
+		panic(err)
+	}
+	return string(out)
+}
+
 func TestFindLibraryPrefersTheGivenOne(t *testing.T) {
 	t.Parallel()
-	given := file(t, "library")
+	given := file(t, emptyLibrary(elf.ET_DYN, elf.EM_X86_64))
 	got, err := FindLibrary(LibraryOptions{Path: given, Executable: attached(t, "program", "other", sha256.Sum256([]byte("other"))), CacheDir: t.TempDir()})
 	if err != nil || got != given {
 		t.Errorf("got %q, %v, want %q", got, err, given)
 	}
-	for _, path := range []string{given + ".missing", t.TempDir()} {
-		if _, err := FindLibrary(LibraryOptions{Path: path}); err == nil || !strings.Contains(err.Error(), path) {
-			t.Errorf("%s was found, or the error does not name it: %v", path, err)
+}
+
+func TestFindLibraryRefusesWhatCannotBeLoaded(t *testing.T) {
+	t.Parallel()
+	whole, err := os.Open(libraryPath(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer whole.Close()
+	begin, err := io.ReadAll(io.LimitReader(whole, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := file(t, "text")
+	for name, c := range map[string]struct{ path, id string }{
+		"missing":         {text + ".missing", "LS-ENG-001"},
+		"a folder":        {t.TempDir(), "LS-ENG-002"},
+		"not to be seen":  {text + "/below", "LS-ENG-002"},
+		"no library":      {text, "LS-ENG-002"},
+		"empty":           {file(t, ""), "LS-ENG-002"},
+		"cut":             {file(t, string(begin)), "LS-ENG-002"},
+		"another machine": {file(t, emptyLibrary(elf.ET_DYN, elf.EM_AARCH64)), "LS-ENG-002"},
+		"a program":       {file(t, emptyLibrary(elf.ET_EXEC, elf.EM_X86_64)), "LS-ENG-002"},
+	} {
+		_, err := FindLibrary(LibraryOptions{Path: c.path})
+		if errs.IDOf(err) != c.id {
+			t.Errorf("%s: the error is %v, want %s", name, err, c.id)
+			continue
+		}
+		for _, part := range []string{c.path, "make engine", "LOCKSTEP_ENGINE_LIBRARY", "--clickhouse"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: the error %q does not say %q", name, err, part)
+			}
 		}
 	}
 }
@@ -93,15 +144,47 @@ func TestFindLibraryUnpacksOnce(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
 	}
-	// A file of another size is not the library: it is unpacked again.
-	if err := os.WriteFile(paths[0], []byte("torn"), 0o600); err != nil {
+	// What is not the file that was checked is unpacked again, and what a killed
+	// process left goes: both may be half a gigabyte.
+	orphan := filepath.Join(filepath.Dir(paths[0]), "unpack-1")
+	for name, damage := range map[string]string{"torn": "torn", "of the same size": "L" + library[1:]} {
+		for path, content := range map[string]string{paths[0]: damage, orphan: "half"} {
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := FindLibrary(LibraryOptions{Executable: executable, CacheDir: cache}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(paths[0]); err != nil || string(got) != library {
+			t.Errorf("a library that is %s was kept, %v", name, err)
+		}
+		if _, err := os.Stat(orphan); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there: %v", orphan, err)
+		}
+	}
+}
+
+func TestUnpackingErrorsSayWhatIsInTheWay(t *testing.T) {
+	t.Parallel()
+	library := strings.Repeat("library ", 1000)
+	executable := attached(t, "program", library, sha256.Sum256([]byte(library)))
+	_, err := FindLibrary(LibraryOptions{Executable: executable, CacheDir: file(t, "no folder")})
+	if errs.IDOf(err) != "LS-ENG-004" || !strings.Contains(err.Error(), "XDG_CACHE_HOME") {
+		t.Errorf("the cache is no folder, and the error is %v", err)
+	}
+	// The device behaves as a file on a full disk.
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := FindLibrary(LibraryOptions{Executable: executable, CacheDir: cache}); err != nil {
+	defer full.Close()
+	p, err := findPayload(executable)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(paths[0]); err != nil || info.Size() != int64(len(library)) {
-		t.Errorf("a torn library was kept: %v, %v", info, err)
+	if err := p.problem("/cache", p.write(full)); errs.IDOf(err) != "LS-ENG-005" || !strings.Contains(err.Error(), "/cache") {
+		t.Errorf("the disk is full, and the error is %v", err)
 	}
 }
 
@@ -122,7 +205,7 @@ func TestFindLibraryRefusesDamage(t *testing.T) {
 	} {
 		cache := t.TempDir()
 		got, err := FindLibrary(LibraryOptions{Executable: executable, CacheDir: cache})
-		if err == nil || !strings.Contains(err.Error(), executable) {
+		if errs.IDOf(err) != "LS-ENG-006" || !strings.Contains(err.Error(), executable) {
 			t.Errorf("%s: found %q, error %v", name, got, err)
 		}
 		for _, pattern := range []string{"unpack-*", "libchdb.so"} {
@@ -139,10 +222,10 @@ func TestFindLibraryFallsBackToTheFetchedOne(t *testing.T) {
 	cache := t.TempDir()
 	for _, executable := range []string{file(t, "short"), file(t, strings.Repeat("a plain program ", 100))} {
 		_, err := FindLibrary(LibraryOptions{Executable: executable, CacheDir: cache})
-		if !errors.Is(err, ErrNoLibrary) {
+		if errs.IDOf(err) != "LS-ENG-001" {
 			t.Fatalf("nothing to find, and the error is %v", err)
 		}
-		for _, part := range []string{"make engine", "--clickhouse", executable} {
+		for _, part := range []string{"make engine", "LOCKSTEP_ENGINE_LIBRARY", "--clickhouse", executable, cache} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("the error %q does not say %q", err, part)
 			}
@@ -152,7 +235,7 @@ func TestFindLibraryFallsBackToTheFetchedOne(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(want), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(want, []byte("library"), 0o600); err != nil {
+	if err := os.WriteFile(want, []byte(emptyLibrary(elf.ET_DYN, elf.EM_X86_64)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	got, err := FindLibrary(LibraryOptions{Executable: file(t, "short"), CacheDir: cache})

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 			os.Exit(runFault(os.Args[2:]))
 		}
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 func runChild(args []string) int {
@@ -108,14 +109,16 @@ func startEngine(t testing.TB, dir string) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		if err := engine.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { stopEngine(t, engine) })
 	return engine
+}
+
+func stopEngine(t testing.TB, engine *Engine) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := engine.Stop(ctx); err != nil && ctx.Err() != nil {
+		t.Error(err)
+	}
 }
 
 func testLog(t testing.TB) *slog.Logger {

@@ -7,10 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // A payload is the engine library behind the last byte of an executable:
@@ -58,7 +63,7 @@ func findPayload(executable string) (*payload, error) {
 	packed := binary.LittleEndian.Uint64(trailer[16:])
 	plain := binary.LittleEndian.Uint64(trailer[24:])
 	if packed > uint64(info.Size()-trailerSize) || plain > 1<<40 {
-		return nil, fmt.Errorf("the ClickHouse engine attached to %s is damaged (%d bytes packed, %d plain, in a file of %d): install the program again", executable, packed, plain, info.Size())
+		return nil, errs.New(errs.Invalid, "LS-ENG-006", "the ClickHouse engine attached to %s is damaged (%d bytes packed, %d plain, in a file of %d): install the program again", executable, packed, plain, info.Size())
 	}
 	p := &payload{executable: executable, packed: int64(packed), plain: int64(plain)}
 	p.offset = info.Size() - trailerSize - p.packed
@@ -67,33 +72,54 @@ func findPayload(executable string) (*payload, error) {
 }
 
 // unpack puts the library into <engines>/<first 16 digits of its digest>/ and
-// returns its path. A library that lies there was checked before it got its
-// name, so only its size is looked at. Processes wait for each other.
-func (p *payload) unpack(engines string) (_ string, err error) {
+// returns its path. Processes wait for each other.
+func (p *payload) unpack(engines string) (string, error) {
 	dir := filepath.Join(engines, hex.EncodeToString(p.digest[:8]))
 	path := filepath.Join(dir, libraryName)
 	if p.unpacked(path) {
 		return path, nil
 	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("unpack the ClickHouse engine from %s to %s: %w (it needs %d MB free there; XDG_CACHE_HOME moves it)", p.executable, dir, err, p.plain>>20)
-		}
-	}()
+	return path, p.problem(dir, p.unpackInto(dir, path))
+}
+
+// problem says what is in the way of unpacking into dir.
+func (p *payload) problem(dir string, err error) error {
+	var known *errs.Error
+	switch {
+	case err == nil || errors.As(err, &known):
+		return err
+	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
+		return errs.New(errs.Exhausted, "LS-ENG-005", "unpack the ClickHouse engine from %s: the disk of %s is full: %w; free %d MB there, or set XDG_CACHE_HOME to a folder on another disk", p.executable, dir, err, p.plain>>20)
+	default:
+		return errs.New(errs.Invalid, "LS-ENG-004", "unpack the ClickHouse engine from %s to %s: %w; let this user write there, or set XDG_CACHE_HOME to a folder that it may write", p.executable, dir, err)
+	}
+}
+
+func (p *payload) unpackInto(dir, path string) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
+		return err
 	}
 	unlock, err := lockFile(filepath.Join(dir, "lock"))
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer unlock()
 	if p.unpacked(path) {
-		return path, nil
+		return nil
+	}
+	// The lock is held, so whoever left these was killed.
+	left, err := filepath.Glob(filepath.Join(dir, "unpack-*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
 	}
 	temp, err := os.CreateTemp(dir, "unpack-*")
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer func() {
 		_ = temp.Close()
@@ -102,20 +128,28 @@ func (p *payload) unpack(engines string) (_ string, err error) {
 		}
 	}()
 	if err := p.write(temp); err != nil {
-		return "", err
+		return err
 	}
 	if err := temp.Sync(); err != nil {
-		return "", err
+		return err
+	}
+	if err := os.Chtimes(temp.Name(), checked(), checked()); err != nil {
+		return err
 	}
 	if err := os.Rename(temp.Name(), path); err != nil {
-		return "", err
+		return err
 	}
-	return path, syncDir(dir)
+	return syncDir(dir)
 }
+
+// checked is the modification time of a library whose digest was checked. Any
+// write to the file changes it, so a library that has this time and its size is
+// the one that was checked, and need not be read whole again at every start.
+func checked() time.Time { return time.Unix(1_000_000_000, 0) }
 
 func (p *payload) unpacked(path string) bool {
 	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular() && info.Size() == p.plain
+	return err == nil && info.Mode().IsRegular() && info.Size() == p.plain && info.ModTime().Equal(checked())
 }
 
 // write unpacks the library into out and checks its digest.
@@ -132,13 +166,14 @@ func (p *payload) write(out io.Writer) error {
 	defer plain.Close()
 	digest := sha256.New()
 	n, err := io.Copy(io.MultiWriter(out, digest), io.LimitReader(plain, p.plain+1))
-	if err != nil {
+	if err == nil && (n != p.plain || [sha256.Size]byte(digest.Sum(nil)) != p.digest) {
+		err = errors.New("its digest is wrong")
+	}
+	var writing *fs.PathError
+	if err == nil || errors.As(err, &writing) && writing.Op == "write" {
 		return err
 	}
-	if n != p.plain || [sha256.Size]byte(digest.Sum(nil)) != p.digest {
-		return errors.New("its digest is wrong, the program's file is damaged: install it again")
-	}
-	return nil
+	return errs.New(errs.Invalid, "LS-ENG-006", "the ClickHouse engine attached to %s is damaged: %w; install the program again", p.executable, err)
 }
 
 func syncDir(dir string) error {

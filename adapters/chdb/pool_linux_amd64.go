@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,13 +28,14 @@ type member struct {
 }
 
 // pool shares the engine's connections between requests. Each runs one
-// statement at a time; one more connection is kept aside to stop statements.
+// statement at a time; one more is kept aside to stop statements and to tidy up.
 type pool struct {
 	lib     *library
 	path    string
 	free    chan *member
 	size    int
 	control chan *connection
+	used    atomic.Uint64 // how often a connection was acquired
 	log     func(msg string, args ...any)
 }
 
@@ -63,11 +67,16 @@ func (p *pool) close() {
 
 // base are the settings every connection starts with. Inserted data lies in
 // files whose names the kernel uses again for other data, so their columns must
-// not be remembered by name. A statement without a
-// verb is a SELECT to the command-line tool the library comes from, and an
-// error to a server.
+// not be remembered by name. A statement without a verb is a SELECT to the
+// command-line tool the library comes from, and an error to a server. Each thread
+// of a statement holds buffers for every column, so there are few of them however
+// many cores there are.
 func base() map[string]string {
-	return map[string]string{"schema_inference_use_cache_for_file": "0", "implicit_select": "0"}
+	return map[string]string{
+		"schema_inference_use_cache_for_file": "0",
+		"implicit_select":                     "0",
+		"max_threads":                         strconv.Itoa(min(runtime.GOMAXPROCS(0), 8)),
+	}
 }
 
 const defaultDatabase = "default"
@@ -94,6 +103,7 @@ func (p *pool) renew(m *member) error {
 
 // acquire takes a free connection and brings it into the wanted session state.
 func (p *pool) acquire(ctx context.Context, want session) (*member, error) {
+	p.used.Add(1)
 	var m *member
 	select {
 	case m = <-p.free:
@@ -192,10 +202,16 @@ func (p *pool) stopOn(ctx context.Context, id uint64) (finished func()) {
 	return func() { close(done); <-stopped }
 }
 
-func (p *pool) kill(id uint64) {
+// ask runs a statement on the spare connection.
+func (p *pool) ask(sql string) error {
 	control := <-p.control
 	defer func() { p.control <- control }()
-	if _, err := control.query("KILL QUERY WHERE startsWith(query, "+literal(marked(id, ""))+") ASYNC", nil); err != nil {
+	_, err := control.query(sql, nil)
+	return err
+}
+
+func (p *pool) kill(id uint64) {
+	if err := p.ask("KILL QUERY WHERE startsWith(query, " + literal(marked(id, "")) + ") ASYNC"); err != nil {
 		p.log("the engine refused to stop a statement whose client went away", "error", err.Error())
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // The child's inherited files, after the three standard ones.
@@ -23,12 +25,9 @@ const (
 	statusFD   = 4
 )
 
-// What the child says on the status pipe: one of these, the second with the
-// error's text behind it.
-const (
-	statusReady  = "ready"
-	statusFailed = "failed: "
-)
+// statusFailed begins the line in which the child says on the status pipe why it
+// ends; behind it come the error's kind and text. The other lines are stages.
+const statusFailed = "failed: "
 
 // Child is the body of the hidden command that Start runs: it parses the flags
 // Start appended and serves until ctx ends or the parent is gone. The caller
@@ -39,7 +38,8 @@ func Child(ctx context.Context, args []string, log *slog.Logger) (err error) {
 		if err != nil {
 			// On one line, as the parent reads it. If the parent is gone, there
 			// is nobody else to tell.
-			_, _ = io.WriteString(status, statusFailed+strings.ReplaceAll(err.Error(), "\n", "; "))
+			text := strings.ReplaceAll(err.Error(), "\n", "; ")
+			_, _ = fmt.Fprintf(status, "%s%s %s\n", statusFailed, errs.KindOf(err), text)
 		}
 		_ = status.Close()
 	}()
@@ -53,10 +53,7 @@ func Child(ctx context.Context, args []string, log *slog.Logger) (err error) {
 	if err := flags.Parse(args); err != nil {
 		return fmt.Errorf("read the engine's flags: %w (this command is started by the server, not by hand)", err)
 	}
-	opts.Ready = func() {
-		_, _ = io.WriteString(status, statusReady+"\n")
-		_ = status.Close()
-	}
+	opts.Reached = func(stage Stage) { _, _ = io.WriteString(status, string(stage)+"\n") }
 	return Serve(ctx, opts)
 }
 
@@ -72,7 +69,7 @@ func Serve(ctx context.Context, opts ServeOptions) error {
 	orphaned := watch(opts.Lifeline)
 
 	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
-		return fmt.Errorf("create the ClickHouse engine's data folder: %w", err)
+		return unusable(opts.DataDir, err)
 	}
 	lock, err := lockData(ctx, orphaned, opts.DataDir, opts.LockWait)
 	if err != nil {
@@ -80,11 +77,13 @@ func Serve(ctx context.Context, opts ServeOptions) error {
 	}
 	defer lock.Close()
 
+	opts.Reached(StageLoading)
 	began := time.Now()
 	lib, err := loadLibrary(opts.Library)
 	if err != nil {
 		return err
 	}
+	opts.Reached(StageOpening)
 	loaded := time.Now()
 	connections, err := newPool(lib, filepath.Join(opts.DataDir, "data"), opts.Connections, opts.Log.Error)
 	if err != nil {
@@ -104,13 +103,20 @@ func Serve(ctx context.Context, opts ServeOptions) error {
 		return fmt.Errorf("make the ClickHouse engine's socket private: %w", err)
 	}
 
-	server := &http.Server{Handler: newHandler(connections, opts), ErrorLog: slog.NewLogLogger(opts.Log.Handler(), slog.LevelWarn)}
+	if err := giveBack(opts.Library); err != nil {
+		opts.Log.Warn("the memory that the engine's start took is kept", "error", err.Error())
+	}
+	go connections.tidy(ctx)
+
+	server := &http.Server{
+		Handler: newHandler(connections, opts), ErrorLog: slog.NewLogLogger(opts.Log.Handler(), slog.LevelWarn),
+		// Who connects and asks nothing does not hold a connection for ever.
+		ReadHeaderTimeout: 10 * time.Second,
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	opts.Log.Info("engine open", "load", loaded.Sub(began), "open", time.Since(loaded), "data_dir", opts.DataDir)
-	if opts.Ready != nil {
-		opts.Ready()
-	}
+	opts.Reached(StageReady)
 
 	select {
 	case <-orphaned:
@@ -137,6 +143,12 @@ func Serve(ctx context.Context, opts ServeOptions) error {
 	}
 }
 
+// unusable is the error of a data folder that cannot be created, written or
+// locked.
+func unusable(dir string, err error) error {
+	return errs.New(errs.Invalid, "LS-ENG-008", "use the ClickHouse engine's data folder %s: %w; choose a folder on a disk of this machine that this user may write", dir, err)
+}
+
 // watch closes the returned channel when the lifeline ends.
 func watch(lifeline *os.File) <-chan struct{} {
 	ended := make(chan struct{})
@@ -155,7 +167,7 @@ func watch(lifeline *os.File) <-chan struct{} {
 func lockData(ctx context.Context, orphaned <-chan struct{}, dir string, wait time.Duration) (*os.File, error) {
 	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open the lock of the ClickHouse engine's data folder: %w", err)
+		return nil, unusable(dir, err)
 	}
 	limit := time.NewTimer(wait)
 	defer limit.Stop()
@@ -168,7 +180,7 @@ func lockData(ctx context.Context, orphaned <-chan struct{}, dir string, wait ti
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			_ = file.Close()
-			return nil, fmt.Errorf("lock the ClickHouse engine's data folder %s: %w", dir, err)
+			return nil, unusable(dir, err)
 		}
 		select {
 		case <-again.C:
@@ -179,7 +191,7 @@ func lockData(ctx context.Context, orphaned <-chan struct{}, dir string, wait ti
 			if pid := strings.TrimSpace(string(holder)); pid != "" {
 				who = "process " + pid
 			}
-			return nil, fmt.Errorf("lock the ClickHouse engine's data folder %s: %s holds it and did not let go within %s: stop that server, or give this one another data folder", dir, who, wait)
+			return nil, errs.New(errs.Conflict, "LS-ENG-009", "lock the ClickHouse engine's data folder %s: %s holds it and did not let go within %s: stop that server, or give this one another data folder", dir, who, wait)
 		case <-ctx.Done():
 			_ = file.Close()
 			return nil, fmt.Errorf("lock the ClickHouse engine's data folder %s: %w", dir, ctx.Err())

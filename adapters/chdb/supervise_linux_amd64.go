@@ -16,14 +16,18 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
+	"github.com/lockstep-fleet/lockstep/kit/rtime"
 )
 
-// Backoff between restarts of a crashing child. A child that lived longer than
-// steady starts again at the first.
+// Pauses between restarts of a crashing child. One that served for steady times
+// the pause before it is worth starting again at once; one that did not is waited
+// for twice as long.
 const (
 	firstPause = 100 * time.Millisecond
 	lastPause  = 10 * time.Second
-	steady     = time.Minute
+	steady     = 5
 )
 
 // longestSocket is what fits into a unix socket's address, in bytes.
@@ -63,12 +67,15 @@ func Start(ctx context.Context, opts Options) (*Engine, error) {
 		return nil, fmt.Errorf("start the ClickHouse engine: find its data folder: %w", err)
 	}
 	opts.DataDir = dir
+	if opts.StartLimit == 0 {
+		opts.StartLimit = 2 * time.Minute
+	}
 	socket := filepath.Join(dir, "engine.sock")
 	if len(socket) > longestSocket {
-		return nil, fmt.Errorf("start the ClickHouse engine: the path of its socket %s has %d bytes and a socket's can have %d: choose a data folder with a shorter path", socket, len(socket), longestSocket)
+		return nil, errs.New(errs.Invalid, "LS-ENG-007", "start the ClickHouse engine: the path of its socket %s has %d bytes and a socket's can have %d: choose a data folder with a shorter path", socket, len(socket), longestSocket)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("start the ClickHouse engine: create its data folder: %w", err)
+		return nil, unusable(dir, err)
 	}
 	e := &Engine{
 		opts: opts, socket: socket, log: opts.Log,
@@ -104,7 +111,8 @@ func (e *Engine) PID() int {
 // Done is closed when the engine has stopped for good.
 func (e *Engine) Done() <-chan struct{} { return e.done }
 
-// Err says why no child serves right now, or nil when one does.
+// Err says why no child serves right now, with the last words of the one before,
+// or nil when one does.
 func (e *Engine) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -128,7 +136,11 @@ func (e *Engine) Ready(ctx context.Context) error {
 	case <-e.done:
 		return ErrStopped
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the ClickHouse engine: %w", errors.Join(ctx.Err(), e.Err()))
+		err := e.Err()
+		if err == nil {
+			err = errors.New("it is coming up")
+		}
+		return fmt.Errorf("wait for the ClickHouse engine: %w: %w", ctx.Err(), err)
 	}
 }
 
@@ -180,9 +192,9 @@ func (e *Engine) supervise(first chan<- error) {
 	defer runtime.UnlockOSThread()
 	defer close(e.done)
 	started := false
-	pause := firstPause
+	pauses := rtime.Backoff{First: firstPause, Max: lastPause}
+	pause, deaths := firstPause, 0
 	for {
-		began := time.Now()
 		served, err := e.run(func() {
 			if !started {
 				started = true
@@ -190,6 +202,7 @@ func (e *Engine) supervise(first chan<- error) {
 			}
 		})
 		if !started {
+			e.setDown(err)
 			first <- err
 			return
 		}
@@ -202,31 +215,35 @@ func (e *Engine) supervise(first chan<- error) {
 			return
 		default:
 		}
-		if served && time.Since(began) > steady {
-			pause = firstPause
+		if served > steady*pause {
+			pauses.Reset()
+			deaths = 0
 		}
-		e.log.Error("engine ended, starting it again", "error", err.Error(), "pause", pause)
+		pause = pauses.Next()
+		deaths++
+		e.setDown(fmt.Errorf("%w; deaths in a row: %d, next start in %s", err, deaths, pause))
+		e.log.Error("engine ended, starting it again", "error", err.Error(), "deaths_in_a_row", deaths, "pause", pause)
 		select {
 		case <-time.After(pause):
 		case <-e.stop:
 			e.setDown(ErrStopped)
 			return
 		}
-		pause = min(2*pause, lastPause)
 	}
 }
 
-// run starts one child and returns when it has ended, with its reason.
-func (e *Engine) run(up func()) (served bool, err error) {
+// run starts one child and returns when it has ended: how long it served, and why
+// it ended.
+func (e *Engine) run(up func()) (served time.Duration, err error) {
 	lifelineRead, lifelineWrite, err := os.Pipe()
 	if err != nil {
-		return false, fmt.Errorf("make the child's lifeline: %w", err)
+		return 0, fmt.Errorf("make the child's lifeline: %w", err)
 	}
 	defer lifelineWrite.Close() // the end of the lifeline
 	statusRead, statusWrite, err := os.Pipe()
 	if err != nil {
 		_ = lifelineRead.Close()
-		return false, fmt.Errorf("make the child's status pipe: %w", err)
+		return 0, fmt.Errorf("make the child's status pipe: %w", err)
 	}
 	defer statusRead.Close()
 
@@ -249,64 +266,103 @@ func (e *Engine) run(up func()) (served bool, err error) {
 	_ = lifelineRead.Close()
 	_ = statusWrite.Close()
 	if err != nil {
-		return false, fmt.Errorf("run %s: %w", e.opts.Executable, err)
+		return 0, fmt.Errorf("run %s: %w", e.opts.Executable, err)
 	}
 	e.mu.Lock()
 	e.pid = cmd.Process.Pid
 	e.mu.Unlock()
 
-	ended := make(chan struct{})
-	var failed string
-	var reading sync.WaitGroup
+	var (
+		ended, ready = make(chan struct{}), make(chan struct{})
+		reading      sync.WaitGroup
+		stage        Stage
+		failed       string
+		since        time.Time
+		late         bool
+	)
 	reading.Go(func() {
 		for lines := bufio.NewScanner(statusRead); lines.Scan(); {
-			line := lines.Text()
-			if line == statusReady {
-				e.setReady()
-				served = true
-				up()
-			} else if text, ok := strings.CutPrefix(line, statusFailed); ok {
+			if text, ok := strings.CutPrefix(lines.Text(), statusFailed); ok {
 				failed = text
+				continue
+			}
+			if stage = Stage(lines.Text()); stage == StageReady {
+				since = time.Now()
+				close(ready)
+				e.setReady()
+				up()
 			}
 		}
 	})
-	reading.Go(func() { e.end(cmd.Process, ended) })
+	reading.Go(func() { late = e.end(cmd.Process, ready, ended) })
 	err = cmd.Wait()
 	close(ended)
 	reading.Wait()
-
-	switch {
-	case failed != "":
-		err = errors.New(failed)
-	case err != nil:
-		err = fmt.Errorf("the child ended: %w%s", err, said.last())
-	default:
-		err = errors.New("the child ended without a reason")
+	if !since.IsZero() {
+		served = time.Since(since)
 	}
-	e.setDown(err)
+
 	select {
 	case <-e.stop:
 		if cmd.ProcessState.Success() {
-			err = nil
+			return served, nil
 		}
 	default:
 	}
-	return served, err
+	if err == nil {
+		err = errors.New("it gave no reason")
+	}
+	words := said.last()
+	switch {
+	case failed != "":
+		return served, told(failed)
+	case late:
+		return served, errs.New(errs.Timeout, "LS-ENG-010", "the ClickHouse engine did not come up within %s and was killed%s", e.opts.StartLimit, words)
+	case stage == StageLoading:
+		return served, errs.New(errs.Invalid, "LS-ENG-002", "the ClickHouse engine's process ended while it loaded the library %s: %w%s; %s", e.opts.Library, err, words, otherLibrary)
+	case stage == StageOpening:
+		return served, errs.New(errs.Internal, "LS-ENG-012", "the ClickHouse engine's process ended while it opened the data in %s: %w%s; look for damaged files, a full disk or missing rights there", e.opts.DataDir, err, words)
+	default:
+		return served, errs.New(errs.Unavailable, "LS-ENG-011", "the ClickHouse engine's process ended: %w%s", err, words)
+	}
 }
 
-// end carries Stop's wishes to the child until it has ended.
-func (e *Engine) end(process *os.Process, ended <-chan struct{}) {
+// told is the error that a child told of: its kind and its text, which begins
+// with its id when it has one.
+func told(status string) error {
+	kind, text, _ := strings.Cut(status, " ")
+	if id, rest, ok := strings.Cut(text, ": "); ok && strings.HasPrefix(id, "LS-") {
+		return errs.New(errs.Kind(kind), id, "%s", rest)
+	}
+	return errs.New(errs.Kind(kind), "", "%s", text)
+}
+
+// end carries Stop's wishes to the child until it has ended, and kills one that
+// is not ready in time: then it is late.
+func (e *Engine) end(process *os.Process, ready, ended <-chan struct{}) (late bool) {
+	limit := time.NewTimer(e.opts.StartLimit)
+	defer limit.Stop()
 	select {
 	case <-ended:
-		return
+		return false
+	case <-limit.C:
+		_ = process.Kill() // an ended process needs no signal
+		return true
+	case <-ready:
+		select {
+		case <-ended:
+			return false
+		case <-e.stop:
+		}
 	case <-e.stop:
-		_ = process.Signal(syscall.SIGTERM) // an ended process needs no signal
 	}
+	_ = process.Signal(syscall.SIGTERM)
 	select {
 	case <-ended:
 	case <-e.kill:
 		_ = process.Kill()
 	}
+	return false
 }
 
 func (e *Engine) setReady() {

@@ -4,15 +4,9 @@ package chdb
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
-	"runtime"
 )
-
-func errUnsupported() error {
-	return fmt.Errorf("the embedded ClickHouse engine runs on linux/amd64 only, this is %s/%s: use a ClickHouse server with --clickhouse <dsn>", runtime.GOOS, runtime.GOARCH)
-}
 
 // Child always fails on this platform.
 func Child(context.Context, []string, *slog.Logger) error { return errUnsupported() }

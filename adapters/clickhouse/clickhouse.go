@@ -13,11 +13,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
 	ch "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // DefaultDatabase holds the product's tables when the DSN names none.
@@ -26,7 +29,9 @@ const DefaultDatabase = "lockstep"
 // Options say which ClickHouse to open.
 type Options struct {
 	// DSN names a server: clickhouse://user:password@host:9000/database, or
-	// http(s)://… for its HTTP interface. It is not used when Dial is set.
+	// http(s)://… for its HTTP interface, with settings behind it. It is not used
+	// when Dial is set. The tests go through HTTP alone: no server of the native
+	// protocol is among their parts.
 	DSN string
 	// Dial reaches the embedded engine's HTTP interface, whatever address it
 	// is asked for.
@@ -39,33 +44,71 @@ type Options struct {
 // Store is an open ClickHouse.
 type Store struct {
 	conn     driver.Conn
+	options  ch.Options
+	http     bool   // the protocol is HTTP, not ClickHouse's native one
+	where    string // for people
+	remedy   string // what to do when it cannot be reached
 	database string
 	log      *slog.Logger
 }
 
-// Open connects, creates the database where it is missing, and checks that it
-// answers. It retries nothing; the caller knows how long to wait.
+// The oldest ClickHouse that is let in: by its documentation it has all that this
+// package uses, with the same meaning. The tests run on the embedded engine's
+// version alone.
+const (
+	oldestMajor = 24
+	oldestMinor = 8
+)
+
+// Open connects and checks that a server answers, lets this user in and is new
+// enough. It retries nothing; the caller knows how long to wait. The database may
+// be missing: Migrate makes it.
 func Open(ctx context.Context, opts Options) (*Store, error) {
 	options, err := opts.client()
 	if err != nil {
 		return nil, err
 	}
-	database := options.Auth.Database
-	if err := createDatabase(ctx, *options, database); err != nil {
-		return nil, err
+	s := &Store{
+		options: *options, http: options.Protocol == ch.HTTP, database: options.Auth.Database, log: opts.Log,
+		where: "ClickHouse at " + strings.Join(options.Addr, ", "), remedy: "check --clickhouse (LOCKSTEP_SERVER_CLICKHOUSE) and that this server answers there",
 	}
-	conn, err := ch.Open(options)
-	if err != nil {
-		return nil, fmt.Errorf("open ClickHouse at %s: %w", options.Addr[0], err)
+	if opts.Dial != nil {
+		s.where, s.remedy = "the embedded ClickHouse engine", "it is started again by itself"
 	}
-	s := &Store{conn: conn, database: database, log: opts.Log}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if err := s.Ping(ctx); err != nil {
-		return nil, errors.Join(err, conn.Close())
+	var version string
+	err = s.outside(ctx, func(conn driver.Conn) error {
+		return s.fault(ctx, "open the store", conn.QueryRow(ctx, "SELECT version()").Scan(&version))
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, errs.New(errs.Unavailable, "LS-STO-002", "open the store: %s did not answer in time: %w; %s", s.where, err, s.remedy)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil || major < oldestMajor || major == oldestMajor && minor < oldestMinor {
+		return nil, errs.New(errs.Invalid, "LS-STO-005", "open the store: %s is version %q and %d.%d is needed at least; upgrade that server", s.where, version, oldestMajor, oldestMinor)
+	}
+	if s.conn, err = ch.Open(options); err != nil {
+		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	return s, nil
+}
+
+// outside calls fn with a connection that is in no database of the product's,
+// which may be missing.
+func (s *Store) outside(ctx context.Context, fn func(driver.Conn) error) (err error) {
+	options := s.options
+	options.Auth.Database = ""
+	conn, err := ch.Open(&options)
+	if err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	return fn(conn)
 }
 
 // Conn is the client, for the statements of this package's callers.
@@ -73,23 +116,11 @@ func (s *Store) Conn() driver.Conn { return s.conn }
 
 // Ping asks the server whether it is there.
 func (s *Store) Ping(ctx context.Context) error {
-	if err := s.conn.Ping(ctx); err != nil {
-		return fmt.Errorf("reach ClickHouse: %w", err)
-	}
-	return nil
+	return s.fault(ctx, "ask the store for an answer", s.conn.Ping(ctx))
 }
 
 // Close gives the connections back.
 func (s *Store) Close() error { return s.conn.Close() }
-
-// Code is the ClickHouse error code in err's chain (60 is an unknown table,
-// 394 a cancelled query), or 0 when there is none.
-func Code(err error) int32 {
-	if exception, ok := errors.AsType[*ch.Exception](err); ok {
-		return exception.Code
-	}
-	return 0
-}
 
 // client turns the options into the driver's.
 func (o Options) client() (*ch.Options, error) {
@@ -99,9 +130,13 @@ func (o Options) client() (*ch.Options, error) {
 		options.DialContext = func(ctx context.Context, addr string) (net.Conn, error) { return o.Dial(ctx, "tcp", addr) }
 	case o.DSN != "":
 		parsed, err := ch.ParseDSN(o.DSN)
+		// The client takes any other scheme for its native protocol.
+		if scheme, _, _ := strings.Cut(o.DSN, "://"); err == nil && !slices.Contains([]string{"clickhouse", "tcp", "http", "https"}, scheme) {
+			err = errors.New("it is no URL of ClickHouse")
+		}
 		if err != nil {
 			// The DSN may hold a password, so it is not repeated.
-			return nil, fmt.Errorf("read the ClickHouse DSN: %w (it looks like clickhouse://user@host:9000/database)", err)
+			return nil, errs.New(errs.Invalid, "LS-STO-001", "read the ClickHouse DSN: %w; it looks like clickhouse://user@host:9000/database or https://user@host:8443/database?secure=true", err)
 		}
 		options = parsed
 	default:
@@ -153,21 +188,6 @@ func settings() ch.Settings {
 		"max_insert_threads":          1,
 		"wait_end_of_query":           1,
 	}
-}
-
-// createDatabase makes the database over a connection to the one that always
-// exists.
-func createDatabase(ctx context.Context, options ch.Options, database string) (err error) {
-	options.Auth.Database = "default"
-	conn, err := ch.Open(&options)
-	if err != nil {
-		return fmt.Errorf("open ClickHouse at %s: %w", options.Addr[0], err)
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	if err := conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS "+identifier(database)+" ENGINE = Atomic"); err != nil {
-		return fmt.Errorf("create the ClickHouse database %s at %s: %w", database, options.Addr[0], err)
-	}
-	return nil
 }
 
 // identifier writes a name for SQL.

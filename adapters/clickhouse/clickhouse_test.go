@@ -5,14 +5,19 @@ package clickhouse
 import (
 	"context"
 	"errors"
-	"strconv"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	ch "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 const createSample = `CREATE TABLE sample
@@ -41,7 +46,7 @@ type sample struct {
 	Version uint64            `ch:"version"`
 }
 
-func insert(ctx context.Context, s *Store, rows ...sample) error {
+func insertSamples(ctx context.Context, s *Store, rows ...sample) error {
 	batch, err := s.Conn().PrepareBatch(ctx, "INSERT INTO sample")
 	if err != nil {
 		return err
@@ -70,19 +75,57 @@ func count(t testing.TB, s *Store, sql string, args ...any) uint64 {
 	return n
 }
 
-func TestStore(t *testing.T) {
+// way is how a store is reached. The same must hold whichever it is.
+type way struct {
+	opts Options
+	// batches makes inserts go the way of the native protocol.
+	batches bool
+}
+
+func (w way) open(t testing.TB) *Store {
+	s := openStore(t, w.opts)
+	s.http = s.http && !w.batches
+	return s
+}
+
+func TestConformance(t *testing.T) {
 	t.Parallel()
-	s := openStore(t, startEngine(t))
+	gate := newGateway(t)
+	for name, reach := range map[string]func() way{
+		"embedded":         func() way { return way{opts: embedded(shared)} },
+		"embedded batches": func() way { return way{opts: embedded(shared), batches: true} },
+		"HTTP":             func() way { return way{opts: Options{DSN: gate.inDatabase("")}} },
+		"HTTP packed":      func() way { return way{opts: Options{DSN: gate.inDatabase("compress=gzip")}, batches: true} },
+	} {
+		for what, holds := range map[string]func(*testing.T, way){
+			"rows":       rowsComeBack,
+			"large":      oneBatchIsOnePart,
+			"repeats":    repeatedBatchIsDropped,
+			"migrations": migrationsAreAppliedOnce,
+			"history":    historyIsKept,
+			"losses":     lossStaysTold,
+			"newer":      olderCodeRunsOnNewerTables,
+		} {
+			t.Run(name+"/"+what, func(t *testing.T) {
+				t.Parallel()
+				holds(t, reach())
+			})
+		}
+	}
+}
+
+func rowsComeBack(t *testing.T, w way) {
+	s := w.open(t)
 	exec(t, s, createSample)
 	at := time.Date(2026, 3, 1, 12, 0, 0, 123e6, time.UTC)
 	first := sample{ID: "a", Seq: 1<<64 - 1, At: at, Kind: "session", OK: true, Tags: []string{"x", "it's"}, Labels: map[string]string{"k": "v", "": "empty"}, Version: 2}
 	later := first
 	later.Seq, later.Version = 7, 1
 	other := sample{ID: "b", At: at.Add(-50 * 365 * 24 * time.Hour), Kind: "probe", Tags: []string{}, Labels: map[string]string{}}
-	if err := insert(limited(t, time.Minute), s, first, other); err != nil {
+	if err := insertSamples(limited(t, time.Minute), s, first, other); err != nil {
 		t.Fatal(err)
 	}
-	if err := insert(limited(t, time.Minute), s, later); err != nil {
+	if err := insertSamples(limited(t, time.Minute), s, later); err != nil {
 		t.Fatal(err)
 	}
 
@@ -195,42 +238,29 @@ func TestStore(t *testing.T) {
 	})
 }
 
-func TestManyRowsInOneBatch(t *testing.T) {
-	t.Parallel()
-	s := openStore(t, startEngine(t))
-	exec(t, s, createSample)
-	const rows = 200_000
-	insertMany(t, s, 0, rows)
-	if n := count(t, s, "SELECT uniqExact(id) FROM sample"); n != rows {
+func oneBatchIsOnePart(t *testing.T, w way) {
+	s := w.open(t)
+	files, err := Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Migrate(limited(t, time.Minute), files); err != nil {
+		t.Fatal(err)
+	}
+	const rows = 50_000
+	if err := s.InsertRecords(limited(t, time.Minute), sessions(0, rows)); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, s, "SELECT uniqExact(session_id) FROM session_events"); n != rows {
 		t.Errorf("%d rows are there, want %d", n, rows)
 	}
-	if n := count(t, s, "SELECT count() FROM system.parts WHERE table = 'sample' AND active"); n != 1 {
+	if n := count(t, s, "SELECT count() FROM system.parts WHERE database = currentDatabase() AND table = 'session_events' AND active"); n != 1 {
 		t.Errorf("one batch made %d parts", n)
 	}
 }
 
-// insertMany inserts n rows with ids from first on, as one batch of columns.
-func insertMany(t testing.TB, s *Store, first, n int) {
-	t.Helper()
-	batch, err := s.Conn().PrepareBatch(limited(t, time.Minute), "INSERT INTO sample")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	for i := first; i < first+n; i++ {
-		id := "session-" + strings.Repeat("0", 8) + string(rune('a'+i%26)) + time.Duration(i).String()
-		if err := batch.Append(id, uint64(i), at.Add(time.Duration(i)*time.Millisecond), "session", i%50 != 0, []string{"web"}, map[string]string{"line": "gateway"}, uint64(i)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := batch.Send(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestInsertTokenDropsARepeatedBatch(t *testing.T) {
-	t.Parallel()
-	s := openStore(t, startEngine(t))
+func repeatedBatchIsDropped(t *testing.T, w way) {
+	s := w.open(t)
 	exec(t, s, "CREATE TABLE once (a UInt64) ENGINE = MergeTree ORDER BY a SETTINGS non_replicated_deduplication_window = 100")
 	for range 3 {
 		ctx := ch.Context(limited(t, time.Minute), ch.WithSettings(ch.Settings{"insert_deduplication_token": "it's one"}))
@@ -250,78 +280,128 @@ func TestInsertTokenDropsARepeatedBatch(t *testing.T) {
 	}
 }
 
-// Every acknowledged row is there after the engine was killed, and the store
-// needs nothing but a retry.
-func TestKilledEngineKeepsAcknowledgedRows(t *testing.T) {
+func TestDSN(t *testing.T) {
 	t.Parallel()
-	engine := startEngine(t)
-	s := openStore(t, engine)
-	exec(t, s, createSample)
-	ctx := limited(t, 2*time.Minute)
-	next := uint64(0)
-	for range 3 {
-		victim := engine.PID()
-		killed := make(chan error, 1)
-		failures := 0
-		for acked := 0; acked < 60; {
-			if acked == 20 && failures == 0 {
-				go func() { killed <- syscall.Kill(victim, syscall.SIGKILL) }()
-			}
-			// The same row again after a failure: it may be there already.
-			err := insert(ctx, s, sample{ID: strconv.FormatUint(next, 10), Seq: next, Kind: "session"})
-			if ctx.Err() != nil {
-				t.Fatal(err)
-			}
-			if err != nil {
-				failures++
-				continue
-			}
-			next++
-			acked++
-		}
-		if err := <-killed; err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%d inserts failed around the kill", failures)
-		if failures > 8 {
-			t.Errorf("%d inserts failed around one kill: more than the open connections", failures)
-		}
+	gate := newGateway(t)
+	s := openStore(t, Options{DSN: gate.inDatabase("max_block_size=777&max_execution_time=60")})
+	if n := count(t, s, "SELECT toUInt64(getSetting('max_block_size'))"); n != 777 {
+		t.Errorf("a setting of the DSN is %d", n)
 	}
-	if n := count(t, s, "SELECT uniqExact(seq) FROM sample"); n != next {
-		t.Errorf("%d rows are there, %d were acknowledged", n, next)
+	if n := count(t, s, "SELECT count() FROM system.databases WHERE name = currentDatabase() AND name = {name:String}", ch.Named("name", s.database)); n != 1 {
+		t.Errorf("%d databases are the DSN's", n)
+	}
+	if n := count(t, s, "SELECT toUInt64(getSetting('async_insert') + 2 * getSetting('optimize_on_insert'))"); n != 2 {
+		t.Errorf("the settings that an acknowledgement depends on are %d", n)
+	}
+	// The database of the options is taken rather than the DSN's.
+	other := openStore(t, Options{DSN: gate.inDatabase(""), Database: s.database})
+	if other.database != s.database {
+		t.Errorf("the database is %s", other.database)
+	}
+	if client, err := (Options{DSN: "http://host:8123"}).client(); err != nil || client.Auth.Database != DefaultDatabase {
+		t.Errorf("without a name the database is %+v, %v", client, err)
 	}
 }
 
 func TestOpenErrors(t *testing.T) {
 	t.Parallel()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := closed.Addr().String()
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	old := newGateway(t)
+	old.rewrite = func(body string) string { return strings.ReplaceAll(body, "26.5.", "23.8.") }
+	page := httptest.NewServer(http.NotFoundHandler())
+	defer page.Close()
 	for name, test := range map[string]struct {
 		opts Options
+		id   string
 		want string
 	}{
-		"nothing given":  {Options{}, "neither a DSN nor the embedded engine"},
-		"bad DSN":        {Options{DSN: "clickhouse://user:secret@host:9000/db?dial_timeout=soon"}, "read the ClickHouse DSN"},
-		"nobody answers": {Options{DSN: "http://user:secret@127.0.0.1:1/db"}, "127.0.0.1:1"},
+		"nothing given":    {Options{}, "", "neither a DSN nor the embedded engine"},
+		"bad time":         {Options{DSN: "clickhouse://user:s3cret@host:9000/db?dial_timeout=soon"}, "LS-STO-001", "dial timeout"},
+		"bad port":         {Options{DSN: "clickhouse://user:s3cret@host:no-port/x"}, "LS-STO-001", "port"},
+		"bad escape":       {Options{DSN: "http://user:s3cret%zz@host:8123/x"}, "LS-STO-001", "URL-encode"},
+		"no scheme":        {Options{DSN: "user:s3cret@host:8123/x"}, "LS-STO-001", "clickhouse://user@host:9000/database"},
+		"no host":          {Options{DSN: "http:///s3cret"}, "LS-STO-001", "address"},
+		"a password alone": {Options{DSN: "s3cret"}, "LS-STO-001", "address"},
+		"other database":   {Options{DSN: "postgres://user:s3cret@host/x"}, "LS-STO-001", "clickhouse://"},
+		"half secure":      {Options{DSN: "https://user:s3cret@host:8443/x"}, "LS-STO-001", "?secure=true"},
+		"nobody answers":   {Options{DSN: "http://user:s3cret@" + nobody + "/db"}, "LS-STO-002", nobody},
+		"silence":          {Options{DSN: "http://user:s3cret@" + silent.Addr().String() + "/db"}, "LS-STO-002", silent.Addr().String()},
+		"no ClickHouse":    {Options{DSN: "http://user:s3cret@" + page.Listener.Addr().String() + "/db"}, "LS-STO-002", "404"},
+		"wrong password":   {Options{DSN: old.dsn("s3cret", "db", "")}, "LS-STO-003", gatewayUser},
+		"an old server":    {Options{DSN: old.inDatabase("")}, "LS-STO-005", "24.8"},
 	} {
-		_, err := Open(limited(t, 20*time.Second), test.opts)
-		if err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: the error %v does not say %q", name, err, test.want)
-		} else if strings.Contains(err.Error(), "secret") {
-			t.Errorf("%s: the error holds the password: %v", name, err)
+		t.Run(name, func(t *testing.T) {
+			_, err := Open(limited(t, time.Second), test.opts)
+			if err == nil || errs.IDOf(err) != test.id || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("the error %v is not %q and does not say %q", err, test.id, test.want)
+			} else if strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("the error holds the password: %v", err)
+			}
+		})
+	}
+}
+
+// What a server says no to comes with what to do about it, whatever the store was
+// doing.
+func TestServerErrors(t *testing.T) {
+	t.Parallel()
+	gate := newGateway(t)
+	s := openHistory(t, Options{DSN: gate.inDatabase("")})
+	files, err := Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		refused string // the beginning of statements
+		code    int
+		text    string
+		do      func(ctx context.Context, s *Store) error
+		id      string
+	}{
+		"full":            {"INSERT", 243, "Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE)", insertOne, "LS-STO-006"},
+		"full, as a file": {"INSERT", 75, "Cannot write to file: errno: 28, strerror: No space left on device. (CANNOT_WRITE_TO_FILE_DESCRIPTOR)", insertOne, "LS-STO-006"},
+		"memory":          {"SELECT", 241, "Memory limit (total) exceeded. (MEMORY_LIMIT_EXCEEDED)", readOne, "LS-STO-010"},
+		"readonly":        {"INSERT", 164, "Cannot execute query in readonly mode. (READONLY)", insertOne, "LS-STO-004"},
+		"no right": {"CREATE DATABASE", 497, "Not enough privileges: CREATE DATABASE ON other.*. (ACCESS_DENIED)", func(ctx context.Context, s *Store) error {
+			s.database = "other"
+			_, err := s.Migrate(ctx, files)
+			return err
+		}, "LS-STO-004"},
+		"no table":  {"INSERT", 60, "Table x does not exist. (UNKNOWN_TABLE)", insertOne, "LS-STO-008"},
+		"no column": {"SELECT", 47, "Unknown identifier newer. (UNKNOWN_IDENTIFIER)", readOne, "LS-STO-008"},
+		"a setting": {"INSERT", 115, "Unknown setting. (UNKNOWN_SETTING)", insertOne, ""},
+	} {
+		refusing := newGateway(t)
+		refusing.refuse = func(sql string) (int, string) {
+			if strings.HasPrefix(strings.TrimSpace(sql), test.refused) && !strings.Contains(sql, "version()") {
+				return test.code, test.text
+			}
+			return 0, ""
+		}
+		refused := openStoreOnly(t, Options{DSN: refusing.dsn(gatewayPassword, s.database, "")})
+		err := test.do(limited(t, time.Minute), refused)
+		if err == nil || errs.IDOf(err) != test.id || Code(err) != int32(test.code) {
+			t.Errorf("%s: the error %v is not %q", name, err, test.id)
 		}
 	}
 }
 
-func BenchmarkInsert(b *testing.B) {
-	for name, rows := range map[string]int{"100": 100, "10000": 10_000, "100000": 100_000} {
-		b.Run(name, func(b *testing.B) {
-			s := openStore(b, startEngine(b))
-			exec(b, s, createSample)
-			first := 0
-			for b.Loop() {
-				insertMany(b, s, first, rows)
-				first += rows
-			}
-			b.ReportMetric(float64(first)/b.Elapsed().Seconds(), "rows/s")
-		})
-	}
+func insertOne(ctx context.Context, s *Store) error {
+	return s.InsertRecords(ctx, sessions(0, 1))
+}
+
+func readOne(ctx context.Context, s *Store) error {
+	return s.Evidence(ctx, fleet.DefaultTenant, "berlin", time.Now(), 0, func(codec.Record) {})
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"sync"
 	"time"
 
 	ch "github.com/ClickHouse/clickhouse-go/v2"
@@ -48,122 +47,6 @@ func unstamp(t time.Time) time.Time {
 	return t.UTC()
 }
 
-// table is where one kind of record goes.
-type table struct {
-	name   string
-	append func(driver.Batch, codec.Record) error
-	has    func(codec.Record) bool
-}
-
-// InsertRecords stores observations, one insert a table, and returns once they
-// are on disk. Records stored before are collapsed on reading.
-func (s *Store) InsertRecords(ctx context.Context, records []codec.Record) error {
-	seen := []table{
-		{"inventory_instances", appendInventory, func(r codec.Record) bool { return r.Inventory != nil }},
-		{"registrations", appendRegistration, func(r codec.Record) bool { return r.Registration != nil }},
-		{"session_events", appendSession, func(r codec.Record) bool { return r.Session != nil }},
-	}
-	errs := make([]error, len(seen))
-	var inserts sync.WaitGroup
-	for i, t := range seen {
-		inserts.Go(func() { errs[i] = s.insert(ctx, t, records) })
-	}
-	inserts.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	// Marks last: a mark on disk promises the sessions before it.
-	return s.insert(ctx, table{"progress_marks", appendMark, func(r codec.Record) bool { return r.Mark != nil }}, records)
-}
-
-func (s *Store) insert(ctx context.Context, t table, records []codec.Record) error {
-	var batch driver.Batch
-	for _, r := range records {
-		if !t.has(r) {
-			continue
-		}
-		if batch == nil {
-			var err error
-			if batch, err = s.conn.PrepareBatch(ctx, "INSERT INTO "+t.name); err != nil {
-				return fmt.Errorf("prepare an insert into %s: %w", t.name, err)
-			}
-		}
-		if err := t.append(batch, r); err != nil {
-			return errors.Join(fmt.Errorf("encode a row of %s: %w", t.name, err), batch.Abort())
-		}
-	}
-	if batch == nil {
-		return nil
-	}
-	if err := batch.Send(); err != nil {
-		return fmt.Errorf("insert into %s: %w", t.name, err)
-	}
-	return nil
-}
-
-// origin is the tail of columns that every observation table shares.
-func origin(r codec.Record) []any {
-	return []any{
-		string(r.Source), r.Incarnation, uint8(r.Part), r.SourceSequence, r.StreamSequence, r.Index, stamp(r.RecordedAt), firstWins(r.StreamSequence),
-	}
-}
-
-func appendInventory(batch driver.Batch, r codec.Record) error {
-	instances := r.Inventory.Instances
-	if len(instances) == 0 {
-		instances = []fleet.Instance{{}}
-	}
-	for _, i := range instances {
-		row := []any{
-			string(r.Tenant), string(r.Inventory.Cluster), stamp(r.Inventory.ObservedAt), string(i.ID), string(i.Component), i.Service, i.Image, i.Tag,
-			i.Digest, i.ImageID, i.Version, string(i.Health), stamp(i.StartedAt),
-		}
-		if err := batch.Append(append(row, origin(r)...)...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func appendSession(batch driver.Batch, r codec.Record) error {
-	v := r.Session
-	row := []any{
-		string(r.Tenant), string(v.Cluster), stamp(v.Start), string(v.ID), string(v.Status), v.User, v.Target, string(v.InstanceID),
-		stamp(v.End), v.Error, v.Probe, stamp(r.ObservedAt),
-	}
-	return batch.Append(append(row, origin(r)...)...)
-}
-
-func appendMark(batch driver.Batch, r codec.Record) error {
-	row := []any{string(r.Tenant), string(r.Mark.Cluster), stamp(r.ObservedAt), stamp(r.Mark.CompleteUntil), r.Mark.Blind, r.Mark.BlindReason, r.Mark.Lost}
-	return batch.Append(append(row, origin(r)...)...)
-}
-
-func appendRegistration(batch driver.Batch, r codec.Record) error {
-	v := r.Registration
-	ids, versions := make([]string, len(v.Bastions)), make([]string, len(v.Bastions))
-	for i, b := range v.Bastions {
-		ids[i], versions[i] = string(b.ID), b.Version
-	}
-	row := []any{string(r.Tenant), string(v.Cluster), stamp(v.ObservedAt), stamp(v.LastReport), ids, versions}
-	return batch.Append(append(row, origin(r)...)...)
-}
-
-// InsertFact archives one event message.
-func (s *Store) InsertFact(ctx context.Context, f codec.Fact) error {
-	batch, err := s.conn.PrepareBatch(ctx, "INSERT INTO facts")
-	if err != nil {
-		return fmt.Errorf("prepare an insert into facts: %w", err)
-	}
-	if err := batch.Append(string(f.Tenant), f.Noun, f.ID, f.StreamSequence, f.Type, stamp(f.RecordedAt), f.JSON, firstWins(f.StreamSequence)); err != nil {
-		return errors.Join(fmt.Errorf("encode a row of facts: %w", err), batch.Abort())
-	}
-	if err := batch.Send(); err != nil {
-		return fmt.Errorf("insert into facts: %w", err)
-	}
-	return nil
-}
-
 // Sessions and marks of one cluster in the order of the stream. FINAL collapses
 // repeats, so a row's place is that of its first arrival. The union stands in a
 // subquery, because an ORDER BY behind it would order its last part alone.
@@ -189,7 +72,7 @@ func (s *Store) Evidence(ctx context.Context, tenant fleet.TenantID, cluster fle
 	if upTo == 0 {
 		upTo = math.MaxInt64
 	}
-	return s.each(ctx, "the evidence of "+string(cluster), selectEvidence, []any{
+	return s.read(ctx, "the evidence of "+string(cluster), selectEvidence, []any{
 		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)), ch.DateNamed("from", stamp(from), ch.NanoSeconds), ch.Named("up_to", fmt.Sprint(upTo)),
 	}, func(rows driver.Rows) error {
 		var (
@@ -229,7 +112,7 @@ func (s *Store) Inventories(ctx context.Context, tenant fleet.TenantID, cluster 
 		out        []fleet.Inventory
 		lastSource string
 	)
-	err := s.each(ctx, "the inventories of "+string(cluster), selectInventories, []any{
+	err := s.read(ctx, "the inventories of "+string(cluster), selectInventories, []any{
 		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)), ch.DateNamed("since", stamp(since), ch.MilliSeconds),
 	}, func(rows driver.Rows) error {
 		var (
@@ -266,7 +149,7 @@ LIMIT 1`
 // there is none.
 func (s *Store) Registration(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID) (fleet.Registration, error) {
 	registration := fleet.Registration{Cluster: cluster}
-	err := s.each(ctx, "the registration of "+string(cluster), selectRegistration, []any{
+	err := s.read(ctx, "the registration of "+string(cluster), selectRegistration, []any{
 		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)),
 	}, func(rows driver.Rows) error {
 		var ids, versions []string
@@ -298,7 +181,7 @@ GROUP BY source, incarnation, part`
 // what arrived within the observation stream's age.
 func (s *Store) Positions(ctx context.Context, tenant fleet.TenantID) (map[codec.Position]uint64, error) {
 	out := make(map[codec.Position]uint64)
-	err := s.each(ctx, "the sources' positions", selectPositions, []any{ch.Named("tenant", string(tenant))}, func(rows driver.Rows) error {
+	err := s.read(ctx, "the sources' positions", selectPositions, []any{ch.Named("tenant", string(tenant))}, func(rows driver.Rows) error {
 		var (
 			source   string
 			position codec.Position
@@ -315,11 +198,11 @@ func (s *Store) Positions(ctx context.Context, tenant fleet.TenantID) (map[codec
 	return out, err
 }
 
-// each runs a query and calls scan for every row.
-func (s *Store) each(ctx context.Context, what, query string, args []any, scan func(driver.Rows) error) (err error) {
+// read runs a query and calls scan for every row.
+func (s *Store) read(ctx context.Context, what, query string, args []any, scan func(driver.Rows) error) (err error) {
 	rows, err := s.conn.Query(ctx, query, args...)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", what, err)
+		return s.fault(ctx, "read "+what, err)
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
@@ -327,8 +210,5 @@ func (s *Store) each(ctx context.Context, what, query string, args []any, scan f
 			return fmt.Errorf("read %s: %w", what, err)
 		}
 	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read %s: %w", what, err)
-	}
-	return nil
+	return s.fault(ctx, "read "+what, rows.Err())
 }

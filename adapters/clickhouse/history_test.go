@@ -3,6 +3,8 @@
 package clickhouse
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,9 +14,8 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 )
 
-func TestHistory(t *testing.T) {
-	t.Parallel()
-	s := openStore(t, startEngine(t))
+func historyIsKept(t *testing.T, w way) {
+	s := w.open(t)
 	ctx := limited(t, time.Minute)
 	files, err := Migrations()
 	if err != nil {
@@ -108,9 +109,9 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-func TestALossStaysToldWhenItsMessageComesAgain(t *testing.T) {
-	t.Parallel()
-	s := openStore(t, startEngine(t))
+// A loss stays told when its message comes again without it.
+func lossStaysTold(t *testing.T, w way) {
+	s := w.open(t)
 	ctx := limited(t, time.Minute)
 	files, err := Migrations()
 	if err != nil {
@@ -143,5 +144,108 @@ func TestALossStaysToldWhenItsMessageComesAgain(t *testing.T) {
 	}
 	if first == nil || !first.Lost {
 		t.Errorf("the first mark is %+v; the loss is forgotten", first)
+	}
+}
+
+// New code adds columns before old code is gone.
+func olderCodeRunsOnNewerTables(t *testing.T, w way) {
+	s := w.open(t)
+	ctx := limited(t, time.Minute)
+	files, err := Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Migrate(ctx, files); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{inventoryInstances().name, registrations().name, sessionEvents().name, progressMarks().name, facts().name} {
+		exec(t, s, "ALTER TABLE "+name+" ADD COLUMN newer String DEFAULT 'as before' FIRST")
+	}
+	records := sessions(0, 3)
+	for _, o := range []codec.Observation{
+		{Inventory: &fleet.Inventory{Cluster: "berlin"}}, {Registration: &fleet.Registration{Cluster: "berlin"}}, {Mark: &fleet.Mark{Cluster: "berlin"}},
+	} {
+		records = append(records, codec.Record{Observation: o, Tenant: fleet.DefaultTenant})
+	}
+	if err := s.InsertRecords(ctx, records); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.InsertFact(ctx, codec.Fact{Tenant: fleet.DefaultTenant, Noun: "gate", ID: "g"}); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, s, "SELECT count() FROM session_events WHERE newer = 'as before'"); n != 3 {
+		t.Errorf("%d sessions are there, want 3", n)
+	}
+}
+
+// sessions are n records of sessions from number first on, as a collector sees
+// them: few clusters, users and targets, and every session new.
+func sessions(first, n int) []codec.Record {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	out := make([]codec.Record, n)
+	for i := range out {
+		k := first + i
+		out[i] = codec.Record{
+			Observation: codec.Observation{Session: &fleet.Session{
+				ID: fleet.SessionID(fmt.Sprintf("session-%012d", k)), Cluster: fleet.ClusterID(fmt.Sprintf("cluster-%02d", k%50)), Status: fleet.SessionConnected,
+				User: fmt.Sprintf("user-%d@example.org", k%1000), Target: fmt.Sprintf("db-%d.internal", k%100), InstanceID: fleet.InstanceID(fmt.Sprintf("bastion-%d", k%150)),
+				Start: at.Add(time.Duration(k) * time.Millisecond), End: at.Add(time.Duration(k)*time.Millisecond + time.Minute),
+			}},
+			Tenant: fleet.DefaultTenant, ObservedAt: at, RecordedAt: at.Add(time.Second), Source: "vendor", Incarnation: "0123456789ab", Part: uint32(k % 64),
+			SourceSequence: uint64(k / 200), StreamSequence: uint64(k / 200), Index: uint32(k % 200),
+		}
+	}
+	return out
+}
+
+func TestInsertsNameTheirColumns(t *testing.T) {
+	t.Parallel()
+	origin := "source, incarnation, part, source_sequence, stream_sequence, stream_index, recorded_at, version"
+	for want, got := range map[string]string{
+		"INSERT INTO inventory_instances (tenant, cluster, observed_at, instance_id, component, service, image, tag, digest, image_id, running_version, health, started_at, " + origin + ")": inventoryInstances().statement(),
+		"INSERT INTO registrations (tenant, cluster, observed_at, last_report, bastion_ids, bastion_versions, " + origin + ")":                                                               registrations().statement(),
+		"INSERT INTO session_events (tenant, cluster, start_time, session_id, status, user_name, target, instance_id, end_time, error, probe, observed_at, " + origin + ")":                  sessionEvents().statement(),
+		"INSERT INTO progress_marks (tenant, cluster, observed_at, complete_until, blind, blind_reason, lost, " + origin + ")":                                                               progressMarks().statement(),
+		"INSERT INTO facts (tenant, noun, id, stream_sequence, type, recorded_at, json, version)":                                                                                            facts().statement(),
+	} {
+		if got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
+func TestNative(t *testing.T) {
+	t.Parallel()
+	type row struct {
+		text  string
+		list  []string
+		flag  bool
+		n     uint32
+		at    time.Time
+		never time.Time
+	}
+	all := table[row]{"t", []column[row]{
+		text("s", func(r row) string { return r.text }),
+		texts("l", func(r row) []string { return r.list }),
+		flag("f", func(r row) bool { return r.flag }),
+		tiny("t", func(r row) uint8 { return uint8(r.n) }),
+		short("n", func(r row) uint32 { return r.n }),
+		long("u", func(r row) uint64 { return uint64(r.n) }),
+		millis("m", func(r row) time.Time { return r.at }),
+		nanos("z", func(r row) time.Time { return r.never }),
+	}}
+	long := strings.Repeat("x", 200)
+	got := all.native([]row{{text: "é", list: []string{"a", ""}, flag: true, n: 258, at: time.UnixMilli(515)}, {text: long, list: []string{"b"}, at: time.UnixMilli(-1)}})
+	want := "\x08\x02" +
+		"\x01s\x06String" + "\x02é" + "\xc8\x01" + long +
+		"\x01l\x0dArray(String)" + "\x02\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00" + "\x01a\x00\x01b" +
+		"\x01f\x04Bool" + "\x01\x00" +
+		"\x01t\x05UInt8" + "\x02\x00" +
+		"\x01n\x06UInt32" + "\x02\x01\x00\x00\x00\x00\x00\x00" +
+		"\x01u\x06UInt64" + "\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
+		"\x01m\x14DateTime64(3, 'UTC')" + "\x03\x02\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff" +
+		"\x01z\x14DateTime64(9, 'UTC')" + strings.Repeat("\x00", 16)
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Error(diff)
 	}
 }

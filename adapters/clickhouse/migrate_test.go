@@ -3,12 +3,16 @@
 package clickhouse
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 func folder(files map[string]string) fstest.MapFS {
@@ -19,10 +23,8 @@ func folder(files map[string]string) fstest.MapFS {
 	return out
 }
 
-func TestMigrate(t *testing.T) {
-	t.Parallel()
-	engine := startEngine(t)
-	s := openStore(t, engine)
+func migrationsAreAppliedOnce(t *testing.T, w way) {
+	s := w.open(t)
 	ctx := limited(t, time.Minute)
 	one := map[string]string{
 		"0001_sessions.sql": "-- Sessions; one row each.\nCREATE TABLE IF NOT EXISTS sessions (id String) ENGINE = MergeTree ORDER BY id;\n\nINSERT INTO sessions VALUES ('a;b');\n",
@@ -33,7 +35,7 @@ func TestMigrate(t *testing.T) {
 	}
 	two := map[string]string{"0001_sessions.sql": one["0001_sessions.sql"], "0002_more.sql": "ALTER TABLE sessions ADD COLUMN IF NOT EXISTS at DateTime64(3, 'UTC')"}
 	// Another process, later, with one migration more.
-	other := openStore(t, engine)
+	other := w.open(t)
 	if n, err := other.Migrate(ctx, folder(two)); err != nil || n != 1 {
 		t.Fatalf("%d applied, %v", n, err)
 	}
@@ -45,20 +47,94 @@ func TestMigrate(t *testing.T) {
 	if n, err := s.Migrate(ctx, folder(one)); err != nil || n != 0 {
 		t.Fatalf("older code refuses a newer schema: %d applied, %v", n, err)
 	}
+	if err := s.CheckSchema(ctx, folder(one)); err != nil {
+		t.Errorf("older code refuses a newer schema: %v", err)
+	}
 	if n := count(t, s, "SELECT count() FROM sessions WHERE id = 'a;b'"); n != 1 {
 		t.Errorf("the first migration ran %d times", n)
 	}
 
 	changed := map[string]string{"0001_sessions.sql": one["0001_sessions.sql"] + "-- afterthought\n"}
-	if _, err := s.Migrate(ctx, folder(changed)); err == nil || !strings.Contains(err.Error(), "0001_sessions was applied from another text") {
+	if _, err := s.Migrate(ctx, folder(changed)); errs.IDOf(err) != "LS-STO-009" || !strings.Contains(err.Error(), "0001_sessions was applied") {
 		t.Errorf("a changed migration was taken: %v", err)
 	}
 	broken := map[string]string{"0003_broken.sql": "SELECT 1;\nCREATE TABLE;\n", "0004_never.sql": "CREATE TABLE never (a Int8) ENGINE = Memory"}
 	if _, err := s.Migrate(ctx, folder(broken)); Code(err) != 62 || !strings.Contains(err.Error(), "0003_broken, statement 2") {
 		t.Errorf("a broken migration gave %v", err)
 	}
-	if n := count(t, s, "SELECT count() FROM system.tables WHERE name = 'never'"); n != 0 {
+	if n := count(t, s, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'never'"); n != 0 {
 		t.Error("a migration ran after a broken one")
+	}
+}
+
+// A plan changes nothing, whatever is missing: the record, the table, or the
+// database.
+func TestPending(t *testing.T) {
+	t.Parallel()
+	s := openStoreOnly(t, embedded(shared))
+	ctx := limited(t, time.Minute)
+	one, two := "CREATE TABLE a (a Int8) ENGINE = Memory;\nSELECT 1;\n", "CREATE TABLE b (b Int8) ENGINE = Memory"
+	files := folder(map[string]string{"0001_a.sql": one, "0002_b.sql": two})
+	plan := func() (out []string) {
+		t.Helper()
+		pending, err := s.Pending(ctx, files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range pending {
+			out = append(out, fmt.Sprintf("%d %s: %d", m.Version, m.Name, len(m.Statements)))
+		}
+		return out
+	}
+	for range 2 {
+		if diff := cmp.Diff([]string{"1 a: 2", "2 b: 1"}, plan()); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+	err := s.CheckSchema(ctx, files)
+	if errs.IDOf(err) != "LS-STO-008" || !strings.Contains(err.Error(), "0001_a, 0002_b") || !strings.Contains(err.Error(), "lockstep migrate") {
+		t.Errorf("a database that is missing gives %v", err)
+	}
+	// Who uses tables that are not there is told the same.
+	if err := s.InsertFact(ctx, codec.Fact{}); errs.IDOf(err) != "LS-STO-008" {
+		t.Errorf("an insert into nothing gives %v", err)
+	}
+	if n, err := s.Migrate(ctx, folder(map[string]string{"0001_a.sql": one})); err != nil || n != 1 {
+		t.Fatalf("%d applied, %v", n, err)
+	}
+	if diff := cmp.Diff([]string{"2 b: 1"}, plan()); diff != "" {
+		t.Error(diff)
+	}
+	if n, err := s.Migrate(ctx, files); err != nil || n != 1 {
+		t.Fatalf("%d applied, %v", n, err)
+	}
+	if err := s.CheckSchema(ctx, files); err != nil || len(plan()) > 0 {
+		t.Errorf("all is applied, and the check gives %v, the plan %q", err, plan())
+	}
+}
+
+// Older code runs on a database of newer code until that takes something away.
+func TestBreakingMigrationsKeepOlderCodeOut(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, embedded(shared))
+	ctx := limited(t, time.Minute)
+	files := map[string]string{"0001_a.sql": "SELECT 1"}
+	older := folder(files)
+	files["0002_more.sql"] = "SELECT 2"
+	files["0003_less.breaking.sql"] = "SELECT 3"
+	newer := folder(files)
+	if n, err := s.Migrate(ctx, newer); err != nil || n != 3 {
+		t.Fatalf("%d applied, %v", n, err)
+	}
+	if err := s.CheckSchema(ctx, newer); err != nil {
+		t.Errorf("the code that applied it is refused: %v", err)
+	}
+	_, planned := s.Pending(ctx, older)
+	_, migrated := s.Migrate(ctx, older)
+	for what, err := range map[string]error{"a plan": planned, "migrating": migrated, "a check": s.CheckSchema(ctx, older)} {
+		if errs.IDOf(err) != "LS-STO-007" || !strings.Contains(err.Error(), "0003_less.breaking") {
+			t.Errorf("%s by older code gives %v", what, err)
+		}
 	}
 }
 
@@ -69,6 +145,7 @@ func TestReadMigrationsRefuses(t *testing.T) {
 		want  string
 	}{
 		"name":   {map[string]string{"1_a.sql": "SELECT 1"}, "NNNN_name.sql"},
+		"suffix": {map[string]string{"0001_a.broken.sql": "SELECT 1"}, "NNNN_name.sql"},
 		"case":   {map[string]string{"0001_A.sql": "SELECT 1"}, "NNNN_name.sql"},
 		"double": {map[string]string{"0001_a.sql": "SELECT 1", "0001_b.sql": "SELECT 1"}, "one number"},
 		"empty":  {map[string]string{"0001_a.sql": "-- nothing\n"}, "no statement"},

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // versionKey is the variable the vendor's images take their version from.
@@ -62,6 +63,11 @@ func (e *Engine) Capture(ctx context.Context, t Target) (Package, error) {
 	return out, nil
 }
 
+// unrecordable is the error of a project that could not be put back later.
+func unrecordable(format string, args ...any) error {
+	return errs.New(errs.Conflict, "LS-CMP-011", format, args...)
+}
+
 // supported refuses what a package cannot put back.
 func supported(project *types.Project) error {
 	var problems []error
@@ -69,14 +75,14 @@ func supported(project *types.Project) error {
 		service := project.Services[name]
 		for _, hook := range service.PreStart {
 			if hook.Image != "" && docker.Digest(hook.Image) == "" {
-				problems = append(problems, fmt.Errorf("compose project %q: service %s starts a pre_start hook from image %q without digest, which could change between an upgrade and its rollback; pin it by digest", project.Name, name, hook.Image))
+				problems = append(problems, unrecordable("compose project %q: service %s starts a pre_start hook from image %q without digest, which could change between an upgrade and its rollback; pin it by digest", project.Name, name, hook.Image))
 			}
 		}
 		switch {
 		case service.Provider != nil:
-			problems = append(problems, fmt.Errorf("compose project %q: service %s is run by a provider plug-in, which cannot be captured or restored; move it to a project of its own", project.Name, name))
+			problems = append(problems, unrecordable("compose project %q: service %s is run by a provider plug-in, which cannot be captured or restored; move it to a project of its own", project.Name, name))
 		case service.Image == "":
-			problems = append(problems, fmt.Errorf("compose project %q: service %s is built from source and names no image, so there is no digest to go back to; push it to a registry and name it as image", project.Name, name))
+			problems = append(problems, unrecordable("compose project %q: service %s is built from source and names no image, so there is no digest to go back to; push it to a registry and name it as image", project.Name, name))
 		}
 	}
 	return errors.Join(problems...)
@@ -101,7 +107,7 @@ func (e *Engine) captureService(ctx context.Context, declared types.ServiceConfi
 			return Service{}, err
 		}
 		if i > 0 && (one.Image != out.Image || one.Environment[versionKey] != out.Environment[versionKey]) {
-			return Service{}, fmt.Errorf("its containers run different things (%s and %s); finish or undo the change in progress, then capture again", out.Image, one.Image)
+			return Service{}, unrecordable("its containers run different things (%s and %s); finish or undo the change in progress, then capture again", out.Image, one.Image)
 		}
 		out = one
 	}
@@ -111,14 +117,14 @@ func (e *Engine) captureService(ctx context.Context, declared types.ServiceConfi
 func (e *Engine) captureContainer(ctx context.Context, declared types.ServiceConfig, c container.InspectResponse) (Service, error) {
 	image, err := e.docker.API().ImageInspect(ctx, c.Image)
 	if errdefs.IsNotFound(err) {
-		return Service{}, fmt.Errorf("container %s runs an image the engine no longer has, so its digest is unknown; start the service again from a published tag", bare(c.Name))
+		return Service{}, unrecordable("container %s runs an image the engine no longer has, so its digest is unknown; start the service again from a published tag", bare(c.Name))
 	}
 	if err != nil {
 		return Service{}, e.docker.Explain("reading an image", err)
 	}
 	sum := docker.RepoDigest(c.Config.Image, image.RepoDigests)
 	if sum == "" {
-		return Service{}, fmt.Errorf("container %s runs image %s, which has no digest from that repository because it was built or loaded here; push it to the registry and pull it, so that it can be fetched again", bare(c.Name), c.Config.Image)
+		return Service{}, unrecordable("container %s runs image %s, which has no digest from that repository because it was built or loaded here; push it to the registry and pull it, so that it can be fetched again", bare(c.Name), c.Config.Image)
 	}
 	full, err := pin(c.Config.Image, sum)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Check looks for what would make a plan for the target worthless: files that
@@ -34,11 +35,11 @@ func (e *Engine) Check(ctx context.Context, t Target) error {
 		}
 		where := fmt.Sprintf("compose project %q: %s: service %s", t.Project, declaredIn(read.files, name), name)
 		if open := unpinned(service.Image); open != "" {
-			problems = append(problems, fmt.Errorf("%s: image %q %s, so it can change at any restart; write the exact version as tag or pin it as %s@sha256:…", where, service.Image, open, service.Image))
+			problems = append(problems, errs.New(errs.Invalid, "LS-CMP-005", "%s: image %q %s, so it can change at any restart; write the exact version as tag or pin it as %s@sha256:…", where, service.Image, open, service.Image))
 		}
 		version, declared := service.Environment["VERSION"]
 		if component == fleet.Gateway && declared && (version == nil || *version == "") {
-			problems = append(problems, fmt.Errorf("%s: VERSION is empty, which means the newest version at every start; set VERSION to the exact version", where))
+			problems = append(problems, errs.New(errs.Invalid, "LS-CMP-005", "%s: VERSION is empty, which means the newest version at every start; set VERSION to the exact version", where))
 		}
 	}
 	return errors.Join(problems...)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Defaults of Options.
@@ -133,7 +134,7 @@ func New(opts Options) (*Engine, error) {
 	settings := flags.NewClientOptions()
 	settings.Hosts = []string{engine.Host()}
 	if err := cli.Initialize(settings); err != nil {
-		return nil, fmt.Errorf("preparing compose for docker engine %s: %w; check the docker configuration of this user", engine.Host(), err)
+		return nil, errs.New(errs.Invalid, "LS-CMP-010", "preparing compose for docker engine %s: %w; check the docker configuration of this user", engine.Host(), err)
 	}
 	return &Engine{opts: opts, docker: engine, forCompose: forCompose, cli: cli, log: log}, nil
 }

@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 const (
@@ -51,23 +53,23 @@ func TestCheck(t *testing.T) {
 		"pinned":              {files: map[string]string{"compose.yaml": pinnedGateway}},
 		"digest and moving":   {files: map[string]string{"compose.yaml": "services: {akeyless-web: {image: 'akeyless/zero-trust-bastion:latest@" + digestA + "'}}"}},
 		"others may float":    {files: map[string]string{"compose.yaml": "services: {akeyless-cache: {image: redis}}"}},
-		"no such file":        {says: []string{"compose.yaml does not exist", `"vault"`, "correct the path"}},
-		"no such env file":    {files: map[string]string{"compose.yaml": pinnedGateway}, change: func(t *Target) { t.EnvFiles = []string{"prod.env"} }, says: []string{"prod.env does not exist"}},
-		"no service env file": {files: map[string]string{"compose.yaml": "services: {a: {image: 'x:1', env_file: a.env}}"}, says: []string{"a.env does not exist", "service a"}},
-		"not YAML":            {files: map[string]string{"compose.yaml": "services:\n  a: [\n"}, says: []string{"compose.yaml", "parse", "L3"}},
-		"not Compose":         {files: map[string]string{"compose.yaml": "services: {a: {imag: x}}"}, says: []string{"compose.yaml", "imag"}},
-		"no tag":              {files: map[string]string{"compose.yaml": "services: {akeyless-ssh: {image: akeyless/zero-trust-bastion}}"}, says: []string{"service akeyless-ssh", "has no tag", `"akeyless/zero-trust-bastion"`, "sha256"}},
+		"no such file":        {says: []string{"LS-CMP-003", "compose.yaml does not exist", `"vault"`, "correct the path"}},
+		"no such env file":    {files: map[string]string{"compose.yaml": pinnedGateway}, change: func(t *Target) { t.EnvFiles = []string{"prod.env"} }, says: []string{"LS-CMP-003", "prod.env does not exist"}},
+		"no service env file": {files: map[string]string{"compose.yaml": "services: {a: {image: 'x:1', env_file: a.env}}"}, says: []string{"LS-CMP-003", "a.env does not exist", "service a"}},
+		"not YAML":            {files: map[string]string{"compose.yaml": "services:\n  a: [\n"}, says: []string{"LS-CMP-004", "compose.yaml", "parse", "L3"}},
+		"not Compose":         {files: map[string]string{"compose.yaml": "services: {a: {imag: x}}"}, says: []string{"LS-CMP-004", "compose.yaml", "imag"}},
+		"no tag":              {files: map[string]string{"compose.yaml": "services: {akeyless-ssh: {image: akeyless/zero-trust-bastion}}"}, says: []string{"LS-CMP-005", "service akeyless-ssh", "has no tag", `"akeyless/zero-trust-bastion"`, "sha256"}},
 		"moving tags": {files: map[string]string{"compose.yaml": "services: {akeyless-gateway: {image: 'akeyless/base:latest-akeyless'}, other: {image: 'mirror/zero-trust-bastion:latest'}}"},
 			says: []string{"service akeyless-gateway", "tag latest-akeyless", "service other", "tag latest,"}},
 		"the overriding file is named": {files: map[string]string{"compose.yaml": pinnedGateway, "over.yaml": "services: {akeyless-gateway: {image: 'akeyless/base:latest'}}"},
 			change: func(t *Target) { t.Files = append(t.Files, "over.yaml") }, says: []string{"over.yaml: service akeyless-gateway"}},
 		"a component by the fleet file": {files: map[string]string{"compose.yaml": "services: {front: {image: 'mine:latest'}}"},
 			change: func(t *Target) { t.Components = map[string]fleet.Component{"front": fleet.SRAWeb} }, says: []string{"service front", "moving tag"}},
-		"empty VERSION": {files: map[string]string{"compose.yaml": "services: {akeyless-gateway: {image: 'akeyless/base:5', env_file: g.env}}", "g.env": "VERSION=\n"}, says: []string{"VERSION is empty"}},
+		"empty VERSION": {files: map[string]string{"compose.yaml": "services: {akeyless-gateway: {image: 'akeyless/base:5', env_file: g.env}}", "g.env": "VERSION=\n"}, says: []string{"LS-CMP-005", "VERSION is empty"}},
 		"everything behind a profile": {files: map[string]string{"compose.yaml": "services: {akeyless-gateway: {image: 'akeyless/base:5', profiles: [gateway]}}"},
-			says: []string{"selects no service", "gateway", "set the target's profiles"}},
+			says: []string{"LS-CMP-004", "selects no service", "gateway", "set the target's profiles"}},
 		"unknown profile": {files: map[string]string{"compose.yaml": "services: {akeyless-gateway: {image: 'akeyless/base:5', profiles: [gateway]}}"},
-			change: func(t *Target) { t.Profiles = []string{"gateway", "srs"} }, says: []string{`"srs"`, "know gateway"}},
+			change: func(t *Target) { t.Profiles = []string{"gateway", "srs"} }, says: []string{"LS-CMP-004", `"srs"`, "know gateway"}},
 		"profile of the env file": {files: map[string]string{"compose.yaml": "services: {akeyless-gateway: {image: 'akeyless/base:5', profiles: [gateway]}}", ".env": "COMPOSE_PROFILES=gateway\n"}},
 		"variable of the env file": {files: map[string]string{"compose.yaml": "services: {akeyless-gateway: {image: 'akeyless/base:${V}'}}", ".env": "V=latest\n"},
 			says: []string{"tag latest"}},
@@ -234,8 +236,8 @@ func TestEncodeIsCanonicalAndDecodeIsStrict(t *testing.T) {
 		"unknown field": strings.Replace(text, `"format":1`, `"format":1,"later":true`, 1),
 		"altered file":  strings.Replace(text, `"content":"`, `"content":"AAAA`, 1),
 	} {
-		if _, err := Decode([]byte(damaged)); err == nil {
-			t.Errorf("%s: accepted", name)
+		if _, err := Decode([]byte(damaged)); errs.IDOf(err) != "LS-CMP-014" {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -293,7 +295,7 @@ func TestApplyRefusesWhatDoesNotSayWhatWillRun(t *testing.T) {
 		t.Errorf("an unpinned image: %v", err)
 	}
 	p.Services = p.Services[:2]
-	if err := offline(t).Apply(t.Context(), p, nil); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if err := offline(t).Apply(t.Context(), p, nil); errs.IDOf(err) != "LS-CMP-014" || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("a service without an image: %v", err)
 	}
 }
@@ -323,8 +325,24 @@ func TestWhatCannotBePutBackIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if err := supported(read.project); err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "service a") {
+		if err := supported(read.project); errs.IDOf(err) != "LS-CMP-011" || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "service a") {
 			t.Errorf("%s: %v, want an error that says %q", name, err, c.says)
+		}
+	}
+}
+
+func TestARegistrysRefusalHasAnID(t *testing.T) {
+	t.Parallel()
+	e := offline(t)
+	for text, want := range map[string]string{
+		"no matching manifest for linux/arm64":                   "LS-CMP-007",
+		"manifest unknown":                                       "LS-CMP-007",
+		"unauthorized: authentication required":                  "LS-CMP-008",
+		"pull access denied, repository does not exist":          "LS-CMP-008",
+		"Get \"https://registry.example/v2/\": no route to host": "LS-CMP-009",
+	} {
+		if err := e.published("pulling", "x:1", errors.New(text)); errs.IDOf(err) != want || !strings.Contains(err.Error(), text) {
+			t.Errorf("%q gives %v, want %s", text, err, want)
 		}
 	}
 }

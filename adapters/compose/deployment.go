@@ -10,6 +10,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Deployment is one cluster's Compose project as a rollout changes it.
@@ -56,8 +57,8 @@ func (d *Deployment) Survey(ctx context.Context, images map[fleet.Line]string) (
 		target.Running[instance.Component] = running
 	}
 	if len(target.Running) == 0 && len(target.Trouble) == 0 {
-		target.Trouble = append(target.Trouble, fmt.Sprintf(
-			"no component runs in Compose project %q on %s; bring it up once before rolling out to it", d.target.Project, d.engine.Host()))
+		target.Trouble = append(target.Trouble, errs.New(errs.NotFound, "LS-CMP-006",
+			"no component runs in Compose project %q on %s; bring it up once before rolling out to it", d.target.Project, d.engine.Host()).Error())
 	}
 	for line, image := range images {
 		ref, err := d.engine.Resolve(ctx, image)

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // poll is how often container states are read while waiting. The engine has
@@ -216,10 +217,14 @@ func (e *Engine) failures(ctx context.Context, project *types.Project) error {
 			}
 		}
 	}
-	if len(problems[failed]) > 0 {
-		return errors.Join(problems[failed]...)
+	told := problems[failed]
+	if len(told) == 0 {
+		told = problems[pending]
 	}
-	return errors.Join(problems[pending]...)
+	if len(told) == 0 {
+		return nil
+	}
+	return errs.New(errs.Unavailable, "LS-CMP-012", "%w", errors.Join(told...))
 }
 
 // tail reads the last lines of a container's log. A log that cannot be read is

@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // format is the version of Package's JSON form. A reader refuses a newer one.
@@ -91,17 +92,22 @@ func Decode(data []byte) (Package, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&p); err != nil {
-		return Package{}, fmt.Errorf("reading a compose package: %w; it is damaged or from a newer version", err)
+		return Package{}, unreadable("reading a compose package: %w; it is damaged or from a newer version", err)
 	}
 	if p.Format != format {
-		return Package{}, fmt.Errorf("reading a compose package of project %q: format %d is not %d, the one this version knows", p.Project, p.Format, format)
+		return Package{}, unreadable("reading a compose package of project %q: format %d is not %d, the one this version knows", p.Project, p.Format, format)
 	}
 	for _, file := range slices.Concat(p.Files, p.EnvFiles) {
 		if newFile(file.Path, file.Content).SHA256 != file.SHA256 {
-			return Package{}, fmt.Errorf("reading a compose package of project %q: the content recorded for %s does not match its hash; the package is damaged", p.Project, file.Path)
+			return Package{}, unreadable("reading a compose package of project %q: the content recorded for %s does not match its hash; the package is damaged", p.Project, file.Path)
 		}
 	}
 	return p, nil
+}
+
+// unreadable is the error of a recorded package that cannot be used any more.
+func unreadable(format string, args ...any) error {
+	return errs.New(errs.Internal, "LS-CMP-014", format, args...)
 }
 
 // Hash is the SHA-256 of the canonical form in lower-case hex: the address the
@@ -254,7 +260,7 @@ func encodeModel(ctx context.Context, project *types.Project, dir string) (strin
 	}
 	for _, key := range slices.Sorted(maps.Keys(before)) {
 		if before[key] != after[key] {
-			return "", fmt.Errorf("recording the configuration of compose project %q: %s uses something that cannot be recorded exactly, so it could not be restored; simplify its definition", project.Name, key)
+			return "", unrecordable("recording the configuration of compose project %q: %s uses something that cannot be recorded exactly, so it could not be restored; simplify its definition", project.Name, key)
 		}
 	}
 	return string(canonical), nil
@@ -322,7 +328,7 @@ func (p Package) render(ctx context.Context, declared map[string]bool) (*types.P
 		return nil, err
 	}
 	if len(project.Services) != len(p.Services) {
-		return nil, fmt.Errorf("%s: it pins %d services, its configuration has %d; the package is damaged", p, len(p.Services), len(project.Services))
+		return nil, unreadable("%s: it pins %d services, its configuration has %d; the package is damaged", p, len(p.Services), len(project.Services))
 	}
 	for _, file := range p.Files {
 		project.ComposeFiles = append(project.ComposeFiles, file.Path)
@@ -330,7 +336,7 @@ func (p Package) render(ctx context.Context, declared map[string]bool) (*types.P
 	for _, want := range p.Services {
 		service, ok := project.Services[want.Name]
 		if !ok {
-			return nil, fmt.Errorf("%s: its configuration has no service %s; the package is damaged", p, want.Name)
+			return nil, unreadable("%s: its configuration has no service %s; the package is damaged", p, want.Name)
 		}
 		if docker.Digest(want.Image) == "" {
 			return nil, fmt.Errorf("%s: image %q of service %s has no digest, so it does not say what will run; capture or retarget the package again", p, want.Image, want.Name)

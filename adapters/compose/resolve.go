@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // platform is an operating system and an architecture as Go names them.
@@ -65,7 +66,7 @@ func (e *Engine) Resolve(ctx context.Context, image string) (string, error) {
 		}
 		offered = append(offered, p.OS+"/"+p.Architecture)
 	}
-	return "", fmt.Errorf("resolving image %q: it is published for %s, but docker engine %s is %s; choose a tag built for it", image, strings.Join(offered, ", "), e.Host(), want)
+	return "", errs.New(errs.NotFound, "LS-CMP-007", "resolving image %q: it is published for %s, but docker engine %s is %s; choose a tag built for it", image, strings.Join(offered, ", "), e.Host(), want)
 }
 
 // ensure has an image that is pinned by digest present on the engine and checks
@@ -82,7 +83,7 @@ func (e *Engine) ensure(ctx context.Context, image string, want platform) error 
 		return e.docker.Explain("reading image "+image, err)
 	}
 	if got := (platform{found.Os, found.Architecture}); got != want {
-		return fmt.Errorf("image %s is for %s, but %s is needed on docker engine %s; choose a tag built for it", image, got, want, e.Host())
+		return errs.New(errs.NotFound, "LS-CMP-007", "image %s is for %s, but %s is needed on docker engine %s; choose a tag built for it", image, got, want, e.Host())
 	}
 	return nil
 }
@@ -117,13 +118,13 @@ func (e *Engine) published(doing, image string, err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), client.IsErrConnectionFailed(err):
 		return e.docker.Explain(doing+" image "+image, err)
 	case strings.Contains(text, "no matching manifest"):
-		return fmt.Errorf("%s image %s: it is not built for docker engine %s: %w; choose a tag built for it", doing, image, e.Host(), err)
+		return errs.New(errs.NotFound, "LS-CMP-007", "%s image %s: it is not built for docker engine %s: %w; choose a tag built for it", doing, image, e.Host(), err)
 	case errdefs.IsNotFound(err), strings.Contains(text, "manifest unknown"), strings.Contains(text, "not found"):
-		return fmt.Errorf("%s image %s: it is not published at its registry: %w; check the tag or digest, or wait until the vendor publishes it", doing, image, err)
+		return errs.New(errs.NotFound, "LS-CMP-007", "%s image %s: it is not published at its registry: %w; check the tag or digest, or wait until the vendor publishes it", doing, image, err)
 	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err), strings.Contains(text, "unauthorized"), strings.Contains(text, "denied"):
-		return fmt.Errorf("%s image %s: the registry refuses access: %w; log in with docker login as the user Lockstep runs as, and check the name", doing, image, err)
+		return errs.New(errs.PermissionDenied, "LS-CMP-008", "%s image %s: the registry refuses access: %w; log in with docker login as the user Lockstep runs as, and check the name", doing, image, err)
 	}
-	return fmt.Errorf("%s image %s through docker engine %s: %w; check that the engine reaches the registry", doing, image, e.Host(), err)
+	return errs.New(errs.Unavailable, "LS-CMP-009", "%s image %s through docker engine %s: %w; check that the engine reaches the registry", doing, image, e.Host(), err)
 }
 
 // platform asks what the engine runs on.
@@ -141,7 +142,7 @@ func (e *Engine) auth(named reference.Named) (string, error) {
 	domain := reference.Domain(named)
 	found, err := e.cli.ConfigFile().GetAuthConfig(domain)
 	if err != nil {
-		return "", fmt.Errorf("reading the credentials for registry %s: %w; log in again with docker login", domain, err)
+		return "", errs.New(errs.PermissionDenied, "LS-CMP-008", "reading the credentials for registry %s: %w; log in again with docker login", domain, err)
 	}
 	encoded, err := authconfig.Encode(registry.AuthConfig{
 		Username:      found.Username,

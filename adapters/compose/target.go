@@ -16,6 +16,8 @@ import (
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // loaded is a target as read from disk at one moment: the model and the very
@@ -74,7 +76,7 @@ func (e *Engine) load(ctx context.Context, t Target) (loaded, error) {
 	environment, err := cli.NewProjectOptions(nil,
 		cli.WithWorkingDirectory(dir), cli.WithEnv(e.opts.Environment), cli.WithEnvFiles(explicit...), cli.WithDotEnv)
 	if err != nil {
-		return loaded{}, fmt.Errorf("compose project %q: reading its env files: %w; check them with docker compose config --environment", t.Project, err)
+		return loaded{}, errs.New(errs.Invalid, "LS-CMP-004", "compose project %q: reading its env files: %w; check them with docker compose config --environment", t.Project, err)
 	}
 	for _, path := range environment.EnvFiles {
 		file, err := readFile(t.Project, "env file", path)
@@ -104,7 +106,7 @@ func (e *Engine) load(ctx context.Context, t Target) (loaded, error) {
 		o.SkipResolveEnvironment = true // below, after hidden services are gone
 	})
 	if err != nil {
-		return loaded{}, fmt.Errorf("compose project %q: reading %s: %w; docker compose config shows the same error until the file is fixed", t.Project, paths(out.files), err)
+		return loaded{}, errs.New(errs.Invalid, "LS-CMP-004", "compose project %q: reading %s: %w; docker compose config shows the same error until the file is fixed", t.Project, paths(out.files), err)
 	}
 	if err := selected(t, out.profiles, project); err != nil {
 		return loaded{}, err
@@ -125,7 +127,7 @@ func (e *Engine) load(ctx context.Context, t Target) (loaded, error) {
 	}
 	project, err = project.WithServicesEnvironmentResolved(true)
 	if err != nil {
-		return loaded{}, fmt.Errorf("compose project %q: reading the env files of its services: %w", t.Project, err)
+		return loaded{}, errs.New(errs.Invalid, "LS-CMP-004", "compose project %q: reading the env files of its services: %w", t.Project, err)
 	}
 	out.project = project.WithoutUnnecessaryResources()
 	return out, nil
@@ -152,14 +154,14 @@ func selected(t Target, profiles []string, project *types.Project) error {
 	var problems []error
 	for _, profile := range profiles {
 		if _, ok := hidden[profile]; !ok && profile != "*" {
-			problems = append(problems, fmt.Errorf("compose project %q: no service has profile %q; the files know %s", t.Project, profile, listed(known, "no profiles")))
+			problems = append(problems, errs.New(errs.Invalid, "LS-CMP-004", "compose project %q: no service has profile %q; the files know %s", t.Project, profile, listed(known, "no profiles")))
 		}
 	}
 	if len(project.Services) == 0 {
 		if len(known) == 0 {
-			problems = append(problems, fmt.Errorf("compose project %q has no services", t.Project))
+			problems = append(problems, errs.New(errs.Invalid, "LS-CMP-004", "compose project %q has no services", t.Project))
 		} else {
-			problems = append(problems, fmt.Errorf("compose project %q selects no service: every service is behind a profile (%s) and %s enabled; set the target's profiles",
+			problems = append(problems, errs.New(errs.Invalid, "LS-CMP-004", "compose project %q selects no service: every service is behind a profile (%s) and %s enabled; set the target's profiles",
 				t.Project, strings.Join(known, ", "), listed(profiles, "none is")))
 		}
 	}
@@ -200,9 +202,9 @@ func newFile(path string, content []byte) File {
 
 func missing(project, kind, path string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("compose project %q: %s %s does not exist; correct the path in the fleet file or restore the file: %w", project, kind, path, err)
+		return errs.New(errs.Invalid, "LS-CMP-003", "compose project %q: %s %s does not exist; correct the path in the fleet file or restore the file: %w", project, kind, path, err)
 	}
-	return fmt.Errorf("compose project %q: reading %s %s: %w", project, kind, path, err)
+	return errs.New(errs.Invalid, "LS-CMP-003", "compose project %q: reading %s %s: %w", project, kind, path, err)
 }
 
 func paths(files []File) string {

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Verify compares what runs with a package: every service has its containers
@@ -54,5 +55,8 @@ func (e *Engine) Verify(ctx context.Context, p Package) error {
 			differs(want.Name, "%d of %d containers run", running, service.GetScale())
 		}
 	}
-	return errors.Join(problems...)
+	if err := errors.Join(problems...); err != nil {
+		return errs.New(errs.Conflict, "LS-CMP-013", "%w", err)
+	}
+	return nil
 }

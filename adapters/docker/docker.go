@@ -22,6 +22,8 @@ import (
 	"github.com/docker/cli/cli/flags"
 	"github.com/docker/go-connections/tlsconfig"
 	"github.com/moby/moby/client"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Options say which engine is meant and who may stop a change.
@@ -63,14 +65,14 @@ func New(opts Options) (*Engine, error) {
 		settings.Hosts = []string{opts.Host}
 	}
 	if err := cli.Initialize(settings); err != nil {
-		return nil, fmt.Errorf("preparing the connection to docker engine %s: %w; check the host and the docker configuration of this user", named(opts.Host), err)
+		return nil, errs.New(errs.Invalid, "LS-CMP-010", "preparing the connection to docker engine %s: %w; check the host and the docker configuration of this user", named(opts.Host), err)
 	}
 	host := cli.DockerEndpoint().Host
 	if host == "" {
 		host = opts.Host
 	}
 	if _, err := url.Parse(host); err != nil {
-		return nil, fmt.Errorf("docker engine address %q: %w; write it like unix:///var/run/docker.sock or tcp://host:2376", host, err)
+		return nil, errs.New(errs.Invalid, "LS-CMP-010", "docker engine address %q: %w; write it like unix:///var/run/docker.sock or tcp://host:2376", host, err)
 	}
 	return &Engine{host: host, api: cli.Client()}, nil
 }
@@ -98,9 +100,9 @@ func (e *Engine) Explain(doing string, err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s on docker engine %s: %w", doing, e.host, err)
 	case errdefs.IsPermissionDenied(err) || strings.Contains(err.Error(), "permission denied"):
-		return fmt.Errorf("%s: docker engine %s refuses this user: %w; add the user to the docker group or run as root", doing, e.host, err)
+		return errs.New(errs.PermissionDenied, "LS-CMP-002", "%s: docker engine %s refuses this user: %w; add the user to the docker group or run as root", doing, e.host, err)
 	case client.IsErrConnectionFailed(err):
-		return fmt.Errorf("%s: docker engine %s cannot be reached: %w; start the engine, or point the cluster's engine host (or DOCKER_HOST) to where it listens", doing, e.host, err)
+		return errs.New(errs.Unavailable, "LS-CMP-001", "%s: docker engine %s cannot be reached: %w; start the engine, or point the cluster's engine host (or DOCKER_HOST) to where it listens", doing, e.host, err)
 	}
 	return fmt.Errorf("%s on docker engine %s: %w", doing, e.host, err)
 }

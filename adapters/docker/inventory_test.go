@@ -15,6 +15,7 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 var at = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -97,10 +98,26 @@ func TestUnreachableEngineSaysWhichAndWhatToDo(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error from an engine that is not there")
 	}
-	for _, part := range []string{host, `"vault"`, "start the engine"} {
+	for _, part := range []string{"LS-CMP-001: ", host, `"vault"`, "start the engine"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("error %q does not say %q", err, part)
 		}
+	}
+}
+
+func TestAnEngineThatRefusesTheUserSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	e := open(t, docker.Options{Host: "unix:///var/run/docker.sock"})
+	err := e.Explain("listing", errors.New("dial unix /var/run/docker.sock: connect: permission denied"))
+	if errs.IDOf(err) != "LS-CMP-002" || !strings.Contains(err.Error(), "docker group") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAnAddressThatIsNoneIsRefused(t *testing.T) {
+	t.Parallel()
+	if _, err := docker.New(docker.Options{Host: "nowhere://x y"}); errs.IDOf(err) != "LS-CMP-010" || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("got %v", err)
 	}
 }
 

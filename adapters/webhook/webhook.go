@@ -22,6 +22,7 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/domain/notice"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Options say where notices go.
@@ -50,7 +51,7 @@ type Sink struct {
 func New(opts Options) (*Sink, error) {
 	s := &Sink{opts: opts}
 	if u, err := url.Parse(opts.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("the webhook URL is not one; it looks like https://host/path")
+		return nil, errs.New(errs.Invalid, "LS-NOT-001", "the webhook URL is not one; it looks like https://host/path")
 	}
 	if opts.Timeout == 0 {
 		s.opts.Timeout = 10 * time.Second
@@ -64,7 +65,7 @@ func New(opts Options) (*Sink, error) {
 	if opts.Secret != "" {
 		key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(strings.TrimSpace(opts.Secret), "whsec_"))
 		if err != nil || len(key) == 0 {
-			return nil, errors.New("the webhook secret is not base64, with or without the prefix whsec_")
+			return nil, errs.New(errs.Invalid, "LS-NOT-001", "the webhook secret is not base64, with or without the prefix whsec_")
 		}
 		s.key = key
 	}
@@ -122,7 +123,7 @@ func (s *Sink) Send(ctx context.Context, n notice.Notice) error {
 		if wrapped, ok := errors.AsType[*url.Error](err); ok {
 			err = wrapped.Err
 		}
-		return fmt.Errorf("posting to the webhook: %w", err)
+		return errs.New(errs.Unavailable, "LS-NOT-002", "posting to the webhook: %w", err)
 	}
 	defer resp.Body.Close()
 	// The connection is used again only when the answer was read; whether it could
@@ -132,11 +133,11 @@ func (s *Sink) Send(ctx context.Context, n notice.Notice) error {
 	case resp.StatusCode >= 200 && resp.StatusCode < 300:
 		return nil
 	case resp.StatusCode == http.StatusGone:
-		return bus.Permanent(fmt.Errorf("the webhook answered %s: it wants no more messages", resp.Status))
+		return bus.Permanent(errs.New(errs.Unavailable, "LS-NOT-002", "the webhook answered %s: it wants no more messages", resp.Status))
 	case resp.StatusCode >= 300 && resp.StatusCode < 400:
-		return fmt.Errorf("the webhook answered %s: redirects are not followed; configure the address it has moved to", resp.Status)
+		return errs.New(errs.Unavailable, "LS-NOT-002", "the webhook answered %s: redirects are not followed; configure the address it has moved to", resp.Status)
 	}
-	return fmt.Errorf("the webhook answered %s", resp.Status)
+	return errs.New(errs.Unavailable, "LS-NOT-002", "the webhook answered %s", resp.Status)
 }
 
 // messageID keeps the full stop out of the id: it parts the signed content.

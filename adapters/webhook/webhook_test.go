@@ -17,6 +17,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/adapters/webhook"
 	"github.com/lockstep-fleet/lockstep/domain/notice"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // secret is the one of the specification's own example.
@@ -178,6 +179,9 @@ func TestAnswers(t *testing.T) {
 			if got != want {
 				t.Errorf("after %d the notice is %s, want %s (%v)", code, got, want, err)
 			}
+			if id := errs.IDOf(err); err != nil && id != "LS-NOT-002" {
+				t.Errorf("after %d the error has the id %q: %v", code, id, err)
+			}
 		})
 	}
 }
@@ -249,16 +253,16 @@ func TestForms(t *testing.T) {
 	}
 	for _, bad := range []string{"whsec_ ", "not base64!", "whsec_whsec_" + secret + "%"} {
 		_, err := webhook.New(webhook.Options{URL: "https://host.example/hook", Secret: bad})
-		if err == nil {
-			t.Errorf("secret %q was taken", bad)
+		if errs.IDOf(err) != "LS-NOT-001" {
+			t.Errorf("secret %q gives %v", bad, err)
 		} else if strings.Contains(err.Error(), bad) {
 			t.Errorf("the error shows the secret: %v", err)
 		}
 	}
 	for _, bad := range []string{"", "host.example/hook", "ftp://host.example/token", "https://", "https://host.example/%zz-token"} {
 		_, err := webhook.New(webhook.Options{URL: bad})
-		if err == nil {
-			t.Errorf("URL %q was taken", bad)
+		if errs.IDOf(err) != "LS-NOT-001" {
+			t.Errorf("URL %q gives %v", bad, err)
 		} else if strings.Contains(err.Error(), "token") {
 			t.Errorf("the error shows the URL: %v", err)
 		}
@@ -270,7 +274,7 @@ func TestErrorsDoNotShowTheURL(t *testing.T) {
 	server := httptest.NewServer(status(http.StatusOK))
 	server.Close()
 	err := open(t, webhook.Options{URL: server.URL + "/services/token-1"}).Send(t.Context(), sample())
-	if err == nil || strings.Contains(err.Error(), "token-1") {
+	if errs.IDOf(err) != "LS-NOT-002" || strings.Contains(err.Error(), "token-1") {
 		t.Errorf("want an error without the path, which may be a secret: %v", err)
 	}
 }

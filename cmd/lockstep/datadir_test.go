@@ -54,25 +54,3 @@ func TestADataDirectoryOfAnotherFormatIsLeftAlone(t *testing.T) {
 		d.release()
 	}
 }
-
-func TestAnAdminTokenIsMadeOnceAndForItsOwnerOnly(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "admin.token")
-	first, err := adminToken(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := adminToken(path)
-	if err != nil || again != first || len(first) < 26 {
-		t.Errorf("first %q, then %q, %v", first, again, err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("others may read it: %v, %v", info.Mode(), err)
-	}
-	if err := os.WriteFile(path, []byte(" \n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := adminToken(path); errs.IDOf(err) != "LS-SRV-005" || !strings.Contains(err.Error(), path) {
-		t.Errorf("an empty one: %v", err)
-	}
-}

@@ -41,12 +41,17 @@ func (s *server) deployments(clusters []fleetfile.Cluster) (map[fleet.ClusterID]
 			s.onClose(engine.Close)
 			engines[c.Compose.Engine] = engine
 		}
-		out[c.ID] = compose.NewDeployment(engine, c.ID, compose.Target{
-			Project: c.Compose.Project, Files: c.Compose.Files, EnvFiles: c.Compose.EnvFiles, Profiles: c.Compose.Profiles,
-			Dir: string(c.Compose.Dir), Host: c.Compose.Engine, Components: c.Compose.Services,
-		}, time.Now)
+		out[c.ID] = compose.NewDeployment(engine, c.ID, target(c), time.Now)
 	}
 	return out, nil
+}
+
+// target is a cluster's project as adapters/compose takes it.
+func target(c fleetfile.Cluster) compose.Target {
+	return compose.Target{
+		Project: c.Compose.Project, Files: c.Compose.Files, EnvFiles: c.Compose.EnvFiles, Profiles: c.Compose.Profiles,
+		Dir: string(c.Compose.Dir), Host: c.Compose.Engine, Components: c.Compose.Services,
+	}
 }
 
 func asDeployments(in map[fleet.ClusterID]*compose.Deployment) map[fleet.ClusterID]executor.Deployment {

@@ -1,34 +1,32 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
-
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/lockstep-fleet/lockstep/kit/app"
+	"strings"
 )
 
 // health serves what machines ask of a process. It needs no token; of the fleet it
-// tells counts and the names of clusters and sinks.
-func health(mux *http.ServeMux, a *app.App, m *meters) {
+// tells nothing.
+func (s *server) health(mux *http.ServeMux) {
 	alive := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 	mux.HandleFunc("GET /livez", alive)
 	mux.HandleFunc("GET /healthz", alive)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		states, ready := a.Readiness()
+		states, ready := s.app.Readiness()
 		if !ready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		for _, s := range states {
-			if r.URL.Query().Has("verbose") || !s.Ready {
+		for _, state := range states {
+			if r.URL.Query().Has("verbose") || !state.Ready {
 				mark := "+"
-				if !s.Ready {
+				if !state.Ready {
 					mark = "-"
 				}
-				line := fmt.Sprintf("[%s]%s", mark, s.Name)
-				if s.Reason != "" {
-					line += ": " + s.Reason
+				line := fmt.Sprintf("[%s]%s", mark, state.Name)
+				if state.Reason != "" {
+					line += ": " + state.Reason
 				}
 				fmt.Fprintln(w, line)
 			}
@@ -37,5 +35,19 @@ func health(mux *http.ServeMux, a *app.App, m *meters) {
 			fmt.Fprintln(w, "ok")
 		}
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+}
+
+// ready says which roles are not, or nil.
+func (s *server) ready() error {
+	states, all := s.app.Readiness()
+	if all {
+		return nil
+	}
+	var waiting []string
+	for _, state := range states {
+		if !state.Ready {
+			waiting = append(waiting, state.Name)
+		}
+	}
+	return errors.New("not ready: " + strings.Join(waiting, ", "))
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/config"
+	"github.com/lockstep-fleet/lockstep/kit/obs"
 	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 )
@@ -140,7 +141,7 @@ func folder(t *testing.T) string {
 // options are a server of its own on a free port, without clusters.
 func options(dir string) cli.ServerOptions {
 	file := fleetfile.Default(func(string) string { return "" })
-	file.Server.Listen = "127.0.0.1:0"
+	file.Server.Listen, file.Server.AdminListen = "127.0.0.1:0", "127.0.0.1:0"
 	file.Server.DataDir = config.Path(dir)
 	return cli.ServerOptions{Config: file}
 }
@@ -182,6 +183,7 @@ func newVendor(t *testing.T) *akeylesstest.Server {
 type running struct {
 	t     *testing.T
 	url   string
+	admin string
 	token string
 	log   *journal
 	// stop ends the server and gives the error it ended with.
@@ -193,7 +195,7 @@ func start(t *testing.T, opts cli.ServerOptions) *running {
 	t.Helper()
 	r := &running{t: t, log: newJournal(t)}
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := wire(ctx, opts, slog.New(r.log))
+	s, err := wire(ctx, opts, journalled(t, r.log), time.Now())
 	if err != nil {
 		cancel()
 		t.Fatal(err)
@@ -214,7 +216,8 @@ func start(t *testing.T, opts cli.ServerOptions) *running {
 			t.Error(err)
 		}
 	})
-	r.url = r.log.wait(t, "starting", 1).attrs["listen"]
+	begun := r.log.wait(t, "starting", 1)
+	r.url, r.admin = begun.attrs["listen"], begun.attrs["admin_listen"]
 	r.log.wait(t, "ready", 1)
 	token, err := os.ReadFile(opts.Config.Server.TokenFile())
 	if err != nil {
@@ -224,13 +227,26 @@ func start(t *testing.T, opts cli.ServerOptions) *running {
 	return r
 }
 
-// get asks for a path without a token.
+// journalled is telemetry whose log is kept.
+func journalled(t *testing.T, log *journal) *obs.Telemetry {
+	t.Helper()
+	tel := telemetry(t)
+	tel.Log = slog.New(log)
+	return tel
+}
+
+// get asks the API's address for a path without a token.
 func (r *running) get(path string) (int, string) {
+	r.t.Helper()
+	return r.fetch(r.url + path)
+}
+
+func (r *running) fetch(url string) (int, string) {
 	r.t.Helper()
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: patience}
-	res, err := client.Get(r.url + path)
+	res, err := client.Get(url)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -320,7 +336,7 @@ func refused(t *testing.T, opts cli.ServerOptions) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	s, err := wire(ctx, opts, slog.New(newJournal(t)))
+	s, err := wire(ctx, opts, journalled(t, newJournal(t)), time.Now())
 	if err == nil {
 		t.Error(s.close())
 		t.Fatal("the server came up")

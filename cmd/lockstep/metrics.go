@@ -1,90 +1,121 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
 )
 
 // meters counts for every service; each service sees only its own interface.
 type meters struct {
-	registry *prometheus.Registry
-
-	observed, evaluated    *prometheus.CounterVec
-	latency                prometheus.Histogram
-	polls, published       *prometheus.CounterVec
-	pollSeconds            *prometheus.HistogramVec
-	rolloutFacts, commands *prometheus.CounterVec
-	commandSeconds         *prometheus.HistogramVec
-	notices                *prometheus.CounterVec
+	observed, evaluated    metric.Int64Counter
+	latency                metric.Float64Histogram
+	polls, published       metric.Int64Counter
+	pollSeconds            metric.Float64Histogram
+	rolloutFacts, commands metric.Int64Counter
+	commandSeconds         metric.Float64Histogram
+	notices                metric.Int64Counter
 }
 
-func newMeters() *meters {
-	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	f := promauto.With(r)
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+// metersFor returns meters that count with a provider, and has it say what was
+// built. Names are spelt as they are served.
+func metersFor(provider metric.MeterProvider, build cli.Version) (*meters, error) {
+	meter := provider.Meter("github.com/lockstep-fleet/lockstep")
+	var failed []error
+	counter := func(name, help string) metric.Int64Counter {
+		c, err := meter.Int64Counter(name, metric.WithDescription(help))
+		failed = append(failed, err)
+		return c
 	}
-	return &meters{
-		registry:  r,
-		observed:  counter("lockstep_evaluator_observations_total", "Observations taken in, by kind.", "kind"),
-		evaluated: counter("lockstep_evaluator_decisions_total", "Facts decided, by noun and what was decided.", "noun", "what"),
-		latency: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "lockstep_evaluator_decision_latency_seconds", Help: "From a batch's arrival in the stream until everything that follows from it is decided.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
-		}),
-		polls:     counter("lockstep_collector_polls_total", "Polls of sources, by source and outcome.", "source", "outcome"),
-		published: counter("lockstep_collector_observations_total", "Observations handed to the bus, by source.", "source"),
-		pollSeconds: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "lockstep_collector_poll_seconds", Help: "How long a poll of a source took.", Buckets: prometheus.ExponentialBuckets(0.001, 3, 10),
-		}, []string{"source"}),
-		rolloutFacts: counter("lockstep_executor_facts_total", "Rollout facts decided, by name.", "fact"),
-		commands:     counter("lockstep_executor_commands_total", "Commands done by the driver, by action and outcome.", "action", "outcome"),
-		commandSeconds: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "lockstep_executor_command_seconds", Help: "From the first touch of a cluster until a command was done.",
-			Buckets: prometheus.ExponentialBuckets(0.1, 2, 12),
-		}, []string{"action"}),
-		notices: counter("lockstep_notifier_notices_total", "Notices sent, by sink, kind and outcome.", "sink", "kind", "outcome"),
+	seconds := func(name, help string, buckets []float64) metric.Float64Histogram {
+		h, err := meter.Float64Histogram(name, metric.WithDescription(help), metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(buckets...))
+		failed = append(failed, err)
+		return h
 	}
+	m := &meters{
+		observed:  counter("lockstep_evaluator_observations_total", "Observations taken in, by kind."),
+		evaluated: counter("lockstep_evaluator_decisions_total", "Facts decided, by noun and what was decided."),
+		latency: seconds("lockstep_evaluator_decision_latency_seconds", "From a batch's arrival in the stream until everything that follows from it is decided.",
+			growing(0.001, 2, 14)),
+		polls:          counter("lockstep_collector_polls_total", "Polls of sources, by source and outcome."),
+		published:      counter("lockstep_collector_observations_total", "Observations handed to the bus, by source."),
+		pollSeconds:    seconds("lockstep_collector_poll_seconds", "How long a poll of a source took.", growing(0.001, 3, 10)),
+		rolloutFacts:   counter("lockstep_executor_facts_total", "Rollout facts decided, by name."),
+		commands:       counter("lockstep_executor_commands_total", "Commands done by the driver, by action and outcome."),
+		commandSeconds: seconds("lockstep_executor_command_seconds", "From the first touch of a cluster until a command was done.", growing(0.1, 2, 12)),
+		notices:        counter("lockstep_notifier_notices_total", "Notices sent, by sink, kind and outcome."),
+	}
+	_, err := meter.Int64ObservableGauge("lockstep_build_info", metric.WithDescription("What this process was built from; the value is always 1."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(1, metric.WithAttributes(
+				attribute.String("version", build.Version), attribute.String("commit", build.Commit), attribute.String("go", build.Go)))
+			return nil
+		}))
+	if err := errors.Join(append(failed, err)...); err != nil {
+		return nil, fmt.Errorf("preparing the metrics: %w", err)
+	}
+	return m, nil
 }
 
-func outcome(failed bool) string {
+// growing returns n bounds of buckets, each factor times the one before.
+func growing(first, factor float64, n int) []float64 {
+	bounds := make([]float64, 0, n)
+	for bound := first; len(bounds) < n; bound *= factor {
+		bounds = append(bounds, bound)
+	}
+	return bounds
+}
+
+func add(c metric.Int64Counter, n int, labels ...attribute.KeyValue) {
+	c.Add(context.Background(), int64(n), metric.WithAttributes(labels...))
+}
+
+func record(h metric.Float64Histogram, took time.Duration, labels ...attribute.KeyValue) {
+	h.Record(context.Background(), took.Seconds(), metric.WithAttributes(labels...))
+}
+
+func outcome(failed bool) attribute.KeyValue {
 	if failed {
-		return "failed"
+		return attribute.String("outcome", "failed")
 	}
-	return "ok"
+	return attribute.String("outcome", "ok")
 }
 
-func (m *meters) Observed(kind string, n int) { m.observed.WithLabelValues(kind).Add(float64(n)) }
+func (m *meters) Observed(kind string, n int) { add(m.observed, n, attribute.String("kind", kind)) }
 
-func (m *meters) DecisionLatency(d time.Duration) { m.latency.Observe(d.Seconds()) }
+func (m *meters) DecisionLatency(d time.Duration) { record(m.latency, d) }
 
 func (m *meters) Polled(source string, failed bool, took time.Duration) {
-	m.polls.WithLabelValues(source, outcome(failed)).Inc()
-	m.pollSeconds.WithLabelValues(source).Observe(took.Seconds())
+	add(m.polls, 1, attribute.String("source", source), outcome(failed))
+	record(m.pollSeconds, took, attribute.String("source", source))
 }
 
 func (m *meters) Published(source string, n int) {
-	m.published.WithLabelValues(source).Add(float64(n))
+	add(m.published, n, attribute.String("source", source))
 }
 
 func (m *meters) Commanded(action string, failed bool, took time.Duration) {
-	m.commands.WithLabelValues(action, outcome(failed)).Inc()
-	m.commandSeconds.WithLabelValues(action).Observe(took.Seconds())
+	add(m.commands, 1, attribute.String("action", action), outcome(failed))
+	record(m.commandSeconds, took, attribute.String("action", action))
 }
 
 func (m *meters) Sent(sink, kind string, failed bool) {
-	m.notices.WithLabelValues(sink, kind, outcome(failed)).Inc()
+	add(m.notices, 1, attribute.String("sink", sink), attribute.String("kind", kind), outcome(failed))
 }
 
 // The evaluator and the executor both say Decided, of different things.
 type evaluatorMeter struct{ *meters }
 
-func (m evaluatorMeter) Decided(noun, what string) { m.evaluated.WithLabelValues(noun, what).Inc() }
+func (m evaluatorMeter) Decided(noun, what string) {
+	add(m.evaluated, 1, attribute.String("noun", noun), attribute.String("what", what))
+}
 
 type executorMeter struct{ *meters }
 
-func (m executorMeter) Decided(fact string) { m.rolloutFacts.WithLabelValues(fact).Inc() }
+func (m executorMeter) Decided(fact string) { add(m.rolloutFacts, 1, attribute.String("fact", fact)) }

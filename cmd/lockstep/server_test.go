@@ -48,7 +48,7 @@ func TestAServerLives(t *testing.T) {
 				t.Errorf("%s: %d %q", path, status, body)
 			}
 		}
-		want := "[+]api\n[+]store\n[+]bus\n[+]evaluator\n[+]executor\n[+]notifier\n[+]collector\nok\n"
+		want := "[+]api\n[+]admin\n[+]store\n[+]bus\n[+]evaluator\n[+]executor\n[+]notifier\n[+]collector\nok\n"
 		if status, body := r.get("/readyz?verbose"); status != http.StatusOK || body != want {
 			t.Errorf("verbose: %d %q", status, body)
 		}
@@ -64,7 +64,15 @@ func TestAServerLives(t *testing.T) {
 		}
 	})
 	t.Run("it counts", func(t *testing.T) {
-		status, body := r.get("/metrics")
+		if status, _ := r.get("/metrics"); status != http.StatusUnauthorized {
+			t.Errorf("the API's address shows metrics to anyone: %d", status)
+		}
+		for _, path := range []string{"/livez", "/readyz", "/debug/pprof/cmdline"} {
+			if status, body := r.fetch(r.admin + path); status != http.StatusOK || body == "" {
+				t.Errorf("admin %s: %d %q", path, status, body)
+			}
+		}
+		status, body := r.fetch(r.admin + "/metrics")
 		if status != http.StatusOK {
 			t.Fatal(status)
 		}
@@ -334,7 +342,7 @@ func TestReadinessNamesWhatIsNotReady(t *testing.T) {
 	t.Parallel()
 	mux := http.NewServeMux()
 	never := make(chan struct{})
-	health(mux, app.New(slog.New(slog.DiscardHandler), time.Second, app.Role{Name: "evaluator", Ready: never}), newMeters())
+	(&server{app: app.New(slog.New(slog.DiscardHandler), time.Second, app.Role{Name: "evaluator", Ready: never})}).health(mux)
 	l := listen(t)
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
 	served := make(chan error, 1)

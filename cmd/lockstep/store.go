@@ -8,16 +8,15 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/adapters/chdb"
 	"github.com/lockstep-fleet/lockstep/adapters/clickhouse"
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
 	"github.com/lockstep-fleet/lockstep/kit/app"
 )
 
 // openStore opens the ClickHouse server that was named or the embedded engine,
-// and brings its tables up to date.
-func (s *server) openStore(ctx context.Context, opts cli.ServerOptions, dir string) (*clickhouse.Store, app.Role, error) {
+// as it is.
+func (s *server) openStore(ctx context.Context, dsn, dir string) (*clickhouse.Store, app.Role, error) {
 	role := app.Role{Name: "store", Run: func(ctx context.Context) error { <-ctx.Done(); return nil }}
-	options := clickhouse.Options{DSN: opts.ClickHouse, Log: s.log}
-	if opts.ClickHouse == "" {
+	options := clickhouse.Options{DSN: dsn, Log: s.log}
+	if dsn == "" {
 		library, err := chdb.FindLibrary(chdb.LibraryOptions{Path: os.Getenv("LOCKSTEP_ENGINE_LIBRARY")})
 		if err != nil {
 			return nil, role, err
@@ -47,7 +46,7 @@ func (s *server) openStore(ctx context.Context, opts cli.ServerOptions, dir stri
 	defer cancel()
 	store, err := clickhouse.Open(openCtx, options)
 	if err != nil {
-		if opts.ClickHouse != "" {
+		if dsn != "" {
 			err = fmt.Errorf("%w; check --clickhouse (or LOCKSTEP_SERVER_CLICKHOUSE) and that this server answers there", err)
 		}
 		return nil, role, err
@@ -57,13 +56,6 @@ func (s *server) openStore(ctx context.Context, opts cli.ServerOptions, dir stri
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		return store.Ping(ctx)
-	}
-	files, err := clickhouse.Migrations()
-	if err != nil {
-		return nil, role, err
-	}
-	if _, err := store.Migrate(ctx, files); err != nil {
-		return nil, role, err
 	}
 	return store, role, nil
 }

@@ -7,14 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"slices"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
+	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/app"
-	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
+	"github.com/lockstep-fleet/lockstep/kit/obs"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
@@ -64,8 +65,8 @@ func (s *server) onClose(fn func() error) { s.closers = append(s.closers, fn) }
 
 // wire opens what the roles need, in the order in which a mistake is cheapest to
 // find, and ties them together.
-func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *server, err error) {
-	s, began := &server{log: log}, time.Now()
+func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began time.Time) (_ *server, err error) {
+	s := &server{log: tel.Log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -76,17 +77,15 @@ func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *ser
 		return nil, err
 	}
 	s.onClose(func() error { dir.release(); return nil })
-	listener, err := net.Listen("tcp", opts.Config.Server.Listen)
+	listener, err := s.listen(opts.Config.Server.Listen, "--listen")
 	if err != nil {
-		return nil, errs.New(errs.Conflict, "LS-SRV-003", "listening on %s: %w; choose another address with --listen", opts.Config.Server.Listen, err)
+		return nil, err
 	}
-	s.onClose(func() error {
-		if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
-	})
-	token, err := adminToken(opts.Config.Server.TokenFile())
+	api, err := s.api(opts.Config, tel)
+	if err != nil {
+		return nil, err
+	}
+	m, err := metersFor(tel.Meters, buildVersion())
 	if err != nil {
 		return nil, err
 	}
@@ -103,63 +102,90 @@ func wire(ctx context.Context, opts cli.ServerOptions, log *slog.Logger) (_ *ser
 	if err != nil {
 		return nil, err
 	}
-	store, engineRole, err := s.openStore(ctx, opts, dir.store())
+	var admin []app.Role
+	adminURL := fleetfile.Off
+	if address := opts.Config.Server.AdminListen; address != fleetfile.Off {
+		listener, err := s.listen(address, "--admin-listen")
+		if err != nil {
+			return nil, err
+		}
+		admin = append(admin, s.adminRole(listener, tel.MetricsHandler()))
+		adminURL = "http://" + listener.Addr().String()
+	}
+	store, storeRole, err := s.openStore(ctx, opts.ClickHouse, dir.store())
 	if err != nil {
 		return nil, err
 	}
-	nats, err := startNATS(dir.bus(), log)
+	if _, err := migrateStore(ctx, store, false); err != nil {
+		return nil, err
+	}
+	events, busRole, err := s.openBus(opts.Config.Bus, dir.bus(), tel)
 	if err != nil {
 		return nil, err
 	}
-	s.onClose(func() error { nats.Shutdown(); nats.WaitForShutdown(); return nil })
-	events, err := natsbus.Open(natsbus.Options{InProcess: nats, Name: "lockstep", Log: log})
-	if err != nil {
-		return nil, err
-	}
-	s.onClose(func() error { events.Close(); return nil })
-	if err := events.Ensure(ctx, topology.Streams(), topology.KeyValues(), topology.Blobs()); err != nil {
+	if _, err := migrateBus(ctx, events, opts.Config.Bus.Replicas, false); err != nil {
 		return nil, err
 	}
 
-	m := newMeters()
+	log := func(service string) *slog.Logger { return tel.Log.With("service", service) }
 	eval := evaluator.New(evaluatorConfig(opts.Config), evaluator.Deps{
-		Bus: events, Store: store, Log: log.With("service", topology.Evaluator), Meter: evaluatorMeter{m}, Now: time.Now,
+		Bus: events, Store: store, Log: log(topology.Evaluator), Meter: evaluatorMeter{m}, Now: time.Now,
 	})
 	exec := executor.New(executorConfig(opts.Config), executor.Deps{
-		Bus: events, Deployments: asDeployments(deployments), Log: log.With("service", topology.Executor), Meter: executorMeter{m}, Now: time.Now,
+		Bus: events, Deployments: asDeployments(deployments), Log: log(topology.Executor), Meter: executorMeter{m}, Now: time.Now,
 	})
 	incarnation := make([]byte, 6)
 	if _, err := rand.Read(incarnation); err != nil {
 		return nil, fmt.Errorf("making an incarnation: %w", err)
 	}
 	coll := collector.New(collector.Config{Tenant: fleet.DefaultTenant, Incarnation: hex.EncodeToString(incarnation), MaxBatch: maxBatch}, sources,
-		collector.Deps{Bus: events, Log: log.With("service", topology.Collector), Meter: m, Now: time.Now})
-	tell := notifier.New(sinks, notifier.Deps{Bus: events, Log: log.With("service", topology.Notifier), Meter: m, Since: began})
+		collector.Deps{Bus: events, Log: log(topology.Collector), Meter: m, Now: time.Now})
+	tell := notifier.New(sinks, notifier.Deps{Bus: events, Log: log(topology.Notifier), Meter: m, Since: began})
 
-	api := rpc.NewServer(log, s.admit)
 	fleetAPI, gateAPI := eval.Handlers()
-	fleetv1connect.RegisterFleetServiceHandler(api, fleetAPI)
-	gatev1connect.RegisterGateServiceHandler(api, gateAPI)
-	rolloutv1connect.RegisterRolloutServiceHandler(api, exec.Handler())
+	fleetv1connect.RegisterFleetServiceHandler(api.Server, fleetAPI)
+	gatev1connect.RegisterGateServiceHandler(api.Server, gateAPI)
+	rolloutv1connect.RegisterRolloutServiceHandler(api.Server, exec.Handler())
 
-	// The API comes first and goes last, so that it can say what is not ready.
-	s.app = app.New(log, drain,
-		app.Role{Name: "api", Run: func(ctx context.Context) error { return s.serveHTTP(ctx, listener, api, token, m) }},
-		engineRole,
-		app.Role{Name: "bus", Run: func(ctx context.Context) error { return watchNATS(ctx, nats, dir.bus()) }, Check: func() error {
-			if !events.Connected() {
-				return errors.New("the connection to the bus is down")
-			}
-			return nil
-		}},
-		app.Role{Name: topology.Evaluator, Run: eval.Run, Ready: eval.Ready()},
-		app.Role{Name: topology.Executor, Run: exec.Run, Ready: exec.Ready()},
-		app.Role{Name: topology.Notifier, Run: tell.Run},
-		app.Role{Name: topology.Collector, Run: coll.Run},
-	)
-	log.Info("starting", "listen", "http://"+listener.Addr().String(), "data_dir", dir.path, "token_file", opts.Config.Server.TokenFile(),
-		"config", opts.ConfigPath, "clusters", len(opts.Config.Clusters))
+	// What people and machines ask comes first and goes last, so that it can say what
+	// is not ready.
+	s.app = app.New(tel.Log, drain, slices.Concat([]app.Role{s.apiRole(listener, api)}, admin, []app.Role{
+		storeRole,
+		busRole,
+		{Name: topology.Evaluator, Run: eval.Run, Ready: eval.Ready()},
+		{Name: topology.Executor, Run: exec.Run, Ready: exec.Ready()},
+		{Name: topology.Notifier, Run: tell.Run},
+		{Name: topology.Collector, Run: coll.Run},
+	})...)
+	s.app.Began = began
+	tel.Log.Info("starting", "version", version, "listen", "http://"+listener.Addr().String(), "admin_listen", adminURL,
+		"data_dir", dir.path, "token_file", opts.Config.Server.TokenFile(), "config", opts.ConfigPath, "clusters", len(opts.Config.Clusters))
 	return s, nil
+}
+
+// api prepares the API without its services, for the administrator and those whom
+// the configuration names.
+func (s *server) api(file fleetfile.File, tel *obs.Telemetry) (*rpc.Server, error) {
+	admin, err := adminToken(file.Server.TokenFile())
+	if err != nil {
+		return nil, err
+	}
+	known := []rpc.Token{{Hash: rpc.HashToken(admin), Principal: rpc.Principal{Name: "admin", Role: rpc.Admin, Tenant: string(fleet.DefaultTenant)}}}
+	for _, t := range file.Access.Tokens {
+		role, err := rpc.ParseRole(t.Role)
+		if err != nil {
+			return nil, fmt.Errorf("access.tokens: %s: %w", t.Name, err)
+		}
+		known = append(known, rpc.Token{Hash: t.Hash(), Principal: rpc.Principal{Name: t.Name, Role: role, Tenant: string(t.Tenant)}})
+	}
+	tokens, err := rpc.NewTokens(known...)
+	if err != nil {
+		return nil, err
+	}
+	return rpc.NewServer(rpc.Options{
+		Log: tel.Log, Auth: tokens, Needs: needs, Admit: s.admit, Health: map[string]func() error{"": s.ready},
+		TracerProvider: tel.Traces, MeterProvider: tel.Meters,
+	})
 }
 
 // admit lets calls in once every role is ready and until the first is to stop.

@@ -46,6 +46,15 @@ func (GateDecided) input()     {}
 func (Rollback) input()        {}
 func (Tick) input()            {}
 
+// Catalogue ids of reasons that a person may have to do something about. A
+// gate's verdict has none: it explains itself.
+const (
+	reasonUnrestored = "LS-ROL-016"
+	reasonUnrecorded = "LS-ROL-017"
+	reasonUnapplied  = "LS-ROL-018"
+	reasonWindow     = "LS-ROL-019"
+)
+
 // Decision is what follows from an input: the facts to record in one message and
 // the state after them. What drivers shall do and when to wake follow from that
 // state: Commands and WakeAt.
@@ -131,7 +140,7 @@ func (d *decider) captured(c ClusterRun, in CommandFinished) {
 		in.Error = "the driver recorded nothing"
 	}
 	if in.Error != "" {
-		reason := fmt.Sprintf("%s was not touched: recording what it runs failed: %s", cluster, in.Error)
+		reason := fmt.Sprintf("%s: %s was not touched: recording what it runs failed: %s", reasonUnrecorded, cluster, in.Error)
 		d.record(cluster, ClusterLost{Reason: reason})
 		d.record("", RolloutHeld{Reason: reason})
 		return
@@ -143,7 +152,7 @@ func (d *decider) captured(c ClusterRun, in CommandFinished) {
 func (d *decider) applied(c ClusterRun, in CommandFinished) {
 	cluster, step := c.Plan.Cluster, c.Plan.Steps[c.Step].Name
 	if in.Error != "" {
-		d.record(cluster, RollbackStarted{Reason: fmt.Sprintf("applying step %s to %s failed: %s", step, cluster, in.Error)})
+		d.record(cluster, RollbackStarted{Reason: fmt.Sprintf("%s: applying step %s to %s failed: %s", reasonUnapplied, step, cluster, in.Error)})
 		return
 	}
 	moved := c.MovedAt
@@ -161,7 +170,7 @@ func (d *decider) applied(c ClusterRun, in CommandFinished) {
 func (d *decider) restored(c ClusterRun, in CommandFinished) {
 	cluster := c.Plan.Cluster
 	if in.Error != "" {
-		d.record(cluster, ClusterLost{Reason: fmt.Sprintf("%s could not be restored to its recorded package: %s", cluster, in.Error)})
+		d.record(cluster, ClusterLost{Reason: fmt.Sprintf("%s: %s could not be restored to its recorded package: %s", reasonUnrestored, cluster, in.Error)})
 	} else {
 		d.record(cluster, ClusterRestored{})
 	}
@@ -247,7 +256,7 @@ func (d *decider) tick() {
 		case ClusterApplying, ClusterGating, ClusterHeld:
 			if !d.now.Before(c.WindowEnds) {
 				d.record(c.Plan.Cluster, RollbackStarted{Reason: fmt.Sprintf(
-					"%s was still mixed in step %s when its window of %s ended", c.Plan.Cluster, c.StepName(), d.state.Plan.Window)})
+					"%s: %s was still mixed in step %s when its window of %s ended", reasonWindow, c.Plan.Cluster, c.StepName(), d.state.Plan.Window)})
 			}
 		}
 	}

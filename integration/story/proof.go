@@ -195,7 +195,7 @@ func forgetEvaluator(ctx context.Context, dir string, log *slog.Logger) error {
 func (t *teller) measure(ctx context.Context) error {
 	tally := t.traffic.Count("", time.Time{}, time.Now())
 	t.figures.Sessions, t.figures.Pairs = tally.Completed+tally.Failed, t.traffic.Pairs()
-	_, body, err := t.server.get(ctx, "/metrics")
+	_, body, err := t.server.get(ctx, t.server.admin, "/metrics")
 	if err != nil {
 		return fmt.Errorf("read /metrics: %w", err)
 	}

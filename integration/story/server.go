@@ -23,17 +23,18 @@ type server struct {
 	binary string
 	config string
 	addr   string
+	admin  string
 	log    *os.File
 	cmd    *exec.Cmd
 	exited chan error
 }
 
-func newServer(binary, config, addr, logPath string) (*server, error) {
+func newServer(binary, config, addr, admin, logPath string) (*server, error) {
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the server's log: %w", err)
 	}
-	return &server{binary: binary, config: config, addr: addr, log: log}, nil
+	return &server{binary: binary, config: config, addr: addr, admin: admin, log: log}, nil
 }
 
 // start runs the server and returns how long it took to be ready.
@@ -56,14 +57,14 @@ func (s *server) start(ctx context.Context) (time.Duration, error) {
 			return 0, fmt.Errorf("wait for the server: %w", ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
-		if status, _, err := s.get(ctx, "/readyz"); err == nil && status == http.StatusOK {
+		if status, _, err := s.get(ctx, s.addr, "/readyz"); err == nil && status == http.StatusOK {
 			return time.Since(begun), nil
 		}
 	}
 }
 
-func (s *server) get(ctx context.Context, path string) (int, []byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.addr+path, nil)
+func (s *server) get(ctx context.Context, addr, path string) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -28,6 +28,7 @@ func vendorCluster(cluster string) string { return "acc-lab/p-lab/" + cluster }
 // a person can watch; what is judged and how is the product's.
 var fleetFile = template.Must(template.New("fleet").Parse(`server:
   listen: {{.Listen}}
+  admin_listen: {{.AdminListen}}
   data_dir: {{.Dir}}/data
 vendor:
   url: {{.VendorURL}}
@@ -75,7 +76,7 @@ type release struct {
 	Images lab.Images
 }
 
-func writeFleetFile(dir, listen string, l *lab.Lab, vendor *akeylesstest.Server, releases []release) (string, error) {
+func writeFleetFile(dir, listen, adminListen string, l *lab.Lab, vendor *akeylesstest.Server, releases []release) (string, error) {
 	if err := os.WriteFile(filepath.Join(dir, "vendor.key"), []byte(akeylesstest.AccessKey+"\n"), 0o600); err != nil {
 		return "", fmt.Errorf("write the vendor's key: %w", err)
 	}
@@ -86,7 +87,7 @@ func writeFleetFile(dir, listen string, l *lab.Lab, vendor *akeylesstest.Server,
 	}
 	defer f.Close()
 	err = fleetFile.Execute(f, map[string]any{
-		"Listen": listen, "Dir": dir, "VendorURL": vendor.URL(), "AccessID": akeylesstest.AccessID, "Releases": releases,
+		"Listen": listen, "AdminListen": adminListen, "Dir": dir, "VendorURL": vendor.URL(), "AccessID": akeylesstest.AccessID, "Releases": releases,
 		"Clusters": l.Clusters, "Initial": releaseOld, "Engine": l.Engine.Host(), "Webhook": l.Sink.URL(),
 	})
 	if err != nil {

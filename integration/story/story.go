@@ -142,11 +142,15 @@ func (t *teller) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config, err := writeFleetFile(t.opts.Dir, listen, t.lab, t.vendor, []release{{releaseOld, t.lab.Initial}, {releaseGood, good}, {releaseBad, bad}})
+	admin, err := freeAddress()
 	if err != nil {
 		return err
 	}
-	if t.server, err = newServer(t.opts.Binary, config, listen, filepath.Join(t.opts.Dir, "server.log")); err != nil {
+	config, err := writeFleetFile(t.opts.Dir, listen, admin, t.lab, t.vendor, []release{{releaseOld, t.lab.Initial}, {releaseGood, good}, {releaseBad, bad}})
+	if err != nil {
+		return err
+	}
+	if t.server, err = newServer(t.opts.Binary, config, listen, admin, filepath.Join(t.opts.Dir, "server.log")); err != nil {
 		return err
 	}
 	if t.figures.ServerStart, err = t.server.start(ctx); err != nil {

@@ -10,6 +10,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Role is one long-lived part of a process.
@@ -26,6 +28,10 @@ type Role struct {
 
 // App is a process's roles.
 type App struct {
+	// Began is since when the process starts, to tell how long that took; zero is
+	// since Run was called.
+	Began time.Time
+
 	roles []Role
 	log   *slog.Logger
 	drain time.Duration
@@ -89,29 +95,56 @@ type running struct {
 }
 
 // Run starts the roles and returns after all have stopped: nil when ctx ended,
-// otherwise everything that went wrong, first things first.
+// even before all were ready, otherwise everything that went wrong, first things
+// first.
 func (a *App) Run(ctx context.Context) error {
+	began := a.Began
+	if began.IsZero() {
+		began = time.Now()
+	}
 	ended := make(chan error, len(a.roles))
 	live, first := a.start(ctx, ended)
-	if first == nil && ctx.Err() == nil {
-		a.log.Info("ready")
+	started := first == nil && ctx.Err() == nil
+	if started {
+		a.log.Info("ready", "took", since(began))
 		select {
 		case <-ctx.Done():
 		case first = <-ended:
-			// It is returned as well, but stopping may take its time.
-			a.log.Error("a role ended", "error", first)
 		}
 	}
+	switch {
+	case first != nil:
+		// It is returned as well, but stopping may take its time.
+		a.log.Error("a role ended", "error", first)
+	case !started:
+		a.log.Info("asked to stop while starting", "id", "LS-SRV-007", "not_ready", a.missing())
+	}
 	a.log.Info("stopping", "drain", a.drain)
-	errs := []error{first, a.stop(live)}
+	failed := []error{first, a.stop(live)}
 	for {
 		select {
 		case err := <-ended:
-			errs = append(errs, err)
+			failed = append(failed, err)
 		default:
-			return errors.Join(errs...)
+			return errors.Join(failed...)
 		}
 	}
+}
+
+// since is a time for people to read.
+func since(began time.Time) time.Duration { return time.Since(began).Round(time.Millisecond) }
+
+// missing lists the roles that are not ready yet.
+func (a *App) missing() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var names []string
+	for _, r := range a.roles {
+		if !a.ready[r.Name] {
+			names = append(names, r.Name)
+		}
+	}
+	return names
 }
 
 // start returns the roles that run and the first error of any of them.
@@ -122,7 +155,7 @@ func (a *App) start(ctx context.Context, ended chan error) (live []running, err 
 		}
 		// A role's life is not ctx's: it ends when its turn to stop has come.
 		roleCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		r := running{role: role, cancel: cancel, done: make(chan error, 1)}
+		r, began := running{role: role, cancel: cancel, done: make(chan error, 1)}, time.Now()
 		live = append(live, r)
 		go func() {
 			err := role.Run(roleCtx)
@@ -147,7 +180,7 @@ func (a *App) start(ctx context.Context, ended chan error) (live []running, err 
 		a.mu.Lock()
 		a.ready[role.Name] = true
 		a.mu.Unlock()
-		a.log.Debug("role is ready", "role", role.Name)
+		a.log.Debug("role is ready", "role", role.Name, "took", since(began))
 	}
 	return live, nil
 }
@@ -160,20 +193,21 @@ func (a *App) stop(live []running) error {
 	a.mu.Unlock()
 	limit := time.NewTimer(a.drain)
 	defer limit.Stop()
-	var errs []error
+	var failed []error
 	for i := len(live) - 1; i >= 0; i-- {
 		live[i].cancel()
 		select {
 		case err := <-live[i].done:
 			if err != nil && !errors.Is(err, context.Canceled) {
-				errs = append(errs, fmt.Errorf("stopping %s: %w", live[i].role.Name, err))
+				failed = append(failed, fmt.Errorf("stopping %s: %w", live[i].role.Name, err))
 			}
 		case <-limit.C:
 			for _, r := range live[:i] {
 				r.cancel()
 			}
-			return errors.Join(append(errs, fmt.Errorf("%s did not stop within %s; what started before it was cut off", live[i].role.Name, a.drain))...)
+			return errors.Join(append(failed, errs.New(errs.Timeout, "LS-SRV-006",
+				"%s did not stop within %s; what started before it was cut off", live[i].role.Name, a.drain))...)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(failed...)
 }

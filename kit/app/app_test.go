@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/kit/app"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 const drain = 10 * time.Second
@@ -122,6 +123,31 @@ func TestARoleWithoutReadyIsReadyAsSoonAsItRuns(t *testing.T) {
 	})
 }
 
+func TestTheLogTellsHowLongTheStartTook(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var d diary
+		var log bytes.Buffer
+		a := app.New(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), drain,
+			d.role("store", 1250*time.Millisecond, 0), d.role("api", 0, 0), d.role("worker", 1500*time.Microsecond, 0))
+		a.Began = time.Now().Add(-time.Second)
+		stop, done := run(t, a)
+		<-time.After(2 * time.Second)
+		stop()
+		expect(t, "error", text(<-done), "<nil>")
+		var got []string
+		for line := range strings.Lines(log.String()) {
+			if _, told, found := strings.Cut(line, " level="); found && strings.Contains(told, "ready") {
+				got = append(got, strings.TrimSpace(told))
+			}
+		}
+		expect(t, "log", strings.Join(got, "\n"), `DEBUG msg="role is ready" role=store took=1.25s
+DEBUG msg="role is ready" role=api took=0s
+DEBUG msg="role is ready" role=worker took=2ms
+INFO msg=ready took=2.252s`)
+	})
+}
+
 func TestARoleThatFailsToStartEndsTheRest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -213,7 +239,9 @@ func TestStoppingIsLimited(t *testing.T) {
 		synctest.Wait()
 		stop()
 		began := time.Now()
-		expect(t, "error", text(<-done), "worker did not stop within 10s; what started before it was cut off")
+		err := <-done
+		expect(t, "error", text(err), "LS-SRV-006: worker did not stop within 10s; what started before it was cut off")
+		expect(t, "kind", string(errs.KindOf(err)), string(errs.Timeout))
 		expect(t, "took", time.Since(began).String(), drain.String())
 		synctest.Wait()
 		// The store was told all the same: it may still save what it has.
@@ -235,8 +263,12 @@ func TestAStopDuringTheStartStartsNothingMore(t *testing.T) {
 		stop()
 		expect(t, "error", text(<-done), "<nil>")
 		expect(t, "diary", d.String(), "start store, store ready, start worker, stop worker, worker gone, stop store, store gone")
-		if strings.Contains(log.String(), "msg=ready") {
-			t.Errorf("it said that it was ready:\n%s", log.String())
+		if strings.Contains(log.String(), "msg=ready") || strings.Contains(log.String(), "level=ERROR") {
+			t.Errorf("it said that it was ready or failed:\n%s", log.String())
+		}
+		const want = ` level=INFO msg="asked to stop while starting" id=LS-SRV-007 not_ready="[worker api]"`
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("it did not say what it was waiting for:\n%s", log.String())
 		}
 	})
 }

@@ -1,6 +1,7 @@
-// Package config owns how a process finds and reads its configuration file:
-// where it looks, how strictly it reads, and how it words what is wrong. It
-// does not own what the settings mean; whoever declares the struct checks that.
+// Package config owns how a process finds, reads and writes its configuration
+// file and what the environment sets over it: where it looks, how strictly it
+// reads, and how it words what is wrong. It does not own what the settings mean;
+// whoever declares the struct checks that.
 package config
 
 import (
@@ -13,6 +14,8 @@ import (
 	"syscall"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Path is a file or folder named in a configuration file. Load makes it
@@ -50,17 +53,20 @@ func (p Problem) String() string {
 // in one go.
 type Problems []Problem
 
-// Error lists the problems, one a line.
-func (p Problems) Error() string {
+// Error lists the problems, one a line, behind their catalogue id.
+func (p Problems) Error() string { return p.Unwrap().Error() }
+
+// Unwrap gives the problems as an error with a kind and a catalogue id.
+func (p Problems) Unwrap() error {
 	if len(p) == 1 {
-		return p[0].String()
+		return errs.New(errs.Invalid, "LS-CFG-003", "%s", p[0])
 	}
 	lines := make([]string, 0, len(p)+1)
 	lines = append(lines, fmt.Sprintf("the configuration has %d problems:", len(p)))
 	for _, one := range p {
 		lines = append(lines, "  "+one.String())
 	}
-	return strings.Join(lines, "\n")
+	return errs.New(errs.Invalid, "LS-CFG-003", "%s", strings.Join(lines, "\n"))
 }
 
 // Load reads the YAML file at path over the struct that into points to. What
@@ -74,18 +80,24 @@ func (p Problems) Error() string {
 func Load(path string, into any) error {
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("read the configuration: %w", err)
+		return errs.New(errs.Invalid, "LS-CFG-001", "read the configuration: %w", err)
 	}
 	full, err := filepath.Abs(path)
 	if err != nil {
 		return fmt.Errorf("find the folder of the configuration %s: %w", path, err)
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		home = "" // only a path that begins with "~" needs it, and says so
-	}
-	r := reader{file: path, folder: filepath.Dir(full), home: home}
+	r := reader{file: path, folder: filepath.Dir(full), home: home()}
 	return r.read(string(raw), into)
+}
+
+// home is empty when it is not known; only a path that begins with "~" needs
+// it, and says so.
+func home() string {
+	folder, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return folder
 }
 
 func (r *reader) read(text string, into any) error {
@@ -95,20 +107,24 @@ func (r *reader) read(text string, into any) error {
 	case errors.Is(err, io.EOF):
 		return nil // an empty file changes nothing
 	case err != nil:
-		return fmt.Errorf("read the configuration %s: %w", r.file, err)
+		return r.notYAML(err)
 	}
 	var more yaml.Node
 	switch err := dec.Decode(&more); {
 	case err == nil:
 		r.problem(&more, "", "a second document begins here; keep one document in the file")
 	case !errors.Is(err, io.EOF):
-		return fmt.Errorf("read the configuration %s: %w", r.file, err)
+		return r.notYAML(err)
 	}
 	r.document(&doc, into)
 	if len(r.problems) > 0 {
 		return r.problems
 	}
 	return nil
+}
+
+func (r *reader) notYAML(err error) error {
+	return errs.New(errs.Invalid, "LS-CFG-002", "read the configuration %s: %w", r.file, err)
 }
 
 // Place says where a program keeps its configuration file.
@@ -130,10 +146,10 @@ func (p Place) Find(flag string, env func(string) string) (string, error) {
 	if named != "" {
 		info, err := os.Stat(named)
 		if err != nil {
-			return "", fmt.Errorf("open the configuration named by %s: %w", by, err)
+			return "", errs.New(errs.Invalid, "LS-CFG-001", "open the configuration named by %s: %w", by, err)
 		}
 		if info.IsDir() {
-			return "", fmt.Errorf("open the configuration named by %s: %s is a folder; name the file in it", by, named)
+			return "", errs.New(errs.Invalid, "LS-CFG-001", "open the configuration named by %s: %s is a folder; name the file in it", by, named)
 		}
 		return named, nil
 	}
@@ -144,7 +160,7 @@ func (p Place) Find(flag string, env func(string) string) (string, error) {
 			return candidate, nil
 		case err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR):
 			// ENOTDIR: services often run with HOME=/dev/null.
-			return "", fmt.Errorf("look for the configuration: %w", err)
+			return "", errs.New(errs.Invalid, "LS-CFG-001", "look for the configuration: %w", err)
 		}
 	}
 	return "", nil

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lockstep-fleet/lockstep/kit/config"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 type settings struct {
@@ -99,7 +100,7 @@ maybe:
 	if !errors.As(err, &problems) {
 		t.Fatalf("error is %T: %v", err, err)
 	}
-	want := strings.ReplaceAll(`the configuration has 14 problems:
+	want := strings.ReplaceAll(`LS-CFG-003: the configuration has 14 problems:
   F:1: nmae: unknown key; did you mean name?
   F:2: port: expected a whole number, found "many"
   F:3: quiet: expected true or false, found the number 3
@@ -121,13 +122,14 @@ maybe:
 
 func TestLoadRefuses(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct{ text, want string }{
-		"broken YAML":      {"a: [", "yaml:"},
-		"a second one":     {"name: a\n---\nname: b\n", "a second document begins here"},
-		"a list on top":    {"- a\n", "expected keys with values, found a list"},
-		"a huge number":    {"port: 99999999999999999999\n", "port: expected a whole number"},
-		"a list as a key":  {"[a, b]: c\n", "expected a key, found a list"},
-		"an alias as text": {"labels: &x {a: b}\nname: *x\n", "name: expected text, found keys with values"},
+	for name, tc := range map[string]struct{ text, want, id string }{
+		"broken YAML":      {"a: [", "yaml:", "LS-CFG-002"},
+		"a broken second":  {"name: a\n---\na: [", "yaml:", "LS-CFG-002"},
+		"a second one":     {"name: a\n---\nname: b\n", "a second document begins here", "LS-CFG-003"},
+		"a list on top":    {"- a\n", "expected keys with values, found a list", "LS-CFG-003"},
+		"a huge number":    {"port: 99999999999999999999\n", "port: expected a whole number", "LS-CFG-003"},
+		"a list as a key":  {"[a, b]: c\n", "expected a key, found a list", "LS-CFG-003"},
+		"an alias as text": {"labels: &x {a: b}\nname: *x\n", "name: expected text, found keys with values", "LS-CFG-003"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -138,6 +140,9 @@ func TestLoadRefuses(t *testing.T) {
 			}
 			if !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("error %q lacks %q or the file", err, tc.want)
+			}
+			if errs.IDOf(err) != tc.id || errs.KindOf(err) != errs.Invalid {
+				t.Errorf("error %q is a %s with id %q, want %s", err, errs.KindOf(err), errs.IDOf(err), tc.id)
 			}
 		})
 	}
@@ -160,7 +165,7 @@ func TestLoadNamesTheMissingFile(t *testing.T) {
 	t.Parallel()
 	missing := filepath.Join(t.TempDir(), "none.yaml")
 	err := config.Load(missing, &settings{})
-	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), missing) {
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), missing) || errs.IDOf(err) != "LS-CFG-001" {
 		t.Errorf("error %v", err)
 	}
 }
@@ -202,7 +207,7 @@ func TestFind(t *testing.T) {
 			t.Parallel()
 			got, err := place.Find(tc.flag, func(k string) string { return tc.env[k] })
 			if tc.err != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.err) {
+				if err == nil || !strings.Contains(err.Error(), tc.err) || errs.IDOf(err) != "LS-CFG-001" {
 					t.Errorf("error %v, want %q", err, tc.err)
 				}
 			} else if err != nil || got != tc.want {

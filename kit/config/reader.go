@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +39,11 @@ func (r *reader) value(n *yaml.Node, v reflect.Value, key string) {
 	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
 		return
 	}
+	r.set(n, v, key)
+}
+
+// set reads a node that is not empty.
+func (r *reader) set(n *yaml.Node, v reflect.Value, key string) {
 	switch v.Type() {
 	case reflect.TypeFor[time.Duration]():
 		r.duration(n, v, key)
@@ -51,7 +57,7 @@ func (r *reader) value(n *yaml.Node, v reflect.Value, key string) {
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
 		}
-		r.value(n, v.Elem(), key)
+		r.set(n, v.Elem(), key)
 	case reflect.Struct:
 		if r.kind(n, yaml.MappingNode, key, "keys with values") {
 			r.structure(n, v, key)
@@ -137,24 +143,39 @@ func (r *reader) path(n *yaml.Node, v reflect.Value, key string) {
 }
 
 func (r *reader) structure(n *yaml.Node, v reflect.Value, key string) {
-	fields := make(map[string]int, v.NumField())
-	known := make([]string, 0, v.NumField())
-	for i := range v.NumField() {
-		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
-		if name == "" || name == "-" {
-			continue
-		}
-		fields[name] = i
-		known = append(known, name)
-	}
+	fields := fieldsOf(v.Type())
 	r.pairs(n, key, func(name, value *yaml.Node) {
-		i, ok := fields[name.Value]
-		if !ok {
+		i := slices.IndexFunc(fields, func(f field) bool { return f.key == name.Value })
+		if i < 0 {
+			known := make([]string, 0, len(fields))
+			for _, f := range fields {
+				known = append(known, f.key)
+			}
 			r.problem(name, join(key, name.Value), "unknown key%s", suggestion(name.Value, known))
 			return
 		}
-		r.value(value, v.Field(i), join(key, name.Value))
+		r.value(value, v.Field(fields[i].index), join(key, name.Value))
 	})
+}
+
+// field is a part of a struct that a file may set.
+type field struct {
+	index   int
+	key     string
+	kind    reflect.Type
+	comment string
+}
+
+func fieldsOf(t reflect.Type) []field {
+	var list []field
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		if key != "" && key != "-" {
+			list = append(list, field{index: i, key: key, kind: f.Type, comment: f.Tag.Get("comment")})
+		}
+	}
+	return list
 }
 
 func (r *reader) mapping(n *yaml.Node, v reflect.Value, key string) {

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/lockstep-fleet/lockstep/kit/dirlock"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // holdCommand makes the test's binary a process that holds a lock until it is
@@ -73,7 +74,7 @@ func TestALockedFolderNamesItsHolder(t *testing.T) {
 	dir := t.TempDir()
 	process := holder(t, dir)
 	_, err := dirlock.Lock(dir)
-	want := fmt.Sprintf("%s is in use by process %d; stop that server or choose another folder with --data-dir", dir, process.Pid)
+	want := fmt.Sprintf("LS-SRV-001: %s is in use by process %d; stop that server or choose another folder with --data-dir", dir, process.Pid)
 	if err == nil || err.Error() != want {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}
@@ -143,7 +144,22 @@ func TestAFolderThatCannotBeLockedIsNamed(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "missing")
 	_, err := dirlock.Lock(dir)
-	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) || errs.IDOf(err) != "LS-SRV-002" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestAFolderThatIsAFileIsNotWritten(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(dir, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := dirlock.Lock(dir)
+	if errs.IDOf(err) != "LS-SRV-002" || !strings.Contains(err.Error(), "--data-dir") {
+		t.Errorf("got %v", err)
+	}
+	if text, err := os.ReadFile(dir); err != nil || string(text) != "kept" {
+		t.Errorf("the file holds %q now, %v", text, err)
 	}
 }

@@ -4,33 +4,46 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
+	"connectrpc.com/connect/v2/connectproto"
 	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const token = "lst_secret"
+// Tokens that every server of these tests knows, by the role of their owners.
+const (
+	viewer   = "lst_viewer"
+	operator = "lst_operator"
+	approver = "lst_approver"
+	admin    = "lst_admin"
+)
 
-// say is a procedure as generated code describes one.
+// The procedures of these tests, as generated code describes them.
 func say() connect.Spec {
 	return connect.Spec{StreamType: connect.StreamTypeUnary, Procedure: "/test.v1.EchoService/Say"}
+}
+
+func look() connect.Spec {
+	return connect.Spec{StreamType: connect.StreamTypeUnary, Procedure: "/test.v1.EchoService/Look", IdempotencyLevel: connect.IdempotencyNoSideEffects}
+}
+
+func count() connect.Spec {
+	return connect.Spec{StreamType: connect.StreamTypeServer, Procedure: "/test.v1.EchoService/Count"}
 }
 
 // record is a log that may be read while it is written.
@@ -51,17 +64,9 @@ func (r *record) String() string {
 	return r.text.String()
 }
 
-// serve runs a server whose one procedure answers with what fn returns.
-func serve(t *testing.T, fn func(ctx context.Context, text string) (string, error)) (url string, log *record) {
-	t.Helper()
-	return serveAdmitted(t, func() error { return nil }, fn)
-}
-
-func serveAdmitted(t *testing.T, admit func() error, fn func(ctx context.Context, text string) (string, error)) (url string, log *record) {
-	t.Helper()
-	log = &record{}
-	server := rpc.NewServer(slog.New(slog.NewTextHandler(log, nil)), admit)
-	server.Register(connect.Method{Spec: say(), Handler: func(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+// unary is a method that answers with what fn returns.
+func unary(spec connect.Spec, fn func(ctx context.Context, text string) (string, error)) connect.Method {
+	return connect.Method{Spec: spec, Handler: func(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 		var req wrapperspb.StringValue
 		if err := stream.Receive(&req); err != nil {
 			return err
@@ -71,12 +76,95 @@ func serveAdmitted(t *testing.T, admit func() error, fn func(ctx context.Context
 			return err
 		}
 		return stream.Send(wrapperspb.String(text))
-	}})
+	}}
+}
+
+// streamed is a method that sends what fn sends.
+func streamed(spec connect.Spec, fn func(ctx context.Context, send func(string) error) error) connect.Method {
+	return connect.Method{Spec: spec, Handler: func(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+		if err := stream.Receive(&wrapperspb.StringValue{}); err != nil {
+			return err
+		}
+		return fn(ctx, func(text string) error { return stream.Send(wrapperspb.String(text)) })
+	}}
+}
+
+func echo(_ context.Context, text string) (string, error) { return text, nil }
+
+func answering(text string, err error) func(context.Context, string) (string, error) {
+	return func(context.Context, string) (string, error) { return text, err }
+}
+
+func tokens(t *testing.T) *rpc.Tokens {
+	t.Helper()
+	var list []rpc.Token
+	for token, role := range map[string]rpc.Role{viewer: rpc.Viewer, operator: rpc.Operator, approver: rpc.Approver, admin: rpc.Admin} {
+		list = append(list, rpc.Token{Hash: rpc.HashToken(token), Principal: rpc.Principal{Name: "the " + role.String(), Role: role, Tenant: "acme"}})
+	}
+	known, err := rpc.NewTokens(list...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return known
+}
+
+func open(string) (rpc.Role, bool) { return rpc.Viewer, true }
+
+// newServer fills in what a test does not care for.
+func newServer(t *testing.T, opts rpc.Options, methods ...connect.Method) (handler http.Handler, log *record) {
+	t.Helper()
+	log = &record{}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.NewTextHandler(log, nil))
+	}
+	if opts.Auth == nil {
+		opts.Auth = tokens(t)
+	}
+	if opts.Needs == nil {
+		opts.Needs = open
+	}
+	server, err := rpc.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Register(methods...)
 	mux := http.NewServeMux()
-	rpc.Mount(mux, server, token)
-	s := httptest.NewServer(mux)
-	t.Cleanup(s.Close)
-	return s.URL, log
+	server.Mount(mux)
+	return mux, log
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listener
+}
+
+// start serves until the test is over or stop is called, which waits for the end.
+func start(t *testing.T, listener net.Listener, handler http.Handler) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- rpc.Serve(ctx, listener, handler, 10*time.Second, slog.New(slog.DiscardHandler)) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serving ended with %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// serve runs a server of the given procedures.
+func serve(t *testing.T, opts rpc.Options, methods ...connect.Method) (url string, log *record) {
+	t.Helper()
+	handler, log := newServer(t, opts, methods...)
+	listener := listen(t)
+	start(t, listener, handler)
+	return "http://" + listener.Addr().String(), log
 }
 
 type authorized struct {
@@ -92,198 +180,86 @@ func (a authorized) RoundTrip(r *http.Request) (*http.Response, error) {
 	return a.next.RoundTrip(r)
 }
 
+// dialect is a way to speak to a server.
+type dialect struct {
+	name    string
+	http2   bool
+	options []connecthttp.Option
+}
+
+func dialects() []dialect {
+	return []dialect{
+		{"Connect over HTTP/1.1", false, nil},
+		{"Connect over HTTP/2", true, nil},
+		{"Connect with JSON", false, []connecthttp.Option{connecthttp.WithProtoJSON()}},
+		{"gRPC", true, []connecthttp.Option{connecthttp.WithGRPC()}},
+		{"gRPC-Web", false, []connecthttp.Option{connecthttp.WithGRPCWeb()}},
+	}
+}
+
+// carrier is a transport of HTTP/1.1 or of HTTP/2 without TLS.
+func carrier(t *testing.T, http2 bool) *http.Transport {
+	t.Helper()
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetHTTP1(!http2)
+	transport.Protocols.SetUnencryptedHTTP2(http2)
+	t.Cleanup(transport.CloseIdleConnections)
+	return transport
+}
+
+func (d dialect) client(t *testing.T, url, authorization string) *connect.Client {
+	t.Helper()
+	return connect.NewClient(connecthttp.NewTransport(&http.Client{Transport: authorized{authorization, carrier(t, d.http2)}}, url, d.options...))
+}
+
+// call asks with the plainest client there is.
 func call(t *testing.T, url, authorization, text string) (string, error) {
 	t.Helper()
-	transport := &http.Transport{}
-	defer transport.CloseIdleConnections()
-	client := connect.NewClient(connecthttp.NewTransport(&http.Client{Transport: authorized{authorization, transport}}, url))
+	return ask(t, dialects()[0].client(t, url, authorization), say(), text)
+}
+
+func ask(t *testing.T, client *connect.Client, spec connect.Spec, text string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	var res wrapperspb.StringValue
-	err := client.CallUnary(ctx, say(), wrapperspb.String(text), &res)
+	err := client.CallUnary(ctx, spec, wrapperspb.String(text), &res)
 	return res.GetValue(), err
 }
 
-func echo(_ context.Context, text string) (string, error) { return text, nil }
-
-func TestOnlyTheRightTokenIsLetIn(t *testing.T) {
-	t.Parallel()
-	called := make(chan string, 10)
-	url, _ := serve(t, func(_ context.Context, text string) (string, error) { called <- text; return text, nil })
-	for _, header := range []string{
-		"", "Bearer", "Bearer ", "Bearer wrong", "Bearer " + token + "x", "Bearer " + token[:5], "Basic " + token, token,
-	} {
-		_, err := call(t, url, header, "hello")
-		if connect.CodeOf(err) != connect.CodeUnauthenticated || !strings.Contains(fmt.Sprint(err), "LS-API-004") || !strings.Contains(fmt.Sprint(err), "admin.token") {
-			t.Errorf("%q: %v", header, err)
-		}
-		if strings.Contains(fmt.Sprint(err), token) {
-			t.Errorf("%q: the answer tells the token: %v", header, err)
-		}
+// reason is the catalogue id that an error brought along.
+func reason(t *testing.T, err error) string {
+	t.Helper()
+	info, _ := detail[*errdetails.ErrorInfo](t, err)
+	if info.GetReason() != "" && info.GetDomain() != "lockstep" {
+		t.Errorf("the domain is %q", info.GetDomain())
 	}
-	if len(called) != 0 {
-		t.Error("the handler was called without the token")
-	}
-	// The scheme's case does not matter (RFC 9110, section 11.1), the token's does.
-	for _, scheme := range []string{"Bearer ", "bearer "} {
-		if got, err := call(t, url, scheme+token, "hello"); err != nil || got != "hello" {
-			t.Errorf("%q and the right token: %q, %v", scheme, got, err)
-		}
-	}
+	return info.GetReason()
 }
 
-func TestABrowserWithoutATokenIsRefusedInWords(t *testing.T) {
-	t.Parallel()
-	url, _ := serve(t, echo)
-	res, err := http.Get(url + "/anything")
-	if err != nil {
-		t.Fatal(err)
+func detail[T proto.Message](t *testing.T, err error) (T, bool) {
+	t.Helper()
+	var none T
+	var e *connect.Error
+	if !errors.As(err, &e) {
+		return none, false
 	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.StatusCode != http.StatusUnauthorized || !strings.Contains(string(body), "LS-API-004") {
-		t.Errorf("%d %s", res.StatusCode, body)
-	}
-}
-
-func TestKindsBecomeCodes(t *testing.T) {
-	t.Parallel()
-	for kind, code := range map[errs.Kind]connect.Code{
-		errs.Invalid:     connect.CodeInvalidArgument,
-		errs.NotFound:    connect.CodeNotFound,
-		errs.Conflict:    connect.CodeFailedPrecondition,
-		errs.Unavailable: connect.CodeUnavailable,
-		errs.Internal:    connect.CodeInternal,
-	} {
-		url, log := serve(t, func(context.Context, string) (string, error) {
-			return "", fmt.Errorf("looking: %w", errs.New(kind, "LS-TST-001", "it is not there"))
-		})
-		_, err := call(t, url, "Bearer "+token, "hello")
-		if connect.CodeOf(err) != code || !strings.Contains(fmt.Sprint(err), "looking: LS-TST-001: it is not there") {
-			t.Errorf("%s: %v, want code %s", kind, err, code)
+	for _, d := range e.Details() {
+		message, err := connectproto.UnmarshalErrorDetail(d)
+		if err != nil {
+			t.Fatal(err)
 		}
-		// What a caller did wrong is not the server's to log.
-		if logged := log.String() != ""; logged != (kind == errs.Internal) {
-			t.Errorf("%s: logged %q", kind, log)
+		if found, ok := message.(T); ok {
+			return found, true
 		}
 	}
+	return none, false
 }
 
-func TestAnUnknownErrorIsLoggedAndNotTold(t *testing.T) {
-	t.Parallel()
-	for name, cause := range map[string]error{
-		"an error":          errors.New("dial tcp 10.0.0.7: password=hunter2"),
-		"its own time out":  fmt.Errorf("asking 10.0.0.7: %w", context.DeadlineExceeded),
-		"its own ended run": fmt.Errorf("asking 10.0.0.7: %w", context.Canceled),
-	} {
-		url, log := serve(t, func(context.Context, string) (string, error) { return "", cause })
-		_, err := call(t, url, "Bearer "+token, "hello")
-		if connect.CodeOf(err) != connect.CodeInternal || !strings.Contains(fmt.Sprint(err), "the server's log has the details") || strings.Contains(fmt.Sprint(err), "10.0.0.7") {
-			t.Errorf("%s: %v", name, err)
-		}
-		if !strings.Contains(log.String(), "10.0.0.7") || !strings.Contains(log.String(), say().Procedure) {
-			t.Errorf("%s: the log says %s", name, log)
-		}
-	}
-}
-
-func TestACallersOwnEndIsNoFailure(t *testing.T) {
-	t.Parallel()
-	began, ended := make(chan struct{}), make(chan struct{})
-	url, log := serve(t, func(ctx context.Context, _ string) (string, error) {
-		defer close(ended)
-		close(began)
-		<-ctx.Done()
-		return "", fmt.Errorf("asking: %w", ctx.Err())
-	})
-	ctx, cancel := context.WithCancel(t.Context())
-	transport := &http.Transport{}
-	defer transport.CloseIdleConnections()
-	client := connect.NewClient(connecthttp.NewTransport(&http.Client{Transport: authorized{"Bearer " + token, transport}}, url))
-	done := make(chan error, 1)
-	go func() { done <- client.CallUnary(ctx, say(), wrapperspb.String(""), &wrapperspb.StringValue{}) }()
-	<-began
-	cancel()
-	if err := <-done; connect.CodeOf(err) != connect.CodeCanceled {
-		t.Errorf("the caller got %v", err)
-	}
-	<-ended
-	if log.String() != "" {
-		t.Errorf("the log says %s", log)
-	}
-}
-
-func TestAnErrorThatIsConnectsAlreadyStays(t *testing.T) {
-	t.Parallel()
-	url, log := serve(t, func(context.Context, string) (string, error) {
-		return "", fmt.Errorf("looking: %w", connect.NewError(connect.CodeAborted, "again"))
-	})
-	if _, err := call(t, url, "Bearer "+token, "hello"); connect.CodeOf(err) != connect.CodeAborted {
-		t.Errorf("got %v", err)
-	}
-	if log.String() != "" {
-		t.Errorf("the log says %s", log)
-	}
-}
-
-func TestAPanicEndsOneCallOnly(t *testing.T) {
-	t.Parallel()
-	url, log := serve(t, func(_ context.Context, text string) (string, error) {
-		if text == "boom" {
-			panic("index 7 of secret")
-		}
-		return text, nil
-	})
-	_, err := call(t, url, "Bearer "+token, "boom")
-	if connect.CodeOf(err) != connect.CodeInternal || strings.Contains(fmt.Sprint(err), "secret") {
-		t.Errorf("got %v", err)
-	}
-	if text := log.String(); !strings.Contains(text, "index 7 of secret") || !strings.Contains(text, "rpc_test.go") || !strings.Contains(text, say().Procedure) {
-		t.Errorf("the log says %s", text)
-	}
-	if got, err := call(t, url, "Bearer "+token, "still here"); err != nil || got != "still here" {
-		t.Errorf("after it: %q, %v", got, err)
-	}
-}
-
-func TestAMessageOverTheLimitIsRefused(t *testing.T) {
-	t.Parallel()
-	called := make(chan int, 10)
-	url, _ := serve(t, func(_ context.Context, text string) (string, error) { called <- len(text); return "", nil })
-	const room = 16 // for the field's tag and length
-	if _, err := call(t, url, "Bearer "+token, strings.Repeat("x", rpc.MaxMessage-room)); err != nil {
-		t.Errorf("just below the limit: %v", err)
-	}
-	if _, err := call(t, url, "Bearer "+token, strings.Repeat("x", rpc.MaxMessage)); connect.CodeOf(err) != connect.CodeResourceExhausted {
-		t.Errorf("above the limit: %v", err)
-	}
-	if len(called) != 1 {
-		t.Errorf("%d calls arrived, want 1", len(called))
-	}
-}
-
-func TestACallThatIsNotAdmittedGoesNoFurther(t *testing.T) {
-	t.Parallel()
-	var starting atomic.Bool
-	starting.Store(true)
-	called := make(chan string, 10)
-	url, _ := serveAdmitted(t, func() error {
-		if starting.Load() {
-			return errs.New(errs.Unavailable, "LS-TST-002", "not yet")
-		}
-		return nil
-	}, func(_ context.Context, text string) (string, error) { called <- text; return text, nil })
-	if _, err := call(t, url, "Bearer "+token, "hello"); connect.CodeOf(err) != connect.CodeUnavailable || !strings.Contains(fmt.Sprint(err), "LS-TST-002: not yet") {
-		t.Errorf("got %v", err)
-	}
-	if len(called) != 0 {
-		t.Error("the handler was called")
-	}
-	starting.Store(false)
-	if _, err := call(t, url, "Bearer "+token, "hello"); err != nil {
-		t.Errorf("later: %v", err)
+// refused checks how a call was refused.
+func refused(t *testing.T, what string, err error, code connect.Code, id, words string) {
+	t.Helper()
+	if err == nil || connect.CodeOf(err) != code || reason(t, err) != id || !strings.Contains(err.Error(), words) {
+		t.Errorf("%s: got %v (%s), want code %s, id %s and the words %q", what, err, reason(t, err), code, id, words)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
+	"github.com/lockstep-fleet/lockstep/kit/rtime"
 	observationv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
@@ -94,15 +95,8 @@ type poller struct {
 }
 
 func (p *poller) run(ctx context.Context) {
-	ticker := time.NewTicker(p.source.Every)
-	defer ticker.Stop()
-	for {
+	for range rtime.Every(ctx, p.source.Every) {
 		p.poll(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
 	}
 }
 
@@ -173,7 +167,7 @@ func (p *poller) publish(ctx context.Context, batch *observationv1.Batch) bool {
 		Subject: topology.ObservationSubject(p.config.Tenant, p.source.ID, batch.Part, p.source.Kind),
 		Type:    string(batch.ProtoReflect().Descriptor().FullName()), Data: data,
 	}
-	wait := 100 * time.Millisecond
+	pauses := rtime.Backoff{First: 100 * time.Millisecond, Max: 5 * time.Second}
 	for attempt := 1; ; attempt++ {
 		_, err := p.deps.Bus.Publish(ctx, m)
 		if err == nil {
@@ -186,12 +180,9 @@ func (p *poller) publish(ctx context.Context, batch *observationv1.Batch) bool {
 		if attempt == 1 {
 			p.deps.Log.Error("publishing observations failed; they are kept and tried again", "source", p.source.ID, "error", err)
 		}
-		select {
-		case <-ctx.Done():
+		if rtime.Sleep(ctx, pauses.Next()) != nil {
 			return false
-		case <-time.After(wait):
 		}
-		wait = min(2*wait, 5*time.Second)
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
-	"github.com/lockstep-fleet/lockstep/kit/page"
 	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 )
@@ -23,30 +22,83 @@ type fleetAPI struct{ watch *watch }
 func (a fleetAPI) ListClusters(_ context.Context, req *fleetv1.ListClustersRequest) (*fleetv1.ListClustersResponse, error) {
 	a.watch.mu.Lock()
 	defer a.watch.mu.Unlock()
-	ids, next, err := page.Of(slices.Sorted(maps.Keys(a.watch.clusters)), func(id fleet.ClusterID) string { return string(id) }, req.GetPageSize(), req.GetPageToken())
+	now := a.watch.deps.Now()
+	clusters, next, err := codec.Page(req, a.watch.named(req.GetIds()), func(c *clusterWatch) string { return string(c.drift.ID) },
+		func(c *clusterWatch) bool { return matches(a.watch.outline(c, now), req) })
 	if err != nil {
 		return nil, err
 	}
 	resp := &fleetv1.ListClustersResponse{NextPageToken: next}
-	for _, id := range ids {
-		resp.Clusters = append(resp.Clusters, a.watch.describe(a.watch.clusters[id]))
+	for _, c := range clusters {
+		resp.Clusters = append(resp.Clusters, a.watch.describe(c, now))
 	}
 	return resp, nil
 }
 
+// named returns the clusters of some ids, or all, in order of id. An id that is
+// not known is passed over.
+func (w *watch) named(ids []string) []*clusterWatch {
+	some := slices.Sorted(maps.Keys(w.clusters))
+	if len(ids) > 0 {
+		some = nil
+		for _, id := range slices.Sorted(slices.Values(ids)) {
+			some = append(some, fleet.ClusterID(id))
+		}
+	}
+	var out []*clusterWatch
+	for _, id := range slices.Compact(some) {
+		if c := w.clusters[id]; c != nil {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// clusterFilters are what requests choose clusters by, besides their ids.
+type clusterFilters interface {
+	GetStates() []string
+	GetRelease() string
+}
+
+func matches(c *fleetv1.Cluster, filters clusterFilters) bool {
+	if states := filters.GetStates(); len(states) > 0 && !slices.Contains(states, c.GetState()) {
+		return false
+	}
+	return filters.GetRelease() == "" || c.GetAssignedRelease() == filters.GetRelease()
+}
+
 // describe judges a cluster now, so that the answer never lags behind the clock;
 // since is that of the state last recorded.
-func (w *watch) describe(c *clusterWatch) *fleetv1.Cluster {
-	j := drift.Judge(c.drift, w.config.Limits, w.deps.Now())
-	m := &fleetv1.Cluster{Id: string(c.drift.ID), State: string(j.State), Reasons: j.Reasons}
-	if !c.since.IsZero() {
-		m.Since = timestamppb.New(c.since)
-	}
+func (w *watch) describe(c *clusterWatch, now time.Time) *fleetv1.Cluster {
+	m := w.outline(c, now)
 	if at := c.drift.Inventory.ObservedAt; !at.IsZero() {
 		m.LastSeen = timestamppb.New(at)
 	}
 	if at := c.registration.LastReport; !at.IsZero() {
 		m.LastReport = timestamppb.New(at)
+	}
+	for _, i := range c.drift.Inventory.Instances {
+		instance := &fleetv1.Instance{
+			Id: string(i.ID), Component: string(i.Component), Service: i.Service, Image: i.Image, Digest: i.Digest,
+			Version: i.RunningVersion(), Health: string(i.Health),
+		}
+		if !i.StartedAt.IsZero() {
+			instance.StartedAt = timestamppb.New(i.StartedAt)
+		}
+		m.Instances = append(m.Instances, instance)
+	}
+	for _, b := range c.registration.Bastions {
+		m.Bastions = append(m.Bastions, &fleetv1.Bastion{Id: string(b.ID), Version: b.Version})
+	}
+	return m
+}
+
+// outline is the cluster without what is in it and who reported it.
+func (w *watch) outline(c *clusterWatch, now time.Time) *fleetv1.Cluster {
+	j := drift.Judge(c.drift, w.config.Limits, now)
+	m := &fleetv1.Cluster{Id: string(c.drift.ID), State: string(j.State), Reasons: j.Reasons}
+	if !c.since.IsZero() {
+		m.Since = timestamppb.New(c.since)
 	}
 	assigned := fleet.VersionSet{}
 	if c.drift.Assigned != nil {
@@ -65,19 +117,6 @@ func (w *watch) describe(c *clusterWatch) *fleetv1.Cluster {
 	for _, line := range lines {
 		m.Lines = append(m.Lines, &fleetv1.Line{Line: string(line), Running: j.Running[line], Assigned: assigned[line]})
 	}
-	for _, i := range c.drift.Inventory.Instances {
-		instance := &fleetv1.Instance{
-			Id: string(i.ID), Component: string(i.Component), Service: i.Service, Image: i.Image, Digest: i.Digest,
-			Version: i.RunningVersion(), Health: string(i.Health),
-		}
-		if !i.StartedAt.IsZero() {
-			instance.StartedAt = timestamppb.New(i.StartedAt)
-		}
-		m.Instances = append(m.Instances, instance)
-	}
-	for _, b := range c.registration.Bastions {
-		m.Bastions = append(m.Bastions, &fleetv1.Bastion{Id: string(b.ID), Version: b.Version})
-	}
 	return m
 }
 
@@ -87,7 +126,8 @@ type gateAPI struct{ watch *watch }
 func (a gateAPI) ListGates(_ context.Context, req *gatev1.ListGatesRequest) (*gatev1.ListGatesResponse, error) {
 	a.watch.mu.Lock()
 	defer a.watch.mu.Unlock()
-	gates, next, err := page.Of(a.watch.gatesOf(req.GetRollout()), func(g *gateWatch) string { return g.ID }, req.GetPageSize(), req.GetPageToken())
+	gates, next, err := codec.Page(req, a.watch.gatesOf(req.GetRollout()), func(g *gateWatch) string { return g.ID },
+		func(g *gateWatch) bool { return a.watch.gateMatches(g, req) })
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +136,14 @@ func (a gateAPI) ListGates(_ context.Context, req *gatev1.ListGatesRequest) (*ga
 		resp.Gates = append(resp.Gates, a.watch.describeGate(g))
 	}
 	return resp, nil
+}
+
+// gateMatches does not look at the rollout.
+func (w *watch) gateMatches(g *gateWatch, req *gatev1.ListGatesRequest) bool {
+	if cluster := req.GetCluster(); cluster != "" && string(g.Cluster) != cluster {
+		return false
+	}
+	return req.GetVerdict() == "" || w.describeGate(g).GetDecision().GetVerdict() == req.GetVerdict()
 }
 
 func (a gateAPI) GetGate(_ context.Context, req *gatev1.GetGateRequest) (*gatev1.GetGateResponse, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
+	"github.com/lockstep-fleet/lockstep/kit/rtime"
 	fleetv1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	gatev1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
 	"github.com/lockstep-fleet/lockstep/topology"
@@ -42,6 +43,7 @@ type Bus interface {
 	Append(ctx context.Context, m bus.Message, expected uint64) (uint64, error)
 	Load(ctx context.Context, stream, subject string, fn func(bus.Message) error) error
 	Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) error
+	ConsumeBatch(ctx context.Context, c bus.Consumer, handle bus.BatchHandler) error
 }
 
 // Store is what the evaluator needs of the history.
@@ -112,12 +114,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	close(s.ready)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return s.deps.Bus.Consume(ctx, topology.EvaluatorObservations(), func(ctx context.Context, d bus.Delivery) error {
-			_, err := s.watch.observe(ctx, []bus.Delivery{d})
-			return err
-		})
-	})
+	group.Go(func() error { return s.deps.Bus.ConsumeBatch(ctx, topology.EvaluatorObservations(), s.watch.observe) })
 	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorEvents(), s.watch.learn) })
 	group.Go(func() error { return s.beat(ctx) })
 	return group.Wait()
@@ -125,16 +122,14 @@ func (s *Service) Run(ctx context.Context) error {
 
 // beat lets time pass for states and gates that no message wakes.
 func (s *Service) beat(ctx context.Context) error {
-	ticker := time.NewTicker(s.config.Beat)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-			if err := s.watch.pass(ctx); err != nil && ctx.Err() == nil {
-				s.deps.Log.Warn("judging on the clock failed; it is tried again", "error", err)
-			}
+	// What arrived while nobody listened is taken in before its absence is judged.
+	if rtime.Sleep(ctx, s.config.Beat) != nil {
+		return nil //nolint:nilerr // being asked to stop is no error
+	}
+	for range rtime.Every(ctx, s.config.Beat) {
+		if err := s.watch.pass(ctx); err != nil && ctx.Err() == nil {
+			s.deps.Log.Warn("judging on the clock failed; it is tried again", "error", err)
 		}
 	}
+	return nil
 }

@@ -134,15 +134,17 @@ func TestTheSameSessionsGiveTheSameEvidence(t *testing.T) {
 	var mu sync.Mutex
 	failures := map[uint64]int{}
 	w.store.script(func(when string, records []codec.Record) error {
-		if len(records) == 0 || records[0].Cluster() != "failing" || records[0].SourceSequence%7 != 3 {
-			return nil
-		}
 		mu.Lock()
 		defer mu.Unlock()
-		n := failures[records[0].SourceSequence]
-		if n == 0 && when == "before" || n == 1 && when == "after" {
-			failures[records[0].SourceSequence]++
-			return errors.New("connection reset")
+		for _, r := range records {
+			if r.Cluster() != "failing" || r.SourceSequence%7 != 3 {
+				continue
+			}
+			n := failures[r.SourceSequence]
+			if n == 0 && when == "before" || n == 1 && when == "after" {
+				failures[r.SourceSequence]++
+				return errors.New("connection reset")
+			}
 		}
 		return nil
 	})

@@ -12,7 +12,6 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
-	"github.com/lockstep-fleet/lockstep/kit/page"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 	rolloutv1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1/rolloutv1connect"
 )
@@ -178,7 +177,8 @@ func (a *rolloutAPI) GetRollout(_ context.Context, req *rolloutv1.GetRolloutRequ
 func (a *rolloutAPI) ListRollouts(_ context.Context, req *rolloutv1.ListRolloutsRequest) (*rolloutv1.ListRolloutsResponse, error) {
 	a.conductor.mu.Lock()
 	defer a.conductor.mu.Unlock()
-	rollouts, next, err := page.Of(a.conductor.newest(), func(r *conducted) string { return string(r.state.ID) }, req.GetPageSize(), req.GetPageToken())
+	rollouts, next, err := codec.Page(req, a.conductor.newest(), func(r *conducted) string { return string(r.state.ID) },
+		func(r *conducted) bool { return matches(r.state, req) })
 	if err != nil {
 		return nil, err
 	}
@@ -187,6 +187,16 @@ func (a *rolloutAPI) ListRollouts(_ context.Context, req *rolloutv1.ListRollouts
 		resp.Rollouts = append(resp.Rollouts, codec.RolloutToProto(r.state))
 	}
 	return resp, nil
+}
+
+func matches(s rollout.State, req *rolloutv1.ListRolloutsRequest) bool {
+	if phases := req.GetPhases(); len(phases) > 0 && !slices.Contains(phases, string(s.Phase)) {
+		return false
+	}
+	if _, part := s.Find(fleet.ClusterID(req.GetCluster())); req.GetCluster() != "" && !part {
+		return false
+	}
+	return req.GetRelease() == "" || string(s.Plan.Release) == req.GetRelease()
 }
 
 func (a *rolloutAPI) WatchRollout(ctx context.Context, req *rolloutv1.WatchRolloutRequest, stream rolloutv1connect.RolloutServiceWatchRolloutServerStream) error {

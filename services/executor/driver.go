@@ -13,14 +13,14 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
+	"github.com/lockstep-fleet/lockstep/kit/rtime"
 	commandv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/command/v1"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
 
 // How the driver keeps in touch while it works.
 const (
-	// controlEvery bounds how long a stop takes to arrive.
-	controlEvery = time.Second
 	// restoreTries is how often a restore is tried before a person must look.
 	restoreTries = 3
 	// busTries is how often a command is delivered before a bus that does not
@@ -135,7 +135,7 @@ func (d *driver) append(ctx context.Context, command rollout.Command, event *com
 func (d *driver) act(ctx context.Context, command rollout.Command) (string, error) {
 	deployment, known := d.deps.Deployments[command.Cluster]
 	if !known {
-		return "", fmt.Errorf("cluster %s is not configured here", command.Cluster)
+		return "", errs.New(errs.NotFound, "LS-ROL-021", "the configuration has no cluster %s any more", command.Cluster)
 	}
 	switch action := command.Action.(type) {
 	case rollout.Capture:
@@ -196,21 +196,19 @@ func (d *driver) apply(ctx context.Context, deployment Deployment, command rollo
 	ctx, cancel := d.untilAborted(ctx, command)
 	defer cancel(nil)
 	err := inTime(ctx, func(ctx context.Context) error { return deployment.Apply(ctx, pkg) })
-	if err != nil && errors.Is(context.Cause(ctx), errAborted) {
-		return errAborted
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
 	}
 	return err
 }
 
 // restore tries more than once: it is the way out of trouble.
 func (d *driver) restore(ctx context.Context, deployment Deployment, command rollout.Command, pkg []byte) error {
-	var errs []error
+	var failures []error
 	for try := range restoreTries {
 		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(time.Duration(try) * 2 * time.Second):
+			if err := rtime.Sleep(ctx, time.Duration(try)*2*time.Second); err != nil {
+				return err
 			}
 		}
 		err := inTime(ctx, func(ctx context.Context) error { return deployment.Apply(ctx, pkg) })
@@ -218,15 +216,15 @@ func (d *driver) restore(ctx context.Context, deployment Deployment, command rol
 			return nil
 		}
 		d.deps.Log.Warn("a restore failed", "command", command.Key, "try", try+1, "error", err)
-		errs = append(errs, err)
+		failures = append(failures, err)
 	}
-	return fmt.Errorf("%d tries failed, the last with: %w", len(errs), errs[len(errs)-1])
+	return fmt.Errorf("%d tries failed, the last with: %w", len(failures), failures[len(failures)-1])
 }
 
 // inTime bounds one touch of a cluster: an engine that hangs must not hold up the
 // commands behind it for ever.
 func inTime(ctx context.Context, fn func(context.Context) error) error {
-	limit := fmt.Errorf("given up after %s, the longest that one command may take at a cluster", rollout.StepAllowance)
+	limit := errs.New(errs.Timeout, "LS-ROL-020", "given up after %s, the longest that one command may take at a cluster", rollout.StepAllowance)
 	limited, cancel := context.WithTimeoutCause(ctx, rollout.StepAllowance, limit)
 	defer cancel()
 	err := fn(limited)
@@ -251,21 +249,15 @@ func (d *driver) stopped(ctx context.Context, command rollout.Command) (bool, er
 func (d *driver) untilAborted(ctx context.Context, command rollout.Command) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
-		ticker := time.NewTicker(controlEvery)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			stopped, err := d.stopped(ctx, command)
-			switch {
-			case stopped:
+		err := d.deps.Bus.WatchKeys(ctx, topology.BucketControl, controlKey(command.Rollout, command.Cluster), func(e bus.Entry) error {
+			if string(e.Value) == controlAbort {
 				cancel(errAborted)
-			case err != nil && ctx.Err() == nil:
-				d.deps.Log.Warn("reading the control bucket failed; it is tried again", "command", command.Key, "error", err)
 			}
+			return nil
+		})
+		if ctx.Err() == nil {
+			// Whoever cannot be stopped must not go on.
+			cancel(fmt.Errorf("watching the control bucket: %w", err))
 		}
 	}()
 	return ctx, cancel

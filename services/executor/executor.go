@@ -16,6 +16,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
+	"github.com/lockstep-fleet/lockstep/kit/rtime"
 	rolloutv1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1/rolloutv1connect"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
@@ -46,6 +47,7 @@ type Bus interface {
 	GetBlob(ctx context.Context, bucket, name string) ([]byte, error)
 	PutKey(ctx context.Context, bucket, key string, value []byte) error
 	GetKey(ctx context.Context, bucket, key string) ([]byte, error)
+	WatchKeys(ctx context.Context, bucket, pattern string, fn func(bus.Entry) error) error
 }
 
 // Deployment is one cluster as the driver can change it. Packages are opaque
@@ -121,14 +123,8 @@ func (s *Service) Run(ctx context.Context) error {
 }
 
 func (s *Service) beat(ctx context.Context) error {
-	ticker := time.NewTicker(s.config.Beat)
-	defer ticker.Stop()
-	for {
+	for range rtime.Every(ctx, s.config.Beat) {
 		s.conductor.beat(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
 	}
+	return nil
 }

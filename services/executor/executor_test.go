@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect/v2"
-	"connectrpc.com/connect/v2/connecthttp"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 
@@ -582,13 +581,28 @@ func TestWatchEndsAtRest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	l := w.start(nil)
-	api := rpc.NewServer(slog.New(slog.DiscardHandler), func() error { return nil })
-	rolloutv1connect.RegisterRolloutServiceHandler(api, l.api)
+	const token = "lst_test"
+	tokens, err := rpc.NewTokens(rpc.Token{Hash: rpc.HashToken(token), Principal: rpc.Principal{Name: "test", Role: rpc.Viewer}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, err := rpc.NewServer(rpc.Options{
+		Log: slog.New(slog.DiscardHandler), Auth: tokens, Needs: func(string) (rpc.Role, bool) { return rpc.Viewer, true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rolloutv1connect.RegisterRolloutServiceHandler(api.Server, l.api)
 	mux := http.NewServeMux()
-	connecthttp.Mount(mux, api)
+	api.Mount(mux)
 	server := httptest.NewServer(mux)
 	defer server.Close()
-	client := rolloutv1connect.NewRolloutServiceClient(connect.NewClient(connecthttp.NewTransport(server.Client(), server.URL)))
+	called, err := rpc.NewClient(rpc.ClientOptions{URL: server.URL, Token: token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer called.Close()
+	client := rolloutv1connect.NewRolloutServiceClient(called.Client)
 
 	id := l.roll("one", "spring", "paris")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -49,6 +49,13 @@ func check(root fs.FS) ([]violation, error) {
 		if r.ID == ownersRule {
 			found = append(found, t.owners(r)...)
 		}
+		if habit := habits()[r.Folder]; habit != nil {
+			for _, name := range slices.Sorted(maps.Keys(t.pkgs)) {
+				if what := habit(t.pkgs[name]); r.governs(name) && what != "" {
+					found = append(found, violation{file: t.pkgs[name].files[0].path, line: 1, what: name + " " + what, rule: r})
+				}
+			}
+		}
 	}
 	slices.SortStableFunc(found, func(a, b violation) int {
 		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.line, b.line), cmp.Compare(a.rule.ID, b.rule.ID))

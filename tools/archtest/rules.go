@@ -15,9 +15,10 @@ const (
 	code             // all but _test.go files, whose TestMain is a main of its own
 )
 
-// rule is one forbidden kind of arrow. A rule with Only or Never judges imports,
-// one with Uses judges names of other packages that a file mentions, one with
-// Syntax or Text judges what stands in the file itself.
+// rule is one forbidden kind of arrow or one habit. A rule with Only or Never
+// judges imports, one with Uses judges names of other packages that a file
+// mentions, one with Syntax or Text judges what stands in the file itself, one
+// with Folder judges all files of a package together.
 type rule struct {
 	ID    string
 	Title string
@@ -34,6 +35,7 @@ type rule struct {
 	Uses   []string // importpath.Name, with * in Name
 	Syntax []string // keys of the table in check.go
 	Text   []string // beginnings of string constants
+	Folder string   // key of the table in habits.go
 
 	Why     string
 	Instead string
@@ -94,6 +96,11 @@ func technologies() []technology {
 			ID: "one-docker", Modules: []string{"github.com/docker/...", "github.com/moby/...", "github.com/compose-spec/..."},
 			Importers: []string{"./adapters/docker/...", "./adapters/compose/..."},
 			Instead:   "ask adapters/docker or adapters/compose, in words of domain/fleet",
+		},
+		{
+			ID: "one-telemetry", Modules: []string{"go.opentelemetry.io/otel/sdk/...", "go.opentelemetry.io/otel/exporters/...", "go.opentelemetry.io/contrib/...", "github.com/prometheus/..."},
+			Importers: []string{"./kit/obs/..."}, Tests: true,
+			Instead: "take a TracerProvider or MeterProvider of go.opentelemetry.io/otel/trace and metric; kit/obs makes them",
 		},
 		{
 			ID: "one-kubernetes", Modules: []string{"k8s.io/...", "sigs.k8s.io/...", "helm.sh/..."},
@@ -225,6 +232,18 @@ func rules() []rule {
 			NotFrom: []string{"./proto/gen/..."}, NotMain: true, Syntax: []string{"init"},
 			Why:     "what runs on import cannot be ordered, configured, tested or refused",
 			Instead: "write a constructor and call it where the value is needed",
+		},
+		{
+			ID: "sleep", Title: "nothing sleeps",
+			Uses:    []string{"time.Sleep"},
+			Why:     "a sleep in a test is either too short or too long, and one in the product cannot be cut short when the process is to stop",
+			Instead: "wait for what you wait for: a channel, a context, a timer in a select; test loops in testing/synctest",
+		},
+		{
+			ID: "leaks", Title: "a package that starts goroutines looks for leaked ones in its tests",
+			NotFrom: []string{"./integration/...", "./proto/..."}, Folder: "leaks",
+			Why:     "a goroutine that outlives its owner holds memory, sockets and locks of a process that may run for months",
+			Instead: "call goleak.VerifyTestMain in TestMain or goleak.Find in a test, or test in testing/synctest bubbles, which do not end before their goroutines",
 		},
 		{
 			ID: "dot-import", Title: "no dot imports",

@@ -1,5 +1,5 @@
-// Package bustest runs a real bus inside a test: a NATS server with a file store
-// in a folder of the test, without a socket. It knows no streams; the caller
+// Package bustest runs a real bus inside a test: one NATS server with a file store
+// in a folder of the test, or a cluster of three. It knows no streams; the caller
 // creates what it needs.
 package bustest
 
@@ -15,44 +15,70 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
 )
 
+// patience bounds every wait; nothing here takes so long unless it is broken.
+const patience = 30 * time.Second
+
+// maxPayload is what the product's own server allows.
+const maxPayload = 4 << 20
+
 // Server is a bus that lives as long as its test.
 type Server struct {
 	nats *natsserver.Server
 }
 
-// Start runs a server on an empty folder and creates streams and buckets.
+// Start runs a server without a socket on an empty folder and creates streams and
+// buckets.
 func Start(t testing.TB, streams []bus.Stream, keyValues, blobs []bus.Bucket) *Server {
 	t.Helper()
-	nats, err := natsserver.NewServer(&natsserver.Options{
-		ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, MaxPayload: 4 << 20,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	nats.Start()
-	t.Cleanup(func() {
-		nats.Shutdown()
-		nats.WaitForShutdown()
-	})
-	if !nats.ReadyForConnections(30 * time.Second) {
-		t.Fatal("the test's bus was not ready within 30 s")
-	}
-	s := &Server{nats: nats}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := s.Open(t).Ensure(ctx, streams, keyValues, blobs); err != nil {
-		t.Fatal(err)
-	}
+	s := &Server{nats: run(t, &natsserver.Options{
+		ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, MaxPayload: maxPayload,
+	})}
+	ensure(t, s.Open(t), streams, keyValues, blobs)
 	return s
 }
 
 // Open returns a connection that is closed when the test ends.
 func (s *Server) Open(t testing.TB) *natsbus.Bus {
 	t.Helper()
-	b, err := natsbus.Open(natsbus.Options{InProcess: s.nats, Name: t.Name(), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	return open(t, natsbus.Options{InProcess: s.nats})
+}
+
+// run starts a server that is stopped when the test ends.
+func run(t testing.TB, opts *natsserver.Options) *natsserver.Server {
+	t.Helper()
+	s, err := natsserver.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { stop(s) })
+	if !s.ReadyForConnections(patience) {
+		t.Fatalf("the test's bus was not ready within %s", patience)
+	}
+	return s
+}
+
+func stop(s *natsserver.Server) {
+	s.Shutdown()
+	s.WaitForShutdown()
+}
+
+func open(t testing.TB, opts natsbus.Options) *natsbus.Bus {
+	t.Helper()
+	opts.Name, opts.Log = t.Name(), slog.New(slog.NewTextHandler(t.Output(), nil))
+	b, err := natsbus.Open(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
 	return b
+}
+
+func ensure(t testing.TB, b *natsbus.Bus, streams []bus.Stream, keyValues, blobs []bus.Bucket) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := b.Ensure(ctx, streams, keyValues, blobs); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -14,15 +14,25 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/kit/config"
 )
 
-// Options is what the command line is built from. Only Server is required.
+// Options is what the command line is built from. The functions are what the
+// commands of their name need of the rest of the program.
 type Options struct {
 	// Server runs the server until the context ends.
 	Server func(context.Context, ServerOptions) error
+	// Migrate brings the bus and the store up to date, or says what that would
+	// change. It returns what it came to, with an error as well.
+	Migrate func(ctx context.Context, opts ServerOptions, dryRun bool) ([]Change, error)
+	// Topology lists what is on the bus and in the store.
+	Topology func() []TopologyEntry
+	// Doctor looks at what a server needs and changes nothing.
+	Doctor func(context.Context, DoctorOptions) []Check
 	// Extra commands are added as they are, such as hidden ones.
 	Extra   []*cobra.Command
 	Version Version
@@ -31,16 +41,17 @@ type Options struct {
 	Out io.Writer // data; os.Stdout when nil
 	Err io.Writer // talk; os.Stderr when nil
 
-	Env func(string) string // os.Getenv when nil
-	Now func() time.Time    // time.Now when nil; its location is the one times are shown in
-	ID  func() string       // a new request id; random when nil
+	Env     func(string) string // os.Getenv when nil
+	Environ func() []string     // os.Environ when nil
+	Now     func() time.Time    // time.Now when nil; its location is the one times are shown in
+	ID      func() string       // a new request id; random when nil
 }
 
-// ServerOptions is what the server command hands over.
+// ServerOptions is what a server, or who looks after its data, is started with.
 type ServerOptions struct {
-	Config     fleetfile.File // accepted, flags applied
+	Config     fleetfile.File // accepted, environment and flags applied
 	ConfigPath string         // empty when no file was found
-	ClickHouse string         // DSN of a ClickHouse server; empty means the embedded engine
+	ClickHouse string         // DSN of a ClickHouse server, which may hold a password; empty means the embedded engine
 }
 
 // Version says which build this is.
@@ -49,6 +60,20 @@ type Version struct {
 	Commit  string `json:"commit"`
 	Date    string `json:"date"`
 	Go      string `json:"go"`
+}
+
+// String is the version on one line. A build may not know all of it.
+func (v Version) String() string {
+	var details []string
+	if v.Commit != "" {
+		details = append(details, "commit "+v.Commit)
+	}
+	for _, known := range []string{v.Date, v.Go} {
+		if known != "" {
+			details = append(details, known)
+		}
+	}
+	return fmt.Sprintf("lockstep %s (%s)", v.Version, strings.Join(details, ", "))
 }
 
 // The exit codes of the command line.
@@ -106,8 +131,14 @@ func New(o Options) *cobra.Command {
 on versions that belong together: it sees drift, drives upgrades cluster by
 cluster, and judges each step by whether people's sessions work.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 held or inconclusive, 4 gate failed or
-rolled back, 5 timed out.`,
+To begin: 'lockstep doctor' says what is missing on this machine, 'lockstep config
+print-defaults' prints a configuration to fill in, 'lockstep server' runs the
+server, and 'lockstep status' shows what runs where. Data goes to standard output,
+talk to standard error; 'lockstep help exit-codes' says what the exit codes mean.`,
+		Example: `  lockstep status -o wide
+  lockstep rollout plan --release 5.1.0
+  lockstep rollout start --release 5.1.0 --wait
+  lockstep gate explain r33b518cc90-berlin-sra`,
 		SilenceUsage: true,
 	}
 	root.SetErrPrefix("lockstep:")
@@ -115,11 +146,44 @@ rolled back, 5 timed out.`,
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usage("%v\nRun '%s --help' for usage.", err, c.CommandPath())
+		return usage("%s\nRun '%s --help' for usage.", flagTrouble(c, err), c.CommandPath())
 	})
-	group(root, s.serverCommand(), s.statusCommand(), s.rolloutCommand(), s.gateCommand(), s.versionCommand())
+	// The same line as the command's: people type both.
+	root.Version = s.Version.String()
+	root.SetVersionTemplate("{{.Version}}\n")
+	group(root, s.serverCommand(), s.statusCommand(), s.rolloutCommand(), s.gateCommand(),
+		s.configCommand(), s.doctorCommand(), s.migrateCommand(), s.topologyCommand(), s.tokenCommand(), s.explainErrorCommand(), s.versionCommand())
+	hinted(root)
+	root.AddCommand(topics()...)
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			group(c)
+		}
+	}
 	root.AddCommand(s.Extra...)
 	return root
+}
+
+// flagTrouble words what is wrong with a flag for people.
+func flagTrouble(c *cobra.Command, err error) string {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok && len(unknown.GetSpecifiedName()) > 1 {
+		var names []string
+		c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := config.Nearest(unknown.GetSpecifiedName(), names); len(near) > 0 {
+			return fmt.Sprintf("%v; did you mean --%s?", err, near[0])
+		}
+	}
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		switch invalid.GetFlag().Value.Type() {
+		case "bool":
+			return fmt.Sprintf("--%s %q: use true or false", invalid.GetFlag().Name, invalid.GetValue())
+		case "duration":
+			return fmt.Sprintf("--%s %q is not a length of time; write for example 90s or 30m", invalid.GetFlag().Name, invalid.GetValue())
+		}
+	}
+	return err.Error()
 }
 
 func (o Options) filled() Options {
@@ -134,6 +198,9 @@ func (o Options) filled() Options {
 	}
 	if o.Env == nil {
 		o.Env = os.Getenv
+	}
+	if o.Environ == nil {
+		o.Environ = os.Environ
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -151,15 +218,32 @@ func group(parent *cobra.Command, children ...*cobra.Command) *cobra.Command {
 		if len(args) == 0 {
 			return nil
 		}
-		c.SuggestionsMinimumDistance = 2
-		hint := ""
-		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			hint = fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
-		}
-		return usage("unknown command %q for %q%s\nRun '%s --help' for usage.", args[0], c.CommandPath(), hint, c.CommandPath())
+		return usage("unknown command %q for %q%s\nRun '%s --help' for usage.", args[0], c.CommandPath(), meant(c, args[0], (*cobra.Command).IsAvailableCommand), c.CommandPath())
 	}
 	parent.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	return parent
+}
+
+// meant names the commands below c that were probably meant, of those that are
+// offered.
+func meant(c *cobra.Command, typed string, offered func(*cobra.Command) bool) string {
+	var near, names []string
+	for _, child := range c.Commands() {
+		switch name := child.Name(); {
+		case !offered(child):
+		case typed != "" && strings.HasPrefix(name, typed):
+			near = append(near, name)
+		default:
+			names = append(names, name)
+		}
+	}
+	if len(near) == 0 {
+		near = config.Nearest(typed, names)
+	}
+	if len(near) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s?", strings.Join(near[:min(2, len(near))], " or "))
 }
 
 // exactly checks the arguments of a command that takes those named.
@@ -172,7 +256,7 @@ func exactly(names ...string) cobra.PositionalArgs {
 		if len(names) > 0 {
 			wanted = strings.Join(names, " ")
 		}
-		return usage("%s takes %s, got %d arguments\nRun '%s --help' for usage.", c.CommandPath(), wanted, len(args), c.CommandPath())
+		return usage("%s takes %s, got %s\nRun '%s --help' for usage.", c.CommandPath(), wanted, count(int64(len(args)), "argument"), c.CommandPath())
 	}
 }
 

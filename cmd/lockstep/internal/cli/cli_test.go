@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"connectrpc.com/connect/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
@@ -26,13 +27,21 @@ func TestUsageErrors(t *testing.T) {
 	}{
 		"unknown command":    {[]string{"statsu"}, `unknown command "statsu" for "lockstep"; did you mean status?`},
 		"unknown below":      {[]string{"rollout", "strat"}, `unknown command "strat" for "lockstep rollout"; did you mean start?`},
-		"unknown flag":       {[]string{"status", "--wtach"}, "unknown flag: --wtach\nRun 'lockstep status --help' for usage."},
+		"the beginning":      {[]string{"roll"}, `unknown command "roll" for "lockstep"; did you mean rollout?`},
+		"nothing like it":    {[]string{"frobnicate"}, "unknown command \"frobnicate\" for \"lockstep\"\nRun"},
+		"unknown flag":       {[]string{"status", "--wtach"}, "unknown flag: --wtach; did you mean --watch?\nRun 'lockstep status --help' for usage."},
 		"unknown format":     {[]string{"status", "-o", "xml"}, "use one of table, wide, json, yaml, name"},
 		"watch as yaml":      {[]string{"status", "-w", "-o", "yaml"}, "--watch prints a table or one JSON object a line"},
+		"flag of nothing":    {[]string{"status", "--frobnicate"}, "unknown flag: --frobnicate\nRun"},
+		"short flag":         {[]string{"status", "-q"}, "unknown shorthand flag: 'q' in -q\nRun"},
+		"no truth":           {[]string{"rollout", "start", "-r", "1", "--yes=maybe"}, `--yes "maybe": use true or false`},
+		"no time":            {[]string{"rollout", "watch", "r", "--timeout", "soon"}, `--timeout "soon" is not a length of time; write for example 90s or 30m`},
+		"log level":          {[]string{"server", "--log-level", "loud"}, "use one of debug, info, warn, error"},
+		"another shell":      {[]string{"completion", "tcsh"}, `unknown command "tcsh" for "lockstep completion"`},
 		"interval":           {[]string{"status", "-w", "--interval", "0s"}, "--interval 0s is not a length of time"},
 		"no release":         {[]string{"rollout", "plan"}, "say which release: --release ID"},
 		"no rollout":         {[]string{"rollout", "watch"}, "lockstep rollout watch takes ROLLOUT, got 0 arguments"},
-		"too much":           {[]string{"version", "now"}, "lockstep version takes no argument, got 1 arguments"},
+		"too much":           {[]string{"version", "now"}, "lockstep version takes no argument, got 1 argument\n"},
 		"not an address":     {[]string{"status", "--server", "localhost:1", "--token-file", "x"}, "write one such as http://127.0.0.1:8470"},
 		"timeout alone":      {[]string{"rollout", "start", "-r", "1", "--timeout", "1m"}, "--timeout limits --wait; give both"},
 		"negative timeout":   {[]string{"rollout", "watch", "r", "--timeout", "-1s"}, "--timeout -1s is negative"},
@@ -86,6 +95,9 @@ func TestVersion(t *testing.T) {
 	if got := runWith(t, t.Context(), "", "version").out; got != "lockstep 1.2.3 (commit abc, 2026-03-01, go1.26)\n" {
 		t.Errorf("text %q", got)
 	}
+	if got := runWith(t, t.Context(), "", "--version").out; got != "lockstep 1.2.3 (commit abc, 2026-03-01, go1.26)\n" {
+		t.Errorf("flag %q", got)
+	}
 	if got, want := runWith(t, t.Context(), "", "version", "-o", "json").out, "{\n  \"version\": \"1.2.3\",\n  \"commit\": \"abc\",\n  \"date\": \"2026-03-01\",\n  \"go\": \"go1.26\"\n}\n"; got != want {
 		t.Errorf("json %q", got)
 	}
@@ -121,11 +133,25 @@ func TestToken(t *testing.T) {
 	}
 	call(cli.Options{Env: env()}, "--token-file", wrong).wants(t, 1, f.url+" does not accept the token in "+wrong)
 	call(cli.Options{Env: env()}, "--token-file", empty).wants(t, 1, empty+" is empty")
+	call(cli.Options{Env: env()}, "--token-file", file(t, "fleet.yaml", "server:\n  listen: x\n")).wants(t, 1, "fleet.yaml holds something else than one token")
 	call(cli.Options{Env: env()}, "--token-file", absent).wants(t, 1, "there is no file "+absent+"; `lockstep server` writes it when it first starts")
 	call(cli.Options{Env: env("LOCKSTEP_TOKEN_FILE", f.token)}).wants(t, 0, "")
 	call(cli.Options{Env: env("LOCKSTEP_TOKEN_FILE", f.token)}, "--token-file", wrong).wants(t, 1, "the token in "+wrong)
 	call(cli.Options{Env: env("LOCKSTEP_SERVER_DATA_DIR", filepath.Dir(f.token))}).wants(t, 0, "")
 	call(cli.Options{Env: env()}).wants(t, 1, "no data folder is known; name the token's file with --token-file")
+}
+
+func TestAnInterruptionIsToldAsOne(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	f := serve(t, &fake{})
+	cancel()
+	for _, args := range [][]string{{"status"}, {"gate", "list"}, {"rollout", "get", "r1"}} {
+		got := runWith(t, ctx, "", append(args, "--server", f.url, "--token-file", f.token)...)
+		if got.code != 1 || !strings.HasSuffix(got.err, ": interrupted\n") {
+			t.Errorf("%v: exit code %d, said %s", args, got.code, got.err)
+		}
+	}
 }
 
 func TestTheTokenDoesNotFollowARedirect(t *testing.T) {
@@ -153,32 +179,6 @@ func TestClientReadsTheConfiguration(t *testing.T) {
 	execute(t.Context(), cli.Options{Env: env()}, "status", "--config", broken, "--server", f.url, "--token-file", f.token).wants(t, 0, "")
 }
 
-func TestServerFlagsOverrideEnvironmentAndFile(t *testing.T) {
-	t.Parallel()
-	path := file(t, "fleet.yaml", "server: {listen: '127.0.0.1:1', data_dir: /file}\n")
-	for name, tc := range map[string]struct {
-		env        []string
-		args       []string
-		listen     string
-		data       string
-		clickhouse string
-	}{
-		"file":  {nil, nil, "127.0.0.1:1", "/file", ""},
-		"env":   {[]string{"LOCKSTEP_SERVER_LISTEN", "127.0.0.1:2", "LOCKSTEP_SERVER_DATA_DIR", "/env", "LOCKSTEP_SERVER_CLICKHOUSE", "env-dsn"}, nil, "127.0.0.1:2", "/env", "env-dsn"},
-		"flags": {[]string{"LOCKSTEP_SERVER_LISTEN", "127.0.0.1:2", "LOCKSTEP_SERVER_CLICKHOUSE", "env-dsn"}, []string{"--listen", "127.0.0.1:3", "--data-dir", "/flag", "--clickhouse", "dsn"}, "127.0.0.1:3", "/flag", "dsn"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var got cli.ServerOptions
-			o := cli.Options{Env: env(tc.env...), Server: func(_ context.Context, so cli.ServerOptions) error { got = so; return nil }}
-			execute(t.Context(), o, append([]string{"server", "--config", path}, tc.args...)...).wants(t, 0, "")
-			if s := got.Config.Server; s.Listen != tc.listen || string(s.DataDir) != tc.data || got.ClickHouse != tc.clickhouse || got.ConfigPath != path {
-				t.Errorf("handed over %+v", got)
-			}
-		})
-	}
-}
-
 func TestServerNeedsNoFileAndReportsItsError(t *testing.T) {
 	t.Parallel()
 	var got cli.ServerOptions
@@ -192,6 +192,34 @@ func TestServerNeedsNoFileAndReportsItsError(t *testing.T) {
 		t.Errorf("handed over %+v", got)
 	}
 	execute(t.Context(), o, "server", "--listen", "nonsense").wants(t, 1, `server.listen: "nonsense" is not host:port`)
+}
+
+// TestErrorsSayWhereToReadOn counts the hints, too.
+func TestErrorsSayWhereToReadOn(t *testing.T) {
+	t.Parallel()
+	f := serve(t, &fake{fail: catalogued(connect.CodeNotFound, "there is no such release", "LS-ROL-010")})
+	absent := filepath.Join(t.TempDir(), "absent")
+	for name, tc := range map[string]struct {
+		got  result
+		want string
+	}{
+		"the server's": {f.run(t, "rollout", "plan", "-r", "9"), "LS-ROL-010"},
+		"a file's":     {runWith(t, t.Context(), "", "config", "validate", absent), "LS-CFG-001"},
+		"the token's":  {runWith(t, t.Context(), "", "status", "--server", f.url, "--token-file", absent), "LS-CFG-005"},
+		"nobody there": {runWith(t, t.Context(), "", "status", "--server", "http://127.0.0.1:1", "--token-file", f.token), "LS-API-020"},
+		"of no page":   {serve(t, &fake{fail: catalogued(connect.CodeInternal, "x", "LS-XXX-999")}).run(t, "status"), ""},
+		"usage":        {runWith(t, t.Context(), "", "status", "-o", "xml"), ""},
+		"no id at all": {serve(t, &fake{}).run(t, "status", "oslo"), ""},
+		"all is well":  {serve(t, &fake{}).run(t, "status"), ""},
+	} {
+		wanted := 0
+		if tc.want != "" {
+			wanted = 1
+		}
+		if strings.Count(tc.got.err, "(lockstep explain ") != wanted || wanted == 1 && !strings.HasSuffix(tc.got.err, "\n(lockstep explain "+tc.want+")\n") {
+			t.Errorf("%s: said %s", name, tc.got.err)
+		}
+	}
 }
 
 func TestExtraCommands(t *testing.T) {

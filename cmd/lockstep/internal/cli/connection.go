@@ -3,19 +3,17 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"os"
 	"strings"
 	"syscall"
 
 	"connectrpc.com/connect/v2"
-	"connectrpc.com/connect/v2/connecthttp"
-	"connectrpc.com/connect/v2/connectproto"
 	"github.com/spf13/cobra"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
+	"github.com/lockstep-fleet/lockstep/kit/rpc"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1/rolloutv1connect"
@@ -37,6 +35,7 @@ type client struct {
 
 	server    string
 	tokenFile string
+	close     func()
 }
 
 func (s *shell) configFlag(c *cobra.Command) {
@@ -49,7 +48,7 @@ func (s *shell) connectionFlags(c *cobra.Command) {
 	c.Flags().StringVar(&s.conn.tokenFile, "token-file", "", "`file` that holds the access token (default LOCKSTEP_TOKEN_FILE, then admin.token in server.data_dir)")
 }
 
-// dial prepares a client. Nothing is sent yet.
+// dial prepares a client, to be closed at the end. Nothing is sent yet.
 func (s *shell) dial() (*client, error) {
 	server, tokenFile := s.conn.server, s.conn.tokenFile
 	if server == "" {
@@ -69,13 +68,12 @@ func (s *shell) dial() (*client, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w\n--server and --token-file together need no configuration", err)
 		}
-		s.applyServerEnv(&file)
 		if server == "" {
 			server = file.Server.URL()
 		}
 		if tokenFile == "" {
 			if file.Server.DataDir == "" {
-				return nil, errors.New("find the access token: no data folder is known; name the token's file with --token-file")
+				return nil, noToken("find the access token: no data folder is known; name the token's file with --token-file")
 			}
 			tokenFile = file.Server.TokenFile()
 		}
@@ -86,40 +84,34 @@ func (s *shell) dial() (*client, error) {
 	}
 	raw, err := os.ReadFile(tokenFile)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("read the access token: there is no file %s; `lockstep server` writes it when it first starts, or name another with --token-file", tokenFile)
+		return nil, noToken("read the access token: there is no file %s; `lockstep server` writes it when it first starts, or name another with --token-file", tokenFile)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the access token: %w", err)
+		return nil, noToken("read the access token: %w; name another file with --token-file", err)
 	}
 	token := strings.TrimSpace(string(raw))
 	if token == "" {
-		return nil, fmt.Errorf("read the access token: %s is empty; name another file with --token-file", tokenFile)
+		return nil, noToken("read the access token: %s is empty; name another file with --token-file", tokenFile)
 	}
-	httpClient := &http.Client{
-		Transport: bearer{token: token, next: http.DefaultTransport},
-		// A redirect would carry the token elsewhere.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, noToken("read the access token: %s holds something else than one token; name another file with --token-file", tokenFile)
 	}
-	c := connect.NewClient(connecthttp.NewTransport(httpClient, strings.TrimSuffix(server, "/")))
+	c, err := rpc.NewClient(rpc.ClientOptions{URL: server, Token: token})
+	if err != nil {
+		return nil, err
+	}
 	return &client{
-		fleet:     fleetv1connect.NewFleetServiceClient(c),
-		rollouts:  rolloutv1connect.NewRolloutServiceClient(c),
-		gates:     gatev1connect.NewGateServiceClient(c),
+		fleet:     fleetv1connect.NewFleetServiceClient(c.Client),
+		rollouts:  rolloutv1connect.NewRolloutServiceClient(c.Client),
+		gates:     gatev1connect.NewGateServiceClient(c.Client),
 		server:    server,
 		tokenFile: tokenFile,
+		close:     c.Close,
 	}, nil
 }
 
-// bearer adds the token to every request.
-type bearer struct {
-	token string
-	next  http.RoundTripper
-}
-
-func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", "Bearer "+b.token)
-	return b.next.RoundTrip(r)
+func noToken(format string, args ...any) error {
+	return errs.New(errs.Unauthenticated, "LS-CFG-005", format, args...)
 }
 
 // callError is the error of a call in words for people, with its cause kept for
@@ -135,7 +127,11 @@ func (e *callError) Unwrap() error { return e.cause }
 // failed words an error of a call for people: what was being done, what the
 // server said, and what to do where that is known.
 func (c *client) failed(doing string, err error) error {
-	return &callError{doing + c.problem(err), err}
+	text := &callError{doing + c.problem(err), err}
+	if e, ok := errors.AsType[*connect.Error](err); (!ok || !e.IsRemote()) && connect.CodeOf(err) != connect.CodeCanceled {
+		return errs.New(errs.Unavailable, "LS-API-020", "%w", text)
+	}
+	return text
 }
 
 func (c *client) problem(err error) string {
@@ -151,6 +147,8 @@ func (c *client) problem(err error) string {
 		return fmt.Sprintf(": the token in %s does not allow it: %s", c.tokenFile, words(e))
 	case e.Code() == connect.CodeUnimplemented:
 		return fmt.Sprintf(": %s does not offer this; is it a Lockstep server, and as new as this command? (%s)", c.server, words(e))
+	case e.Code() == connect.CodeCanceled && !e.IsRemote():
+		return ": interrupted"
 	case e.IsRemote():
 		return ": " + words(e)
 	}
@@ -174,15 +172,8 @@ func words(e *connect.Error) string {
 	if text == "" {
 		text = "the server gave no reason (" + e.Code().String() + "); its log has it"
 	}
-	for _, detail := range e.Details() {
-		message, err := connectproto.UnmarshalErrorDetail(detail)
-		if err != nil {
-			continue // a detail that this build does not know says nothing here
-		}
-		info, ok := message.(*errdetails.ErrorInfo)
-		if ok && info.GetReason() != "" && !strings.Contains(text, info.GetReason()) {
-			text += " (" + clean(info.GetReason()) + ")"
-		}
+	if id := reason(e); id != "" && !strings.Contains(text, id) {
+		text += " (" + id + ")"
 	}
 	return text
 }

@@ -139,6 +139,9 @@ func execute(ctx context.Context, o cli.Options, args ...string) result {
 	var out, talk bytes.Buffer
 	o.Out, o.Err, o.Now = &out, &talk, noon
 	o.ID = func() string { return "fresh" }
+	if o.Environ == nil {
+		o.Environ = func() []string { return nil }
+	}
 	o.Version = cli.Version{Version: "1.2.3", Commit: "abc", Date: "2026-03-01", Go: "go1.26"}
 	root := cli.New(o)
 	root.SetArgs(append([]string{}, args...)) // cobra takes the test's own arguments when given nil

@@ -17,7 +17,9 @@ func (s *shell) gateCommand() *cobra.Command {
 		Use:     "gate",
 		Aliases: []string{"gates"},
 		Short:   "See how steps were judged, and why",
-	}, s.gateListCommand(), s.explainCommand())
+		Long: `See how steps were judged, and why. A gate opens when a step was applied and compares
+the sessions that people start from then on with those of before.`,
+	}, s.gateListCommand(), s.gateExplainCommand())
 }
 
 func (s *shell) gateListCommand() *cobra.Command {
@@ -26,12 +28,20 @@ func (s *shell) gateListCommand() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List gates, newest first",
-		Args:    exactly(),
+		Long: `List gates, newest first: the verdict of each and how many sessions failed, in the
+new arm and in the baseline.
+
+Use it to find the gate behind a rollout's reason, or to see how an upgrade went
+cluster by cluster.`,
+		Example: `  lockstep gate list --rollout r33b518cc90
+  lockstep gate list -o json | jq '.[] | select(.decision.verdict == "inconclusive").id'`,
+		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			cl, err := s.dial()
 			if err != nil {
 				return err
 			}
+			defer cl.close()
 			var all []*gatev1.Gate
 			for token := ""; ; {
 				res, err := cl.gates.ListGates(c.Context(), &gatev1.ListGatesRequest{Rollout: named(rollout, "rollout"), PageSize: 1000, PageToken: token})
@@ -48,6 +58,7 @@ func (s *shell) gateListCommand() *cobra.Command {
 	}
 	s.connectionFlags(c)
 	c.Flags().StringVar(&rollout, "rollout", "", "only the gates of this `rollout`")
+	s.completeFlag(c, "rollout", rolloutIDs)
 	outputFlag(c, &out, "table", "wide", "json", "yaml", "name")
 	return c
 }
@@ -88,7 +99,7 @@ func (s *shell) printGates(list []*gatev1.Gate, out string) error {
 // share is how many failed of how many.
 func share(failed, succeeded int64) string { return fmt.Sprintf("%d/%d", failed, failed+succeeded) }
 
-func (s *shell) explainCommand() *cobra.Command {
+func (s *shell) gateExplainCommand() *cobra.Command {
 	var out string
 	var replay bool
 	c := &cobra.Command{
@@ -96,13 +107,20 @@ func (s *shell) explainCommand() *cobra.Command {
 		Short: "Give an account of a gate: what was compared, what was found, what decided",
 		Long: `Give an account of a gate: what was compared, the counts in both arms, how
 sure the evidence is, and the rule that decided. With --replay the decision is
-taken again from the stored rows; the command exits with 1 when it differs.`,
-		Args: exactly("GATE"),
+taken again from the stored rows; the command exits with 1 when it differs.
+
+Use it when a rollout holds or went back, and to show afterwards what a decision
+stood on.`,
+		Example: `  lockstep gate explain r33b518cc90-berlin-sra
+  lockstep gate explain r33b518cc90-berlin-sra --replay -o json`,
+		Args:              exactly("GATE"),
+		ValidArgsFunction: s.first(gateIDs),
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := s.dial()
 			if err != nil {
 				return err
 			}
+			defer cl.close()
 			id := named(args[0], "gate")
 			if replay {
 				res, err := cl.gates.ReplayGate(c.Context(), &gatev1.ReplayGateRequest{Id: id})

@@ -38,9 +38,7 @@ func (c choice) Set(v string) error {
 func outputFlag(c *cobra.Command, into *string, formats ...string) {
 	*into = formats[0]
 	c.Flags().VarP(choice{into, formats}, "output", "o", "output `format`: "+strings.Join(formats, ", "))
-	if err := c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // only when the flag above does not exist
-	}
+	offer(c, "output", formats...)
 }
 
 // encode gives a message as one line of JSON, with the names of the contract.
@@ -87,6 +85,20 @@ func objects[M proto.Message](s *shell, list []M, format string) error {
 		parts = append(parts, raw)
 	}
 	return s.encoded(slices.Concat([]byte("["), bytes.Join(parts, []byte(",")), []byte("]")), format)
+}
+
+// rows prints a list as json or yaml, in the names of its fields.
+func rows[T any](s *shell, list []T, format string) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // <sink> is no HTML
+	if list == nil {
+		list = []T{} // no null for a script that counts
+	}
+	if err := enc.Encode(list); err != nil {
+		return fmt.Errorf("encode the output: %w", err)
+	}
+	return s.encoded(bytes.TrimSpace(b.Bytes()), format)
 }
 
 // encoded prints JSON indented or as YAML, keys in the order they came.
@@ -179,9 +191,9 @@ func paint(word string, colour bool) string {
 	const green, yellow, red = "32", "33", "31"
 	code := ""
 	switch word {
-	case "locked", "succeeded", "pass", "healthy":
+	case "locked", "succeeded", "pass", "healthy", "ok":
 		code = green
-	case "stepping", "overdue", "drifted", "held", "hold", "inconclusive", "rolling_back":
+	case "stepping", "overdue", "drifted", "held", "hold", "inconclusive", "rolling_back", "warn":
 		code = yellow
 	case "dark", "failed", "fail", "rolled_back", "unhealthy":
 		code = red

@@ -19,6 +19,9 @@ func (s *shell) rolloutCommand() *cobra.Command {
 		Use:     "rollout",
 		Aliases: []string{"rollouts"},
 		Short:   "Plan, start, watch and roll back rollouts",
+		Long: `Plan, start, watch and roll back rollouts. A rollout brings clusters to a release,
+one after the other; in each, the gateway moves first and then the SRA components,
+and after every step a gate judges people's new sessions before anything else moves.`,
 	}, s.planCommand(), s.startCommand(), s.rolloutListCommand(), s.rolloutGetCommand(), s.watchCommand(), s.rollbackCommand())
 }
 
@@ -28,9 +31,11 @@ type wanted struct {
 	clusters []string
 }
 
-func (w *wanted) flags(c *cobra.Command) {
+func (w *wanted) flags(s *shell, c *cobra.Command) {
 	c.Flags().StringVarP(&w.release, "release", "r", "", "`release` to bring the clusters to (required)")
 	c.Flags().StringSliceVarP(&w.clusters, "cluster", "c", nil, "`cluster` to move; repeat for several (default: every cluster, in the fleet's order)")
+	s.completeFlag(c, "release", s.releaseIDs)
+	s.completeFlag(c, "cluster", clusterIDs)
 }
 
 func (w *wanted) check() error {
@@ -67,7 +72,11 @@ func (s *shell) planCommand() *cobra.Command {
 		Use:   "plan --release RELEASE [--cluster CLUSTER]...",
 		Short: "Say what a rollout would do and what stands in its way",
 		Long: `Say what a rollout would do, cluster by cluster, and what stands in its way.
-Nothing is changed. A plan with problems exits with 1.`,
+Nothing is changed. A plan with problems exits with 1.
+
+Use it before every rollout, and to see what a declared release would move.`,
+		Example: `  lockstep rollout plan --release 5.1.0
+  lockstep rollout plan --release 5.1.0 --cluster berlin --cluster paris -o json`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := w.check(); err != nil {
@@ -77,6 +86,7 @@ Nothing is changed. A plan with problems exits with 1.`,
 			if err != nil {
 				return err
 			}
+			defer cl.close()
 			res, err := s.plan(c.Context(), cl, w)
 			if err != nil {
 				return err
@@ -92,7 +102,7 @@ Nothing is changed. A plan with problems exits with 1.`,
 			return obstacles(res)
 		},
 	}
-	w.flags(c)
+	w.flags(s, c)
 	s.connectionFlags(c)
 	outputFlag(c, &out, "table", "json", "yaml")
 	return c
@@ -109,7 +119,13 @@ func (s *shell) startCommand() *cobra.Command {
 		Long: `Plan a rollout, show the plan, ask, and start it. The id of the rollout is all
 that is printed on standard output, so a script can keep it. With --wait the
 changes are told on standard error, and the exit codes are those of
-'lockstep rollout watch'.`,
+'lockstep rollout watch'.
+
+A script gives --yes, so that nothing asks, and --request-id with a key of its own:
+the same key never starts a second rollout, so the command can be repeated.`,
+		Example: `  lockstep rollout start --release 5.1.0
+  lockstep rollout start --release 5.1.0 --cluster berlin --wait --timeout 1h
+  lockstep rollout start --release 5.1.0 --yes --request-id "$CI_PIPELINE_ID" -o name`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := errors.Join(w.check(), ask.check(), wait.check()); err != nil {
@@ -119,6 +135,7 @@ changes are told on standard error, and the exit codes are those of
 			if err != nil {
 				return err
 			}
+			defer cl.close()
 			res, err := s.plan(c.Context(), cl, w)
 			if err != nil {
 				return err
@@ -140,7 +157,7 @@ changes are told on standard error, and the exit codes are those of
 			return s.begun(c.Context(), cl, started.GetRollout(), out, wait, forward)
 		},
 	}
-	w.flags(c)
+	w.flags(s, c)
 	s.connectionFlags(c)
 	ask.flags(c)
 	wait.flags(c)
@@ -240,12 +257,19 @@ func (s *shell) rolloutListCommand() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List rollouts, newest first",
-		Args:    exactly(),
+		Long: `List rollouts, newest first: the phase of each, how many of its clusters are done,
+and why it rests.
+
+Use it to find the rollout that moved a cluster, and to see what happened lately.`,
+		Example: `  lockstep rollout list
+  lockstep rollout list -o json | jq '.[] | select(.phase == "held")'`,
+		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			cl, err := s.dial()
 			if err != nil {
 				return err
 			}
+			defer cl.close()
 			var all []*rolloutv1.Rollout
 			for token := ""; ; {
 				res, err := cl.rollouts.ListRollouts(c.Context(), &rolloutv1.ListRolloutsRequest{PageSize: 1000, PageToken: token})
@@ -307,12 +331,21 @@ func (s *shell) rolloutGetCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "get ROLLOUT",
 		Short: "Show one rollout as it stands",
-		Args:  exactly("ROLLOUT"),
+		Long: `Show one rollout as it stands: its phase and reason, and for every cluster the step,
+the gate and when its window ends; with -o wide the versions it moves between and
+the recorded package as well.
+
+Use it to see where a rollout is and what holds it; 'lockstep rollout watch' follows it.`,
+		Example: `  lockstep rollout get r33b518cc90
+  lockstep rollout get r33b518cc90 -o yaml`,
+		Args:              exactly("ROLLOUT"),
+		ValidArgsFunction: s.first(rolloutIDs),
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := s.dial()
 			if err != nil {
 				return err
 			}
+			defer cl.close()
 			r, err := cl.rollout(c.Context(), args[0])
 			if err != nil {
 				return err
@@ -323,11 +356,11 @@ func (s *shell) rolloutGetCommand() *cobra.Command {
 			case "name":
 				return s.print("rollout/" + clean(r.GetId()) + "\n")
 			}
-			return s.print(s.rolloutText(r))
+			return s.print(s.rolloutText(r, out == "wide"))
 		},
 	}
 	s.connectionFlags(c)
-	outputFlag(c, &out, "table", "json", "yaml", "name")
+	outputFlag(c, &out, "table", "wide", "json", "yaml", "name")
 	return c
 }
 
@@ -342,7 +375,7 @@ func (c *client) rollout(ctx context.Context, id string) (*rolloutv1.Rollout, er
 // named takes an id with or without its kind, as -o name prints it.
 func named(id, kind string) string { return strings.TrimPrefix(id, kind+"/") }
 
-func (s *shell) rolloutText(r *rolloutv1.Rollout) string {
+func (s *shell) rolloutText(r *rolloutv1.Rollout, wide bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Rollout %s of release %s\n", clean(r.GetId()), clean(r.GetRelease()))
 	fmt.Fprintf(&b, "Phase    %s\n", paint(clean(r.GetPhase()), s.colour))
@@ -354,11 +387,32 @@ func (s *shell) rolloutText(r *rolloutv1.Rollout) string {
 		fmt.Fprintf(&b, "Ended    %s (%s after the start)\n", s.instant(r.GetEndedAt()), short(r.GetEndedAt().AsTime().Sub(r.GetStartedAt().AsTime())))
 	}
 	t := &table{header: []string{"CLUSTER", "PHASE", "STEP", "GATE", "WINDOW ENDS", "REASON"}}
+	if wide {
+		t.header = []string{"CLUSTER", "PHASE", "STEP", "GATE", "WINDOW ENDS", "MOVES", "PACKAGE BEFORE", "REASON"}
+	}
 	for _, run := range r.GetClusters() {
-		t.add(run.GetCluster(), run.GetPhase(), run.GetStep(), run.GetGate(), s.instant(run.GetWindowEnds()), run.GetReason())
+		if wide {
+			t.add(run.GetCluster(), run.GetPhase(), run.GetStep(), run.GetGate(), s.instant(run.GetWindowEnds()), moves(r.GetPlan(), run.GetCluster()), run.GetBasePackage(), run.GetReason())
+		} else {
+			t.add(run.GetCluster(), run.GetPhase(), run.GetStep(), run.GetGate(), s.instant(run.GetWindowEnds()), run.GetReason())
+		}
 	}
 	b.WriteString("\n" + t.render(s.colour))
 	return b.String()
+}
+
+// moves lists the versions that a cluster is moved between.
+func moves(p *rolloutv1.Plan, cluster string) string {
+	var list []string
+	for _, c := range p.GetClusters() {
+		if c.GetCluster() != cluster {
+			continue
+		}
+		for _, step := range c.GetSteps() {
+			list = append(list, fmt.Sprintf("%s %s to %s", step.GetName(), step.GetFromVersion(), step.GetToVersion()))
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 func (s *shell) watchCommand() *cobra.Command {
@@ -372,8 +426,12 @@ rollout after every change, one object a line. When the connection is lost, the
 command tries again for a minute.
 
 Exit codes: 0 succeeded, 3 held or inconclusive, 4 a gate failed or a cluster was
-rolled back, 5 --timeout passed; the rollout itself goes on.`,
-		Args: exactly("ROLLOUT"),
+rolled back, 5 --timeout passed, 1 interrupted; the rollout itself goes on.`,
+		Example: `  lockstep rollout watch r33b518cc90
+  lockstep rollout watch r33b518cc90 --timeout 30m || lockstep rollout get r33b518cc90
+  lockstep rollout watch r33b518cc90 -o json | jq -c .phase`,
+		Args:              exactly("ROLLOUT"),
+		ValidArgsFunction: s.first(rolloutIDs),
 		RunE: func(c *cobra.Command, args []string) error {
 			if timeout < 0 {
 				return usage("--timeout %s is negative; write for example 30m", timeout)
@@ -382,6 +440,7 @@ rolled back, 5 --timeout passed; the rollout itself goes on.`,
 			if err != nil {
 				return err
 			}
+			defer cl.close()
 			w := watching{id: named(args[0], "rollout"), timeout: timeout, aim: forward, show: s.changes(s.Out)}
 			if out == "json" {
 				w.show = s.whole
@@ -405,8 +464,14 @@ func (s *shell) rollbackCommand() *cobra.Command {
 		Long: `Put every cluster that a rollout touched back to the package recorded before
 it. The reason is recorded. With --wait, a rollout that is rolled back exits
 with 0, as that is what was asked for; 3 when it holds on the way, 4 when a
-cluster could not be restored.`,
-		Args: exactly("ROLLOUT"),
+cluster could not be restored.
+
+Use it when people cannot work and no gate has stopped the rollout, or to take back
+one that is done. A rollout under way stops first.`,
+		Example: `  lockstep rollout rollback r33b518cc90 --reason "people cannot log in"
+  lockstep rollout rollback r33b518cc90 --reason "asked for by support" --yes --wait --timeout 15m`,
+		Args:              exactly("ROLLOUT"),
+		ValidArgsFunction: s.first(rolloutIDs),
 		RunE: func(c *cobra.Command, args []string) error {
 			if strings.TrimSpace(reason) == "" {
 				return usage("say why, for the record: --reason TEXT")
@@ -418,12 +483,13 @@ cluster could not be restored.`,
 			if err != nil {
 				return err
 			}
+			defer cl.close()
 			if !ask.yes {
 				r, err := cl.rollout(c.Context(), args[0])
 				if err != nil {
 					return err
 				}
-				s.talk("%s", strings.TrimSuffix(s.rolloutText(r), "\n"))
+				s.talk("%s", strings.TrimSuffix(s.rolloutText(r, false), "\n"))
 			}
 			if err := s.confirm(ask, "Roll these clusters back to what ran before?"); err != nil {
 				return err

@@ -237,6 +237,7 @@ func TestRolloutListAndGet(t *testing.T) {
 		"rollout-list-wide.txt": {"list", "-o", "wide"},
 		"rollout-list-name.txt": {"ls", "-o", "name"},
 		"rollout-get.txt":       {"get", "r1"},
+		"rollout-get-wide.txt":  {"get", "r1", "-o", "wide"},
 		"rollout-get.yaml":      {"get", "r0", "-o", "yaml"},
 	} {
 		got := f.run(t, append([]string{"rollout"}, args...)...)

@@ -1,66 +1,34 @@
 package cli
 
-import (
-	"fmt"
-	"path/filepath"
-
-	"github.com/spf13/cobra"
-
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
-	"github.com/lockstep-fleet/lockstep/kit/config"
-)
+import "github.com/spf13/cobra"
 
 func (s *shell) serverCommand() *cobra.Command {
-	var listen, dataDir, clickhouse string
+	var v settings
 	c := &cobra.Command{
 		Use:   "server",
 		Short: "Run the server",
-		Long: `Run the server: everything in one process, with its own message bus and
-database in the data folder. Without a configuration file it runs with defaults
-and no clusters. Flags come before the environment (LOCKSTEP_SERVER_LISTEN,
-LOCKSTEP_SERVER_DATA_DIR, LOCKSTEP_SERVER_CLICKHOUSE), which comes before the file.`,
+		Long: `Run the server: everything in one process. It brings its own message bus and
+database, kept in the data folder, unless the configuration names NATS and
+ClickHouse servers. Without a configuration file it runs with defaults and no
+clusters. It runs until it is interrupted or terminated, and stops in order; a
+second signal ends it at once.
+
+Flags come before the environment, the environment before the file, the file
+before the defaults: 'lockstep help configuration'. 'lockstep doctor' says what
+is missing before you start, and 'lockstep status' what runs where once it is up.`,
+		Example: `  lockstep server --config /etc/lockstep/fleet.yaml
+  lockstep server --data-dir ./data --listen 127.0.0.1:9000 --admin-listen off
+  LOCKSTEP_STORE_DSN=clickhouse://lockstep:secret@db:9000/lockstep lockstep server --nats nats://a:4222,nats://b:4222`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			path, err := fleetfile.Find(s.conn.config, s.Env)
+			opts, err := s.accepted(&v)
 			if err != nil {
 				return err
 			}
-			if dataDir != "" {
-				// A flag is relative to where the command runs, not to the file.
-				if dataDir, err = filepath.Abs(dataDir); err != nil {
-					return fmt.Errorf("find the data folder %s: %w", dataDir, err)
-				}
-			}
-			file, err := fleetfile.Load(path, s.Env, s.applyServerEnv, func(f *fleetfile.File) {
-				if listen != "" {
-					f.Server.Listen = listen
-				}
-				if dataDir != "" {
-					f.Server.DataDir = config.Path(dataDir)
-				}
-			})
-			if err != nil {
-				return err
-			}
-			if clickhouse == "" {
-				clickhouse = s.Env("LOCKSTEP_SERVER_CLICKHOUSE")
-			}
-			return s.Server(c.Context(), ServerOptions{Config: file, ConfigPath: path, ClickHouse: clickhouse})
+			return s.Server(c.Context(), opts)
 		},
 	}
 	s.configFlag(c)
-	c.Flags().StringVar(&listen, "listen", "", "`host:port` to listen on (default server.listen, 127.0.0.1:8470)")
-	c.Flags().StringVar(&dataDir, "data-dir", "", "`folder` for all data (default server.data_dir, $XDG_DATA_HOME/lockstep)")
-	c.Flags().StringVar(&clickhouse, "clickhouse", "", "`DSN` of a ClickHouse server (default: the embedded engine); pass one with a password as LOCKSTEP_SERVER_CLICKHOUSE")
+	v.flags(c)
 	return c
-}
-
-// applyServerEnv lets the environment override the file's server section.
-func (s *shell) applyServerEnv(f *fleetfile.File) {
-	if v := s.Env("LOCKSTEP_SERVER_LISTEN"); v != "" {
-		f.Server.Listen = v
-	}
-	if v := s.Env("LOCKSTEP_SERVER_DATA_DIR"); v != "" {
-		f.Server.DataDir = config.Path(v)
-	}
 }

@@ -30,7 +30,13 @@ window), overdue (mixed past it), drifted (differs from the assigned release
 without a rollout), dark (reports stopped), unknown.
 
 With --watch, clusters that change are printed again, as one JSON object a line
-with -o json, until interrupted.`,
+with -o json, until interrupted.
+
+Use it first of all, whatever the question is.`,
+		Example: `  lockstep status
+  lockstep status berlin paris -o wide
+  lockstep status --watch -o json | jq -c '{id, state}'`,
+		ValidArgsFunction: s.every(clusterIDs),
 		RunE: func(c *cobra.Command, args []string) error {
 			if watch && (out == "yaml" || out == "name") {
 				return usage("--watch prints a table or one JSON object a line; use it with -o table, wide or json")
@@ -42,6 +48,7 @@ with -o json, until interrupted.`,
 			if err != nil {
 				return err
 			}
+			defer cl.close()
 			if watch {
 				return s.watchStatus(c.Context(), cl, args, out, interval)
 			}

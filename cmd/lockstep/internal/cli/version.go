@@ -3,8 +3,6 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -14,19 +12,16 @@ func (s *shell) versionCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "version",
 		Short: "Say which build this is",
-		Args:  exactly(),
+		Long: `Say which build of the command line this is; the server is not asked.
+
+Put it into every report of a problem.`,
+		Example: `  lockstep version
+  lockstep version -o json | jq -r .version`,
+		Args: exactly(),
 		RunE: func(*cobra.Command, []string) error {
 			v := s.Version
 			if out == "table" {
-				// A build may not know all of it.
-				details := []string{v.Go}
-				if v.Date != "" {
-					details = slices.Insert(details, 0, v.Date)
-				}
-				if v.Commit != "" {
-					details = slices.Insert(details, 0, "commit "+v.Commit)
-				}
-				return s.print(fmt.Sprintf("lockstep %s (%s)\n", v.Version, strings.Join(details, ", ")))
+				return s.print(v.String() + "\n")
 			}
 			raw, err := json.Marshal(v)
 			if err != nil {

@@ -4,39 +4,64 @@
 package fleetfile
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/config"
+	"github.com/lockstep-fleet/lockstep/kit/rpc"
 )
 
-// File is fleet.yaml.
+// File is fleet.yaml. Each field is worded for people by its "comment" tag and,
+// where there is no default to show, by an "example" tag that holds YAML; that of
+// a section goes before those of its keys. The printed defaults and the
+// reference are made from these.
 type File struct {
-	Server    Server    `yaml:"server"`
-	Vendor    *Vendor   `yaml:"vendor"` // nil: no sessions are seen and gates stay inconclusive
-	Releases  []Release `yaml:"releases"`
-	Clusters  []Cluster `yaml:"clusters"`
-	Inventory Inventory `yaml:"inventory"`
-	Drift     Drift     `yaml:"drift"`
-	Rollout   Rollout   `yaml:"rollout"`
-	Gate      Gate      `yaml:"gate"`
-	Notify    Notify    `yaml:"notify"`
+	Server    Server    `yaml:"server" comment:"where the server listens and keeps its data"`
+	Access    Access    `yaml:"access" comment:"who may call the API besides the administrator"`
+	Bus       Bus       `yaml:"bus" comment:"where messages go"`
+	Store     Store     `yaml:"store" comment:"where history is kept"`
+	Log       Log       `yaml:"log" comment:"what the server says on standard error"`
+	Vendor    *Vendor   `yaml:"vendor" comment:"the vendor's API, which shows sessions and registered bastions; without it no sessions are seen and gates stay inconclusive"`
+	Releases  []Release `yaml:"releases" comment:"the sets of images that belong together"`
+	Clusters  []Cluster `yaml:"clusters" comment:"the places where a gateway and its SRA components run together"`
+	Inventory Inventory `yaml:"inventory" comment:"how engines are asked what runs"`
+	Drift     Drift     `yaml:"drift" comment:"when a mix is too long and a silence is darkness"`
+	Rollout   Rollout   `yaml:"rollout" comment:"what a rollout may do to one cluster"`
+	Gate      Gate      `yaml:"gate" comment:"the numbers of the session gate; rates are fractions of 1"`
+	Notify    Notify    `yaml:"notify" comment:"who is told"`
 }
 
 // Server is where the server listens and keeps its data.
 type Server struct {
-	Listen  string      `yaml:"listen"` // host:port
-	DataDir config.Path `yaml:"data_dir"`
+	Listen      string      `yaml:"listen" comment:"host and port of the API; it is plain HTTP and tokens travel in it: away from loopback, put TLS in front"`
+	AdminListen string      `yaml:"admin_listen" comment:"host and port of health, metrics and profiles, which ask for no token; off for none"`
+	DataDir     config.Path `yaml:"data_dir" comment:"bus, history and admin.token; used by one server at a time; empty: $XDG_DATA_HOME/lockstep, else ~/.local/share/lockstep"`
 }
 
-// URL is where clients on the same machine reach the server.
-func (s Server) URL() string {
-	host, port, err := net.SplitHostPort(s.Listen)
+// Off is the admin_listen of a server that has no such listener.
+const Off = "off"
+
+// URL is where clients on the same machine reach the API.
+func (s Server) URL() string { return local(s.Listen) }
+
+// AdminURL is where the same machine asks for health and metrics; empty when
+// the server does not listen for that.
+func (s Server) AdminURL() string {
+	if s.AdminListen == Off {
+		return ""
+	}
+	return local(s.AdminListen)
+}
+
+func local(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
-		return "http://" + s.Listen
+		return "http://" + listen
 	}
 	// Listening on every address is not an address to call.
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
@@ -48,27 +73,69 @@ func (s Server) URL() string {
 // TokenFile is where the server leaves the administrator's token.
 func (s Server) TokenFile() string { return filepath.Join(string(s.DataDir), "admin.token") }
 
+// Access says who may call the API besides the administrator.
+type Access struct {
+	Tokens []Token `yaml:"tokens" comment:"tokens besides admin.token, each known by its hash only"`
+}
+
+// Token lets its bearer do what a role may do.
+type Token struct {
+	Name   string         `yaml:"name" comment:"who it is given to; the records name it" example:"ci"`
+	Role   string         `yaml:"role" comment:"viewer, operator, approver or admin" example:"operator"`
+	Tenant fleet.TenantID `yaml:"tenant" comment:"the tenant it acts for"`
+	SHA256 string         `yaml:"sha256" comment:"the token's SHA-256, as lockstep token create prints it" example:"0000000000000000000000000000000000000000000000000000000000000000"`
+}
+
+// Hash is the token's hash as kit/rpc writes it.
+func (t Token) Hash() string { return hashPrefix + t.SHA256 }
+
+const hashPrefix = "sha256:"
+
+// NewToken makes a token and what a configuration knows it by.
+func NewToken(name, role string, tenant fleet.TenantID) (token string, known Token) {
+	token = rpc.NewToken()
+	return token, Token{Name: name, Role: role, Tenant: tenant, SHA256: strings.TrimPrefix(rpc.HashToken(token), hashPrefix)}
+}
+
+// Bus is where messages go.
+type Bus struct {
+	URL             string      `yaml:"url" comment:"NATS servers with JetStream, nats://host:4222, several parted by commas; empty: the embedded bus"`
+	CredentialsFile config.Path `yaml:"credentials_file" comment:"a NATS credentials file, for bus.url"`
+	Replicas        int         `yaml:"replicas" comment:"copies of every stream and bucket: 1, 3 or 5; more than 1 needs bus.url"`
+}
+
+// Store is where history is kept.
+type Store struct {
+	DSNFile config.Path `yaml:"dsn_file" comment:"a file that holds the DSN of a ClickHouse server, clickhouse://user:password@host:9000/database; empty: the embedded engine"`
+}
+
+// Log is what the server says and how.
+type Log struct {
+	Level  string `yaml:"level" comment:"debug, info, warn or error"`
+	Format string `yaml:"format" comment:"text or json"`
+}
+
 // Vendor is the vendor's API, which shows sessions and registered bastions.
 type Vendor struct {
-	URL           string        `yaml:"url"`
-	AccessID      string        `yaml:"access_id"`
-	AccessKeyFile config.Path   `yaml:"access_key_file"`
-	PollInterval  time.Duration `yaml:"poll_interval"`
-	SourceLag     time.Duration `yaml:"source_lag"` // how late the vendor may show a session
+	URL           string        `yaml:"url" comment:"regional, or a gateway's https://host:8000/api/v2" example:"https://api.akeyless.io"`
+	AccessID      string        `yaml:"access_id" comment:"of an access-key credential; its role needs sra-reports-access=all, or gates stay inconclusive because they are blind" example:"p-abc123"`
+	AccessKeyFile config.Path   `yaml:"access_key_file" comment:"the file that holds its access key" example:"/etc/lockstep/akeyless.key"`
+	PollInterval  time.Duration `yaml:"poll_interval" comment:"how often sessions and registrations are read"`
+	SourceLag     time.Duration `yaml:"source_lag" comment:"the longest time from a session's start until the vendor lists it, the difference between its clock and this machine's included"`
 }
 
 // Release is a set of images that belong together. A line that it does not
 // mention stays as it is.
 type Release struct {
-	ID      fleet.ReleaseID `yaml:"id"`
-	Gateway *Image          `yaml:"gateway"`
-	SRA     *Image          `yaml:"sra"`
+	ID      fleet.ReleaseID `yaml:"id" comment:"the name people use" example:"5.0.1"`
+	Gateway *Image          `yaml:"gateway" comment:"what the gateway line runs; a release may carry one line only" example:"{version: 5.0.1, image: docker.io/akeyless/base:5.0.1}"`
+	SRA     *Image          `yaml:"sra" comment:"what the SRA line runs" example:"{version: 3.1.0, image: docker.io/akeyless/zero-trust-bastion:3.1.0}"`
 }
 
 // Image is what one line runs in a release.
 type Image struct {
-	Version string `yaml:"version"`
-	Image   string `yaml:"image"` // repository:tag, with or without @sha256:…
+	Version string `yaml:"version" comment:"what the image gives its process as VERSION"`
+	Image   string `yaml:"image" comment:"with an exact tag or a digest"`
 }
 
 // Lines returns the images of the release by version line.
@@ -85,67 +152,67 @@ func (r Release) Lines() map[fleet.Line]Image {
 
 // Cluster is one place where a gateway and its SRA components run together.
 type Cluster struct {
-	ID            fleet.ClusterID `yaml:"id"`
-	Release       fleet.ReleaseID `yaml:"release"`        // expected until a rollout moves it; empty: none expected
-	VendorCluster string          `yaml:"vendor_cluster"` // the gateway's cluster_name at the vendor
-	Compose       *Compose        `yaml:"compose"`
+	ID            fleet.ClusterID `yaml:"id" comment:"the cluster's name here" example:"berlin"`
+	Release       fleet.ReleaseID `yaml:"release" comment:"what it is expected to run until a rollout moves it; without one its state is unknown" example:"5.0.1"`
+	VendorCluster string          `yaml:"vendor_cluster" comment:"the gateway's cluster_name at the vendor; without one no sessions are seen" example:"acc-1/p-1/berlin"`
+	Compose       *Compose        `yaml:"compose" comment:"the Docker Compose project that the cluster is"`
 }
 
 // Compose is a cluster that runs as a Docker Compose project.
 type Compose struct {
-	Engine   string                     `yaml:"engine"` // unix:///… or tcp://…
-	Project  string                     `yaml:"project"`
-	Dir      config.Path                `yaml:"dir"`
-	Files    []string                   `yaml:"files"`     // relative to Dir
-	EnvFiles []string                   `yaml:"env_files"` // relative to Dir
-	Profiles []string                   `yaml:"profiles"`
-	Services map[string]fleet.Component `yaml:"services"` // for services that do not bear the vendor's names
+	Engine   string                     `yaml:"engine" comment:"unix://, tcp:// or ssh://; without it DOCKER_HOST, else the local socket"`
+	Project  string                     `yaml:"project" comment:"the Compose project's name; without it the cluster's id" example:"berlin"`
+	Dir      config.Path                `yaml:"dir" comment:"the project's folder" example:"/srv/berlin"`
+	Files    []string                   `yaml:"files" comment:"its Compose files in order, relative to dir"`
+	EnvFiles []string                   `yaml:"env_files" comment:"as --env-file of docker compose, relative to dir" example:"[.env]"`
+	Profiles []string                   `yaml:"profiles" comment:"as --profile of docker compose" example:"[gateway, sra]"`
+	Services map[string]fleet.Component `yaml:"services" comment:"service: gateway, sra-web, sra-ssh, dispatcher or worker, where the vendor's names do not tell it" example:"{edge: gateway}"`
 }
 
 // Inventory is how often engines are asked what runs.
 type Inventory struct {
-	PollInterval time.Duration `yaml:"poll_interval"`
+	PollInterval time.Duration `yaml:"poll_interval" comment:"how often each engine is asked"`
 }
 
 // Drift says when a mix is too long and a silence is darkness.
 type Drift struct {
-	MixedWindow time.Duration `yaml:"mixed_window"` // for mixes outside a rollout
-	DarkAfter   time.Duration `yaml:"dark_after"`
+	MixedWindow time.Duration `yaml:"mixed_window" comment:"how long a mix may last that no rollout explains"`
+	DarkAfter   time.Duration `yaml:"dark_after" comment:"silence after which a cluster is dark"`
 }
 
 // Rollout bounds what a rollout may do to one cluster.
 type Rollout struct {
-	Window   time.Duration `yaml:"window"`   // how long one cluster may be mixed
-	Lookback time.Duration `yaml:"lookback"` // how far before a step baseline sessions are taken
+	Window   time.Duration `yaml:"window" comment:"how long one cluster may be mixed, from its first step on; then a cluster that is still mixed goes back; at least 5m and gate.deadline for each step"`
+	Lookback time.Duration `yaml:"lookback" comment:"how far before a cluster's first step baseline sessions are taken"`
 }
 
 // Gate holds the numbers of the session gate. Rates are fractions of 1.
 type Gate struct {
-	Alpha          float64       `yaml:"alpha"`           // chance of a wrong rollback
-	Beta           float64       `yaml:"beta"`            // chance of a wrong promotion
-	Tolerance      float64       `yaml:"tolerance"`       // odds ratios up to this are tolerated
-	Margin         float64       `yaml:"margin"`          // promotion shows the odds ratio to be below this
-	AcceptableRate float64       `yaml:"acceptable_rate"` // promotion without comparison shows the failure rate to be below this
-	FloorRate      float64       `yaml:"floor_rate"`      // a regression below this rate holds instead of rolling back
-	Partners       int           `yaml:"partners"`        // baseline sessions per new one
-	PlannedTrials  int           `yaml:"planned_trials"`
-	Maturation     time.Duration `yaml:"maturation"`   // after this, a session without an outcome is unresolved
-	BurstWindow    time.Duration `yaml:"burst_window"` // retries within this count once
-	Bucket         time.Duration `yaml:"bucket"`       // sessions are ordered by start in buckets of this width
-	Deadline       time.Duration `yaml:"deadline"`
-	MaxLate        float64       `yaml:"max_late"` // share of late rows above which a gate is inconclusive
+	Alpha          float64       `yaml:"alpha" comment:"chance that a harmless release is ever rolled back by a gate"`
+	Beta           float64       `yaml:"beta" comment:"chance that a harmful one ever passes"`
+	Tolerance      float64       `yaml:"tolerance" comment:"odds ratio, new against baseline, still taken as no worse"`
+	Margin         float64       `yaml:"margin" comment:"odds ratio that a pass rules out"`
+	AcceptableRate float64       `yaml:"acceptable_rate" comment:"failure rate that a pass rules out, where there is too little to compare"`
+	FloorRate      float64       `yaml:"floor_rate" comment:"a regression whose failure rate stays below this holds instead of rolling back"`
+	Partners       int           `yaml:"partners" comment:"baseline sessions set against each new one, at most"`
+	PlannedTrials  int           `yaml:"planned_trials" comment:"new sessions the baseline should last for"`
+	Maturation     time.Duration `yaml:"maturation" comment:"after this a session without an outcome counts as unresolved"`
+	BurstWindow    time.Duration `yaml:"burst_window" comment:"retries of one user at one target within this count once"`
+	Bucket         time.Duration `yaml:"bucket" comment:"width in which sessions are ordered by start"`
+	Deadline       time.Duration `yaml:"deadline" comment:"after this an undecided gate is inconclusive and the rollout holds"`
+	MaxLate        float64       `yaml:"max_late" comment:"share of sessions first heard of too late above which a gate is inconclusive"`
 }
 
 // Notify says who is told.
 type Notify struct {
-	Webhooks []Webhook `yaml:"webhooks"`
+	Webhooks []Webhook `yaml:"webhooks" comment:"receivers of notices"`
 }
 
 // Webhook is one receiver of notices.
 type Webhook struct {
-	Name       string      `yaml:"name"`
-	URL        string      `yaml:"url"`
-	SecretFile config.Path `yaml:"secret_file"` // signs what is sent; empty: unsigned
+	Name       string      `yaml:"name" comment:"what metrics and logs call it" example:"ops"`
+	URL        string      `yaml:"url" comment:"where notices are posted" example:"https://example.org/hook"`
+	SecretFile config.Path `yaml:"secret_file" comment:"a file that holds the secret which signs them; without it they are unsigned" example:"/etc/lockstep/hook.secret"`
 }
 
 // Find returns the file to read: flag, LOCKSTEP_CONFIG, ./fleet.yaml,
@@ -159,7 +226,9 @@ func Find(flag string, env func(string) string) (string, error) {
 // DataDir is empty when env has neither XDG_DATA_HOME nor HOME.
 func Default(env func(string) string) File {
 	return File{
-		Server:    Server{Listen: "127.0.0.1:8470", DataDir: dataDir(env)},
+		Server:    Server{Listen: "127.0.0.1:8470", AdminListen: "127.0.0.1:8471", DataDir: dataDir(env)},
+		Bus:       Bus{Replicas: 1},
+		Log:       Log{Level: "info", Format: "text"},
 		Inventory: Inventory{PollInterval: 5 * time.Second},
 		Drift:     Drift{MixedWindow: 30 * time.Minute, DarkAfter: 2 * time.Minute},
 		Rollout:   Rollout{Window: 30 * time.Minute, Lookback: 24 * time.Hour},
@@ -183,36 +252,84 @@ func dataDir(env func(string) string) config.Path {
 	return ""
 }
 
-// Read reads the file at path over the defaults, without judging it; an empty
-// path gives the defaults alone. The error is config.Problems where the file's
-// form is wrong.
-func Read(path string, env func(string) string) (File, error) {
+// Flag is a value given on the command line.
+type Flag struct {
+	Name  string // such as --listen
+	Key   string // such as server.listen
+	Value string // empty: not given
+}
+
+// prefix begins the name of every environment variable that sets a key.
+const prefix = "LOCKSTEP"
+
+// variable is the environment variable that sets a key outside a list.
+func variable(key string) string {
+	return prefix + "_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// natsURL is the variable that other NATS programs read; it stands in for that
+// of bus.url.
+const natsURL = "NATS_URL"
+
+// dockerHost is the variable that names the engine of clusters that name none.
+const dockerHost = "DOCKER_HOST"
+
+// Read reads the file at path over the defaults, the environment over the file
+// and flags over the environment, without judging the whole; an empty path reads
+// no file. The error is config.Problems where the form of something is wrong.
+func Read(path string, env func(string) string, flags ...Flag) (File, error) {
 	f := Default(env)
-	if path == "" {
-		return f, nil
+	if path != "" {
+		if err := config.Load(path, &f); err != nil {
+			return File{}, err
+		}
 	}
-	if err := config.Load(path, &f); err != nil {
+	err := config.Env(&f, prefix, func(name string) (string, bool) {
+		text := env(name)
+		if text == "" && name == variable("bus.url") {
+			text = env(natsURL)
+		}
+		return text, text != ""
+	})
+	if err != nil {
+		return File{}, err
+	}
+	err = config.Env(&f, prefix, func(name string) (string, bool) {
+		for _, flag := range flags {
+			if variable(flag.Key) == name {
+				return flag.Value, flag.Value != ""
+			}
+		}
+		return "", false
+	})
+	if problems, ok := errors.AsType[config.Problems](err); ok {
+		for i, problem := range problems {
+			for _, flag := range flags {
+				if variable(flag.Key) == problem.Key {
+					problems[i].Key = flag.Name
+				}
+			}
+		}
+	}
+	if err != nil {
 		return File{}, err
 	}
 	f.complete(env)
 	return f, nil
 }
 
-// Load reads the file at path as Read does and judges it. The overrides, such
-// as flags, are applied in between.
-func Load(path string, env func(string) string, overrides ...func(*File)) (File, error) {
-	f, err := Read(path, env)
+// Load reads as Read does and judges what comes out. Each problem names the
+// file, the variable or the flag that its value came from.
+func Load(path string, env func(string) string, flags ...Flag) (File, error) {
+	f, err := Read(path, env, flags...)
 	if err != nil {
 		return File{}, err
 	}
-	for _, override := range overrides {
-		override(&f)
-	}
-	err = f.Validate()
-	var problems config.Problems
-	if errors.As(err, &problems) {
+	origins := Origins(path, env, flags...)
+	err = f.validate(origins)
+	if problems, ok := errors.AsType[config.Problems](err); ok {
 		for i := range problems {
-			problems[i].File = path
+			problems[i].File = cmp.Or(origins(problems[i].Key).Name, path)
 		}
 	}
 	if err != nil {
@@ -221,8 +338,17 @@ func Load(path string, env func(string) string, overrides ...func(*File)) (File,
 	return f, nil
 }
 
-// complete fills defaults that depend on what the file declares.
+// complete fills defaults that depend on what was declared, and those of keys
+// that may be set to nothing.
 func (f *File) complete(env func(string) string) {
+	if f.Server.DataDir == "" {
+		f.Server.DataDir = dataDir(env)
+	}
+	for i := range f.Access.Tokens {
+		if t := &f.Access.Tokens[i]; t.Tenant == "" {
+			t.Tenant = fleet.DefaultTenant
+		}
+	}
 	if v := f.Vendor; v != nil {
 		if v.PollInterval == 0 {
 			v.PollInterval = 10 * time.Second
@@ -237,7 +363,7 @@ func (f *File) complete(env func(string) string) {
 			continue
 		}
 		if c.Engine == "" {
-			c.Engine = env("DOCKER_HOST")
+			c.Engine = env(dockerHost)
 		}
 		if c.Engine == "" {
 			c.Engine = "unix:///var/run/docker.sock"

@@ -38,7 +38,13 @@ func TestLoadTakesEveryKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := fleetfile.File{
-		Server: fleetfile.Server{Listen: "0.0.0.0:9000", DataDir: config.Path(here + "/data")},
+		Server: fleetfile.Server{Listen: "0.0.0.0:9000", AdminListen: "off", DataDir: config.Path(here + "/data")},
+		Access: fleetfile.Access{Tokens: []fleetfile.Token{{
+			Name: "ci", Role: "operator", Tenant: fleet.DefaultTenant, SHA256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+		}}},
+		Bus:   fleetfile.Bus{URL: "nats://a:4222, tls://b:4222", CredentialsFile: config.Path(here + "/nats.creds"), Replicas: 3},
+		Store: fleetfile.Store{DSNFile: config.Path(here + "/clickhouse.dsn")},
+		Log:   fleetfile.Log{Level: "warn", Format: "json"},
 		Vendor: &fleetfile.Vendor{
 			URL: "https://api.akeyless.io", AccessID: "p-abc", AccessKeyFile: "/etc/lockstep/akeyless.key",
 			PollInterval: 10 * time.Second, SourceLag: 7 * time.Second,
@@ -93,7 +99,7 @@ func TestLoadTakesEveryKey(t *testing.T) {
 
 func TestLoadWithoutAFile(t *testing.T) {
 	t.Parallel()
-	got, err := fleetfile.Load("", env("HOME", "/home/ann"), func(f *fleetfile.File) { f.Server.Listen = "[::]:1" })
+	got, err := fleetfile.Load("", env("HOME", "/home/ann"), fleetfile.Flag{Name: "--listen", Key: "server.listen", Value: "[::]:1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +135,15 @@ func TestVendorDefaults(t *testing.T) {
 func TestValidateReportsEverythingAtOnce(t *testing.T) {
 	t.Parallel()
 	f := fleetfile.Default(env())
-	f.Server.Listen = "8470"
+	f.Server.Listen, f.Server.AdminListen = "8470", "none"
+	f.Access.Tokens = []fleetfile.Token{
+		{Name: "Ann", Role: "root", SHA256: "lst_abc"},
+		{Name: "b", Role: "viewer", Tenant: "default", SHA256: strings.Repeat("a", 64)},
+		{Name: "b", Tenant: "default", SHA256: strings.Repeat("a", 64)},
+	}
+	f.Bus = fleetfile.Bus{URL: "nats://u:p@a:4222,a:4222", CredentialsFile: "rel", Replicas: 2}
+	f.Store.DSNFile = "rel"
+	f.Log = fleetfile.Log{Level: "loud"}
 	f.Vendor = &fleetfile.Vendor{URL: "https://u:p@x", AccessKeyFile: "rel", SourceLag: -1}
 	f.Releases = []fleetfile.Release{
 		{ID: "Big"},
@@ -152,8 +166,8 @@ func TestValidateReportsEverythingAtOnce(t *testing.T) {
 		t.Fatalf("error %T: %v", err, err)
 	}
 	golden(t, "problems.txt", err.Error()+"\n")
-	if strings.Contains(err.Error(), "u:p") {
-		t.Error("a password is shown")
+	if strings.Contains(err.Error(), "u:p") || strings.Contains(err.Error(), "lst_abc") {
+		t.Error("a secret is shown")
 	}
 }
 
@@ -168,6 +182,16 @@ func TestValidateRefusesOneByOne(t *testing.T) {
 		"no data folder":      {func(f *fleetfile.File) { f.Server.DataDir = "" }, "server.data_dir"},
 		"relative data":       {func(f *fleetfile.File) { f.Server.DataDir = "x" }, "server.data_dir"},
 		"port in words":       {func(f *fleetfile.File) { f.Server.Listen = "localhost:http" }, "server.listen"},
+		"one port for both":   {func(f *fleetfile.File) { f.Server.AdminListen = f.Server.Listen }, "server.admin_listen"},
+		"admin nowhere":       {func(f *fleetfile.File) { f.Server.AdminListen = "" }, "server.admin_listen"},
+		"a token's hash":      {func(f *fleetfile.File) { f.Access.Tokens[0].SHA256 = "9F86" }, "access.tokens[0].sha256"},
+		"a token's tenant":    {func(f *fleetfile.File) { f.Access.Tokens[0].Tenant = "A" }, "access.tokens[0].tenant"},
+		"no NATS scheme":      {func(f *fleetfile.File) { f.Bus.URL = "http://a" }, "bus.url"},
+		"an empty server":     {func(f *fleetfile.File) { f.Bus.URL = "nats://a:1,,nats://b:1" }, "bus.url"},
+		"copies but one bus":  {func(f *fleetfile.File) { f.Bus = fleetfile.Bus{Replicas: 3} }, "bus.replicas"},
+		"no copy":             {func(f *fleetfile.File) { f.Bus.Replicas = 0 }, "bus.replicas"},
+		"keys to no door":     {func(f *fleetfile.File) { f.Bus = fleetfile.Bus{CredentialsFile: "/c", Replicas: 1} }, "bus.credentials_file"},
+		"no log format":       {func(f *fleetfile.File) { f.Log.Format = "" }, "log.format"},
 		"dark between polls":  {func(f *fleetfile.File) { f.Drift.DarkAfter = 9 * time.Second }, "drift.dark_after"},
 		"no mixed window":     {func(f *fleetfile.File) { f.Drift.MixedWindow = 0 }, "drift.mixed_window"},
 		"short window":        {func(f *fleetfile.File) { f.Rollout.Window = 20*time.Minute - 1 }, "rollout.window"},

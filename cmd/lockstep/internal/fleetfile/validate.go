@@ -16,19 +16,33 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/config"
+	"github.com/lockstep-fleet/lockstep/kit/rpc"
 )
 
 // findings collects what is wrong under dotted key paths.
-type findings struct{ problems config.Problems }
+type findings struct {
+	problems config.Problems
+	origins  func(key string) Origin // where a value comes from
+}
 
 func (p *findings) add(key, format string, args ...any) {
 	p.problems = append(p.problems, config.Problem{Key: key, Text: fmt.Sprintf(format, args...)})
 }
 
-// Validate returns everything that is wrong as config.Problems, or nil.
+// Validate returns everything that is wrong as config.Problems, or nil. It takes
+// the values for ones of a file.
 func (f *File) Validate() error {
-	var p findings
+	return f.validate(func(string) Origin { return Origin{Kind: inFile} })
+}
+
+func (f *File) validate(origins func(string) Origin) error {
+	p := findings{origins: origins}
 	p.server(f.Server)
+	p.tokens(f.Access.Tokens)
+	p.bus(f.Bus)
+	p.absolute("store.dsn_file", f.Store.DSNFile)
+	p.oneOf("log.level", f.Log.Level, LogLevels())
+	p.oneOf("log.format", f.Log.Format, LogFormats())
 	p.vendor(f.Vendor, f.Clusters)
 	releases := p.releases(f.Releases)
 	p.clusters(f.Clusters, releases)
@@ -48,15 +62,109 @@ func (f *File) Validate() error {
 }
 
 func (p *findings) server(s Server) {
-	if host, port, err := net.SplitHostPort(s.Listen); err != nil {
-		p.add("server.listen", "%q is not host:port; write for example 127.0.0.1:8470", s.Listen)
-	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		p.add("server.listen", "%q is not a port; use a number up to 65535 (0 takes a free one), as in %s", port, net.JoinHostPort(host, "8470"))
+	p.address("server.listen", s.Listen, "8470", "")
+	if s.AdminListen != Off {
+		p.address("server.admin_listen", s.AdminListen, "8471", ", or off for none")
+		if _, port, err := net.SplitHostPort(s.AdminListen); err == nil && s.AdminListen == s.Listen && port != "0" {
+			p.add("server.admin_listen", "%s is server.listen already; give it a port of its own", s.AdminListen)
+		}
 	}
 	if s.DataDir == "" {
 		p.add("server.data_dir", "set it: neither XDG_DATA_HOME nor HOME says where data belongs")
 	} else {
 		p.absolute("server.data_dir", s.DataDir)
+	}
+}
+
+// address checks host:port; a free port is as good as any other.
+func (p *findings) address(key, value, port, otherwise string) {
+	if host, given, err := net.SplitHostPort(value); err != nil {
+		p.add(key, "%q is not host:port; write for example 127.0.0.1:%s%s", value, port, otherwise)
+	} else if _, err := strconv.ParseUint(given, 10, 16); err != nil {
+		p.add(key, "%q is not a port; use a number up to 65535 (0 takes a free one), as in %s", given, net.JoinHostPort(host, port))
+	}
+}
+
+// Roles lists what a token may be allowed.
+func Roles() []string {
+	var names []string
+	for role := rpc.Viewer; role <= rpc.Admin; role++ {
+		names = append(names, role.String())
+	}
+	return names
+}
+
+// LogLevels lists what log.level may be.
+func LogLevels() []string { return []string{"debug", "info", "warn", "error"} }
+
+// LogFormats lists what log.format may be.
+func LogFormats() []string { return []string{"text", "json"} }
+
+func (p *findings) tokens(list []Token) {
+	names, digests := make(map[string]bool, len(list)), make(map[string]string, len(list))
+	for i, t := range list {
+		key := fmt.Sprintf("access.tokens[%d]", i)
+		p.accessToken(key+".", t)
+		if names[t.Name] && t.Name != "" {
+			p.add(key+".name", "token %s is declared twice; keep one or rename it", t.Name)
+		}
+		names[t.Name] = true
+		if other, taken := digests[t.SHA256]; taken && t.SHA256 != "" {
+			p.add(key+".sha256", "it is token %s already, so nobody could tell who calls; make each its own with `lockstep token create`", other)
+		}
+		digests[t.SHA256] = t.Name
+	}
+}
+
+// Problems lists what is wrong with a token by itself, keyed by field.
+func (t Token) Problems() config.Problems {
+	var p findings
+	p.accessToken("", t)
+	return p.problems
+}
+
+func (p *findings) accessToken(prefix string, t Token) {
+	p.token(prefix+"name", t.Name)
+	p.oneOf(prefix+"role", t.Role, Roles())
+	p.token(prefix+"tenant", string(t.Tenant))
+	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(t.SHA256) {
+		// Not repeated in the text: it may be the token itself.
+		p.add(prefix+"sha256", "this is not a SHA-256, 64 lower-case hexadecimal digits; `lockstep token create` makes a token and prints its own")
+	}
+}
+
+func (p *findings) bus(b Bus) {
+	if b.URL == "" {
+		if b.CredentialsFile != "" {
+			p.add("bus.credentials_file", "the embedded bus takes no credentials; set bus.url to the NATS servers or remove it")
+		}
+		if b.Replicas != 1 {
+			p.add("bus.replicas", "%d needs as many NATS servers; set bus.url to theirs, or 1 for the embedded bus", b.Replicas)
+		}
+		return
+	}
+	for address := range strings.SplitSeq(b.URL, ",") {
+		u, err := url.Parse(strings.TrimSpace(address))
+		switch {
+		case err != nil || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || u.Host == "":
+			p.add("bus.url", "this is not the address of a NATS server; write one such as nats://host:4222, several parted by commas")
+		case u.User != nil && p.origins("bus.url").Kind != inEnv:
+			// Not repeated in the text: it holds a secret.
+			p.add("bus.url", "the address carries a user name, a password or a token; keep secrets in bus.credentials_file, or set the address as LOCKSTEP_BUS_URL")
+		}
+	}
+	p.absolute("bus.credentials_file", b.CredentialsFile)
+	if !slices.Contains([]int{1, 3, 5}, b.Replicas) {
+		p.add("bus.replicas", "%d copies cannot agree; use 1, 3 or 5", b.Replicas)
+	}
+}
+
+func (p *findings) oneOf(key, value string, words []string) {
+	switch {
+	case value == "":
+		p.add(key, "missing; use one of %s", strings.Join(words, ", "))
+	case !slices.Contains(words, value):
+		p.add(key, "%q is none of %s", value, strings.Join(words, ", "))
 	}
 }
 

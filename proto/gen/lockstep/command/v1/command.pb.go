@@ -10,6 +10,7 @@
 package commandv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -30,9 +31,13 @@ const (
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// rollout/<id>/<cluster>/<what>
-	Key     string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The id of the rollout that asks.
 	Rollout string `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// The id of the cluster to act on.
 	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// What to do.
+	//
 	// Types that are valid to be assigned to Action:
 	//
 	//	*Command_Capture
@@ -133,14 +138,17 @@ type isCommand_Action interface {
 }
 
 type Command_Capture struct {
+	// Record what runs.
 	Capture *Capture `protobuf:"bytes,4,opt,name=capture,proto3,oneof"`
 }
 
 type Command_Apply struct {
+	// Bring other images.
 	Apply *Apply `protobuf:"bytes,5,opt,name=apply,proto3,oneof"`
 }
 
 type Command_Restore struct {
+	// Bring back what was recorded.
 	Restore *Restore `protobuf:"bytes,6,opt,name=restore,proto3,oneof"`
 }
 
@@ -243,10 +251,12 @@ func (x *Apply) GetImages() map[string]*Image {
 	return nil
 }
 
+// Image is what a component shall run.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// repository:tag@sha256:…
-	Ref           string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// The version that the image gives its process.
 	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -298,8 +308,9 @@ func (x *Image) GetVersion() string {
 
 // Restore puts the recorded package back, whole.
 type Restore struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Package       string                 `protobuf:"bytes,1,opt,name=package,proto3" json:"package,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Blob hash of the package.
+	Package       string `protobuf:"bytes,1,opt,name=package,proto3" json:"package,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -343,10 +354,15 @@ func (x *Restore) GetPackage() string {
 
 // Event is what a driver records around one command.
 type Event struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Key     string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Rollout string                 `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	Cluster string                 `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The command's key.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The id of the rollout that asked.
+	Rollout string `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// The id of the cluster acted on.
+	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// What is recorded.
+	//
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Event_Begun
@@ -437,10 +453,12 @@ type isEvent_Kind interface {
 }
 
 type Event_Begun struct {
+	// The cluster is about to be touched.
 	Begun *Begun `protobuf:"bytes,4,opt,name=begun,proto3,oneof"`
 }
 
 type Event_Finished struct {
+	// The command is done, or has failed for good.
 	Finished *Finished `protobuf:"bytes,5,opt,name=finished,proto3,oneof"`
 }
 
@@ -448,8 +466,10 @@ func (*Event_Begun) isEvent_Kind() {}
 
 func (*Event_Finished) isEvent_Kind() {}
 
+// Begun is recorded before the driver first touches the cluster.
 type Begun struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When that was.
 	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -497,10 +517,12 @@ type Finished struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty on success.
 	Error string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
-	// Blob hash of the package that the cluster runs after the command.
+	// Blob hash of the package that the command recorded or brought, empty when it
+	// did not come so far. After a failure the cluster may run something else.
 	Package string `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
-	// When the driver first touched the cluster and when it was done.
-	BeganAt       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=began_at,json=beganAt,proto3" json:"began_at,omitempty"`
+	// When the driver first touched the cluster.
+	BeganAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=began_at,json=beganAt,proto3" json:"began_at,omitempty"`
+	// When it was done.
 	FinishedAt    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -568,36 +590,36 @@ var File_lockstep_command_v1_command_proto protoreflect.FileDescriptor
 
 const file_lockstep_command_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"!lockstep/command/v1/command.proto\x12\x13lockstep.command.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n" +
-	"\aCommand\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
-	"\arollout\x18\x02 \x01(\tR\arollout\x12\x18\n" +
-	"\acluster\x18\x03 \x01(\tR\acluster\x128\n" +
+	"!lockstep/command/v1/command.proto\x12\x13lockstep.command.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x02\n" +
+	"\aCommand\x12\x19\n" +
+	"\x03key\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x03key\x123\n" +
+	"\arollout\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x123\n" +
+	"\acluster\x18\x03 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x128\n" +
 	"\acapture\x18\x04 \x01(\v2\x1c.lockstep.command.v1.CaptureH\x00R\acapture\x122\n" +
 	"\x05apply\x18\x05 \x01(\v2\x1a.lockstep.command.v1.ApplyH\x00R\x05apply\x128\n" +
-	"\arestore\x18\x06 \x01(\v2\x1c.lockstep.command.v1.RestoreH\x00R\arestoreB\b\n" +
-	"\x06action\"\t\n" +
-	"\aCapture\"\xc1\x01\n" +
-	"\x05Apply\x12!\n" +
-	"\fbase_package\x18\x01 \x01(\tR\vbasePackage\x12>\n" +
-	"\x06images\x18\x02 \x03(\v2&.lockstep.command.v1.Apply.ImagesEntryR\x06images\x1aU\n" +
+	"\arestore\x18\x06 \x01(\v2\x1c.lockstep.command.v1.RestoreH\x00R\arestoreB\x0f\n" +
+	"\x06action\x12\x05\xbaH\x02\b\x01\"\t\n" +
+	"\aCapture\"\xd4\x01\n" +
+	"\x05Apply\x12*\n" +
+	"\fbase_package\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vbasePackage\x12H\n" +
+	"\x06images\x18\x02 \x03(\v2&.lockstep.command.v1.Apply.ImagesEntryB\b\xbaH\x05\x9a\x01\x02\b\x01R\x06images\x1aU\n" +
 	"\vImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.lockstep.command.v1.ImageR\x05value:\x028\x01\"3\n" +
-	"\x05Image\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion\"#\n" +
-	"\aRestore\x12\x18\n" +
-	"\apackage\x18\x01 \x01(\tR\apackage\"\xc6\x01\n" +
-	"\x05Event\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
-	"\arollout\x18\x02 \x01(\tR\arollout\x12\x18\n" +
-	"\acluster\x18\x03 \x01(\tR\acluster\x122\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.lockstep.command.v1.ImageR\x05value:\x028\x01\"<\n" +
+	"\x05Image\x12\x19\n" +
+	"\x03ref\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x03ref\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\",\n" +
+	"\aRestore\x12!\n" +
+	"\apackage\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\apackage\"\x85\x02\n" +
+	"\x05Event\x12\x19\n" +
+	"\x03key\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x03key\x123\n" +
+	"\arollout\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x123\n" +
+	"\acluster\x18\x03 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x122\n" +
 	"\x05begun\x18\x04 \x01(\v2\x1a.lockstep.command.v1.BegunH\x00R\x05begun\x12;\n" +
 	"\bfinished\x18\x05 \x01(\v2\x1d.lockstep.command.v1.FinishedH\x00R\bfinishedB\x06\n" +
-	"\x04kind\"3\n" +
-	"\x05Begun\x12*\n" +
-	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xae\x01\n" +
+	"\x04kind\";\n" +
+	"\x05Begun\x122\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02at\"\xae\x01\n" +
 	"\bFinished\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x18\n" +
 	"\apackage\x18\x02 \x01(\tR\apackage\x125\n" +

@@ -9,6 +9,7 @@
 package driftv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -26,9 +27,11 @@ const (
 
 // Event is one decision about a cluster and lists its facts.
 type Event struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Facts         []*Fact                `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's id.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// In the order in which they hold.
+	Facts         []*Fact `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -77,8 +80,12 @@ func (x *Event) GetFacts() []*Fact {
 	return nil
 }
 
+// Fact is one thing that was decided. A reader passes over a kind that it does
+// not know: a newer build wrote it.
 type Fact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was decided.
+	//
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Fact_StateChanged
@@ -148,10 +155,12 @@ type isFact_Kind interface {
 }
 
 type Fact_StateChanged struct {
+	// The lockstep state is another.
 	StateChanged *StateChanged `protobuf:"bytes,1,opt,name=state_changed,json=stateChanged,proto3,oneof"`
 }
 
 type Fact_ReleaseAssigned struct {
+	// The cluster shall run another release.
 	ReleaseAssigned *ReleaseAssigned `protobuf:"bytes,2,opt,name=release_assigned,json=releaseAssigned,proto3,oneof"`
 }
 
@@ -163,10 +172,13 @@ func (*Fact_ReleaseAssigned) isFact_Kind() {}
 type StateChanged struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// locked, stepping, overdue, drifted, dark or unknown.
-	From    string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	To      string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	Reasons []string               `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	At      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// One of the same words, another than from.
+	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Why, in sentences.
+	Reasons []string `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// When it was judged.
+	At *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
 	// What ran at that instant, by line, as "version" or "version, version".
 	Running       map[string]string `protobuf:"bytes,5,rep,name=running,proto3" json:"running,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
@@ -240,10 +252,12 @@ func (x *StateChanged) GetRunning() map[string]string {
 
 // ReleaseAssigned says which release the cluster is expected to run from now.
 type ReleaseAssigned struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Release string                 `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The release's id.
+	Release string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
 	// The rollout that brought it there.
-	Rollout       string                 `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Rollout string `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// When it was assigned.
 	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -304,19 +318,19 @@ var File_lockstep_drift_v1_drift_proto protoreflect.FileDescriptor
 
 const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlockstep/drift/v1/drift.proto\x12\x11lockstep.drift.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"P\n" +
-	"\x05Event\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\tR\acluster\x12-\n" +
-	"\x05facts\x18\x02 \x03(\v2\x17.lockstep.drift.v1.FactR\x05facts\"\xa7\x01\n" +
+	"\x1dlockstep/drift/v1/drift.proto\x12\x11lockstep.drift.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"u\n" +
+	"\x05Event\x123\n" +
+	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x127\n" +
+	"\x05facts\x18\x02 \x03(\v2\x17.lockstep.drift.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\"\xa7\x01\n" +
 	"\x04Fact\x12F\n" +
 	"\rstate_changed\x18\x01 \x01(\v2\x1f.lockstep.drift.v1.StateChangedH\x00R\fstateChanged\x12O\n" +
 	"\x10release_assigned\x18\x02 \x01(\v2\".lockstep.drift.v1.ReleaseAssignedH\x00R\x0freleaseAssignedB\x06\n" +
-	"\x04kind\"\xfc\x01\n" +
-	"\fStateChanged\x12\x12\n" +
-	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\tR\x02to\x12\x18\n" +
-	"\areasons\x18\x03 \x03(\tR\areasons\x12*\n" +
-	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12F\n" +
+	"\x04kind\"\x96\x02\n" +
+	"\fStateChanged\x12\x1b\n" +
+	"\x04from\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04from\x12\x17\n" +
+	"\x02to\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02to\x12\x18\n" +
+	"\areasons\x18\x03 \x03(\tR\areasons\x122\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02at\x12F\n" +
 	"\arunning\x18\x05 \x03(\v2,.lockstep.drift.v1.StateChanged.RunningEntryR\arunning\x1a:\n" +
 	"\fRunningEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

@@ -9,6 +9,8 @@
 package fleetv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/access/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -24,12 +26,22 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ListClustersRequest asks for one page of the clusters that match every filter
+// given.
 type ListClustersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most this many clusters; 0 means 100, more than 1000 means 1000.
+	// At most this many clusters, up to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the page before.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// next_page_token of the page before, with the same filters; empty for the
+	// first page.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only clusters in one of these lockstep states; none means any.
+	States []string `protobuf:"bytes,3,rep,name=states,proto3" json:"states,omitempty"`
+	// Only these clusters; none means all. An id that no cluster has is passed
+	// over.
+	Ids []string `protobuf:"bytes,4,rep,name=ids,proto3" json:"ids,omitempty"`
+	// Only clusters to which this release is assigned; empty means any.
+	Release       string `protobuf:"bytes,5,opt,name=release,proto3" json:"release,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -78,9 +90,32 @@ func (x *ListClustersRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListClustersRequest) GetStates() []string {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListClustersRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *ListClustersRequest) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+// ListClustersResponse is one page.
 type ListClustersResponse struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Clusters []*Cluster             `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order of id; fewer than page_size only on the last page.
+	Clusters []*Cluster `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -131,24 +166,163 @@ func (x *ListClustersResponse) GetNextPageToken() string {
 	return ""
 }
 
+// WatchClustersRequest asks for the clusters that match every filter given.
+type WatchClustersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only clusters in one of these lockstep states; none means any.
+	States []string `protobuf:"bytes,1,rep,name=states,proto3" json:"states,omitempty"`
+	// Only these clusters; none means all. An id that no cluster has is passed
+	// over.
+	Ids []string `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty"`
+	// Only clusters to which this release is assigned; empty means any.
+	Release       string `protobuf:"bytes,3,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchClustersRequest) Reset() {
+	*x = WatchClustersRequest{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchClustersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchClustersRequest) ProtoMessage() {}
+
+func (x *WatchClustersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchClustersRequest.ProtoReflect.Descriptor instead.
+func (*WatchClustersRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WatchClustersRequest) GetStates() []string {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *WatchClustersRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *WatchClustersRequest) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+// WatchClustersResponse is one message of a watch. The first ones together hold
+// every cluster that matches, the later ones what is different since.
+type WatchClustersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Clusters as they are now, in order of id, at most 100.
+	Clusters []*Cluster `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// Ids of clusters that were sent and match no longer, in order.
+	Gone []string `protobuf:"bytes,2,rep,name=gone,proto3" json:"gone,omitempty"`
+	// False while more clusters of the first look follow.
+	Complete      bool `protobuf:"varint,3,opt,name=complete,proto3" json:"complete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchClustersResponse) Reset() {
+	*x = WatchClustersResponse{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchClustersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchClustersResponse) ProtoMessage() {}
+
+func (x *WatchClustersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchClustersResponse.ProtoReflect.Descriptor instead.
+func (*WatchClustersResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *WatchClustersResponse) GetClusters() []*Cluster {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *WatchClustersResponse) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+func (x *WatchClustersResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
 // Cluster is one place where a gateway and its SRA components run together.
 type Cluster struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// locked, stepping, overdue, drifted, dark or unknown.
-	State string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// The id the configuration gives it.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Its lockstep state: locked (all instances run one intended version set),
+	// stepping (mixed inside the window of a running step), overdue (mixed past
+	// the window), drifted (differs from the assigned release and no rollout
+	// explains it), dark (reports have stopped) or unknown (nothing has been
+	// reported, or no release is assigned).
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// Since when the recorded state holds, absent before the first one.
 	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
 	// Why, in sentences.
 	Reasons []string `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	// The release this cluster is expected to run.
+	// The release this cluster is expected to run, empty when none is assigned.
 	AssignedRelease string `protobuf:"bytes,5,opt,name=assigned_release,json=assignedRelease,proto3" json:"assigned_release,omitempty"`
 	// The rollout that moves it now, empty when none.
-	Rollout   string      `protobuf:"bytes,6,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	Lines     []*Line     `protobuf:"bytes,7,rep,name=lines,proto3" json:"lines,omitempty"`
+	Rollout string `protobuf:"bytes,6,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// Every version line that runs or should run, in order of its name.
+	Lines []*Line `protobuf:"bytes,7,rep,name=lines,proto3" json:"lines,omitempty"`
+	// As the newest inventory lists them.
 	Instances []*Instance `protobuf:"bytes,8,rep,name=instances,proto3" json:"instances,omitempty"`
 	// When a source last saw the instances, absent when never.
 	LastSeen *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
-	Bastions []*Bastion             `protobuf:"bytes,10,rep,name=bastions,proto3" json:"bastions,omitempty"`
+	// As the vendor's control plane lists them.
+	Bastions []*Bastion `protobuf:"bytes,10,rep,name=bastions,proto3" json:"bastions,omitempty"`
 	// The bastions' own last report to the vendor, absent when never.
 	LastReport    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -157,7 +331,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[2]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -169,7 +343,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[2]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -182,7 +356,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{2}
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Cluster) GetId() string {
@@ -265,17 +439,20 @@ func (x *Cluster) GetLastReport() *timestamppb.Timestamp {
 // Line is what runs and what should run of one version line.
 type Line struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Line  string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
-	// Distinct running versions in order; more than one is a mix.
-	Running       []string `protobuf:"bytes,2,rep,name=running,proto3" json:"running,omitempty"`
-	Assigned      string   `protobuf:"bytes,3,opt,name=assigned,proto3" json:"assigned,omitempty"`
+	// gateway, sra or ztwa.
+	Line string `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	// Distinct running versions in order; more than one is a mix, none means that
+	// nothing of it runs.
+	Running []string `protobuf:"bytes,2,rep,name=running,proto3" json:"running,omitempty"`
+	// The version of the assigned release, empty when it leaves the line open.
+	Assigned      string `protobuf:"bytes,3,opt,name=assigned,proto3" json:"assigned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[3]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -287,7 +464,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[3]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -300,7 +477,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{3}
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Line) GetLine() string {
@@ -324,15 +501,24 @@ func (x *Line) GetAssigned() string {
 	return ""
 }
 
+// Instance is one running container or pod.
 type Instance struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Component     string                 `protobuf:"bytes,2,opt,name=component,proto3" json:"component,omitempty"`
-	Service       string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
-	Image         string                 `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
-	Digest        string                 `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
-	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	Health        string                 `protobuf:"bytes,7,opt,name=health,proto3" json:"health,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The engine's id of the container or the pod's name.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// gateway, sra-web, sra-ssh, dispatcher or worker; the set is open.
+	Component string `protobuf:"bytes,2,opt,name=component,proto3" json:"component,omitempty"`
+	// The Compose service or the Kubernetes workload.
+	Service string `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	// As declared: repository with tag, digest or both.
+	Image string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	// Repository digest of the running image, sha256:…, empty when unknown.
+	Digest string `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	// What the process was given, else the image's tag, else its digest.
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// none (no health check is defined), starting, healthy, unhealthy or stopped.
+	Health string `protobuf:"bytes,7,opt,name=health,proto3" json:"health,omitempty"`
+	// When the instance started, absent when unknown.
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -340,7 +526,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[4]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +538,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[4]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +551,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{4}
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Instance) GetId() string {
@@ -424,17 +610,20 @@ func (x *Instance) GetStartedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Bastion is one bastion as the vendor's control plane has it registered.
 type Bastion struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The vendor's id of the bastion.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// As the bastion reported it, empty when it did not.
+	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Bastion) Reset() {
 	*x = Bastion{}
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[5]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +635,7 @@ func (x *Bastion) String() string {
 func (*Bastion) ProtoMessage() {}
 
 func (x *Bastion) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[5]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +648,7 @@ func (x *Bastion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bastion.ProtoReflect.Descriptor instead.
 func (*Bastion) Descriptor() ([]byte, []int) {
-	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{5}
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Bastion) GetId() string {
@@ -480,14 +669,26 @@ var File_lockstep_fleet_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n" +
-	"\x13ListClustersRequest\x12\x1b\n" +
-	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xb0\x02\n" +
+	"\x13ListClustersRequest\x12'\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"v\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12W\n" +
+	"\x06states\x18\x03 \x03(\tB?\xbaH<\x92\x019\x18\x01\"5r3R\x06lockedR\bsteppingR\aoverdueR\adriftedR\x04darkR\aunknownR\x06states\x125\n" +
+	"\x03ids\x18\x04 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x03ids\x127\n" +
+	"\arelease\x18\x05 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\"v\n" +
 	"\x14ListClustersResponse\x126\n" +
 	"\bclusters\x18\x01 \x03(\v2\x1a.lockstep.fleet.v1.ClusterR\bclusters\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd8\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdf\x01\n" +
+	"\x14WatchClustersRequest\x12W\n" +
+	"\x06states\x18\x01 \x03(\tB?\xbaH<\x92\x019\x18\x01\"5r3R\x06lockedR\bsteppingR\aoverdueR\adriftedR\x04darkR\aunknownR\x06states\x125\n" +
+	"\x03ids\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x03ids\x127\n" +
+	"\arelease\x18\x03 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\"\x7f\n" +
+	"\x15WatchClustersResponse\x126\n" +
+	"\bclusters\x18\x01 \x03(\v2\x1a.lockstep.fleet.v1.ClusterR\bclusters\x12\x12\n" +
+	"\x04gone\x18\x02 \x03(\tR\x04gone\x12\x1a\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\xd8\x03\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x120\n" +
@@ -518,9 +719,10 @@ const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"3\n" +
 	"\aBastion\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion2t\n" +
-	"\fFleetService\x12d\n" +
-	"\fListClusters\x12&.lockstep.fleet.v1.ListClustersRequest\x1a'.lockstep.fleet.v1.ListClustersResponse\"\x03\x90\x02\x01B\xd1\x01\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion2\xe4\x01\n" +
+	"\fFleetService\x12h\n" +
+	"\fListClusters\x12&.lockstep.fleet.v1.ListClustersRequest\x1a'.lockstep.fleet.v1.ListClustersResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12j\n" +
+	"\rWatchClusters\x12'.lockstep.fleet.v1.WatchClustersRequest\x1a(.lockstep.fleet.v1.WatchClustersResponse\"\x04\xb0\xc6\x1c\x010\x01B\xd1\x01\n" +
 	"\x15com.lockstep.fleet.v1B\n" +
 	"FleetProtoP\x01ZFgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1;fleetv1\xa2\x02\x03LFX\xaa\x02\x11Lockstep.Fleet.V1\xca\x02\x11Lockstep\\Fleet\\V1\xe2\x02\x1dLockstep\\Fleet\\V1\\GPBMetadata\xea\x02\x13Lockstep::Fleet::V1b\x06proto3"
 
@@ -536,32 +738,37 @@ func file_lockstep_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_lockstep_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_lockstep_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_lockstep_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_lockstep_fleet_v1_fleet_proto_goTypes = []any{
 	(*ListClustersRequest)(nil),   // 0: lockstep.fleet.v1.ListClustersRequest
 	(*ListClustersResponse)(nil),  // 1: lockstep.fleet.v1.ListClustersResponse
-	(*Cluster)(nil),               // 2: lockstep.fleet.v1.Cluster
-	(*Line)(nil),                  // 3: lockstep.fleet.v1.Line
-	(*Instance)(nil),              // 4: lockstep.fleet.v1.Instance
-	(*Bastion)(nil),               // 5: lockstep.fleet.v1.Bastion
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*WatchClustersRequest)(nil),  // 2: lockstep.fleet.v1.WatchClustersRequest
+	(*WatchClustersResponse)(nil), // 3: lockstep.fleet.v1.WatchClustersResponse
+	(*Cluster)(nil),               // 4: lockstep.fleet.v1.Cluster
+	(*Line)(nil),                  // 5: lockstep.fleet.v1.Line
+	(*Instance)(nil),              // 6: lockstep.fleet.v1.Instance
+	(*Bastion)(nil),               // 7: lockstep.fleet.v1.Bastion
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_lockstep_fleet_v1_fleet_proto_depIdxs = []int32{
-	2, // 0: lockstep.fleet.v1.ListClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
-	6, // 1: lockstep.fleet.v1.Cluster.since:type_name -> google.protobuf.Timestamp
-	3, // 2: lockstep.fleet.v1.Cluster.lines:type_name -> lockstep.fleet.v1.Line
-	4, // 3: lockstep.fleet.v1.Cluster.instances:type_name -> lockstep.fleet.v1.Instance
-	6, // 4: lockstep.fleet.v1.Cluster.last_seen:type_name -> google.protobuf.Timestamp
-	5, // 5: lockstep.fleet.v1.Cluster.bastions:type_name -> lockstep.fleet.v1.Bastion
-	6, // 6: lockstep.fleet.v1.Cluster.last_report:type_name -> google.protobuf.Timestamp
-	6, // 7: lockstep.fleet.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
-	0, // 8: lockstep.fleet.v1.FleetService.ListClusters:input_type -> lockstep.fleet.v1.ListClustersRequest
-	1, // 9: lockstep.fleet.v1.FleetService.ListClusters:output_type -> lockstep.fleet.v1.ListClustersResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	4,  // 0: lockstep.fleet.v1.ListClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
+	4,  // 1: lockstep.fleet.v1.WatchClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
+	8,  // 2: lockstep.fleet.v1.Cluster.since:type_name -> google.protobuf.Timestamp
+	5,  // 3: lockstep.fleet.v1.Cluster.lines:type_name -> lockstep.fleet.v1.Line
+	6,  // 4: lockstep.fleet.v1.Cluster.instances:type_name -> lockstep.fleet.v1.Instance
+	8,  // 5: lockstep.fleet.v1.Cluster.last_seen:type_name -> google.protobuf.Timestamp
+	7,  // 6: lockstep.fleet.v1.Cluster.bastions:type_name -> lockstep.fleet.v1.Bastion
+	8,  // 7: lockstep.fleet.v1.Cluster.last_report:type_name -> google.protobuf.Timestamp
+	8,  // 8: lockstep.fleet.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	0,  // 9: lockstep.fleet.v1.FleetService.ListClusters:input_type -> lockstep.fleet.v1.ListClustersRequest
+	2,  // 10: lockstep.fleet.v1.FleetService.WatchClusters:input_type -> lockstep.fleet.v1.WatchClustersRequest
+	1,  // 11: lockstep.fleet.v1.FleetService.ListClusters:output_type -> lockstep.fleet.v1.ListClustersResponse
+	3,  // 12: lockstep.fleet.v1.FleetService.WatchClusters:output_type -> lockstep.fleet.v1.WatchClustersResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_fleet_v1_fleet_proto_init() }
@@ -575,7 +782,7 @@ func file_lockstep_fleet_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_fleet_v1_fleet_proto_rawDesc), len(file_lockstep_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

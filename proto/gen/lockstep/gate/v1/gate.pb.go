@@ -10,6 +10,8 @@
 package gatev1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/access/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -26,11 +28,22 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ListGatesRequest asks for one page of the gates that match every filter
+// given.
 type ListGatesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rollout       string                 `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	PageSize      int32                  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string                 `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only gates of this rollout; empty means any.
+	Rollout string `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// At most this many gates, up to 1000; 0 means 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same filters; empty for the
+	// first page.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only gates of this cluster; empty means any.
+	Cluster string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Only gates with this verdict now: pass, fail, hold, inconclusive or pending.
+	// Empty means any.
+	Verdict       string `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -86,10 +99,27 @@ func (x *ListGatesRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListGatesRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ListGatesRequest) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+// ListGatesResponse is one page.
 type ListGatesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Gates         []*Gate                `protobuf:"bytes,1,rep,name=gates,proto3" json:"gates,omitempty"`
-	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first; fewer than page_size only on the last page.
+	Gates []*Gate `protobuf:"bytes,1,rep,name=gates,proto3" json:"gates,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -138,9 +168,11 @@ func (x *ListGatesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// GetGateRequest names one gate.
 type GetGateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The gate's id, <rollout>-<cluster>-<step>.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -182,9 +214,11 @@ func (x *GetGateRequest) GetId() string {
 	return ""
 }
 
+// GetGateResponse holds the gate.
 type GetGateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Gate          *Gate                  `protobuf:"bytes,1,opt,name=gate,proto3" json:"gate,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The gate as it stands.
+	Gate          *Gate `protobuf:"bytes,1,opt,name=gate,proto3" json:"gate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,16 +260,111 @@ func (x *GetGateResponse) GetGate() *Gate {
 	return nil
 }
 
+// WatchGateRequest names one gate.
+type WatchGateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The gate's id, <rollout>-<cluster>-<step>.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchGateRequest) Reset() {
+	*x = WatchGateRequest{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchGateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchGateRequest) ProtoMessage() {}
+
+func (x *WatchGateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchGateRequest.ProtoReflect.Descriptor instead.
+func (*WatchGateRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *WatchGateRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// WatchGateResponse is one message of a watch; the last one holds the recorded
+// decision.
+type WatchGateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The gate as it stands.
+	Gate          *Gate `protobuf:"bytes,1,opt,name=gate,proto3" json:"gate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchGateResponse) Reset() {
+	*x = WatchGateResponse{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchGateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchGateResponse) ProtoMessage() {}
+
+func (x *WatchGateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchGateResponse.ProtoReflect.Descriptor instead.
+func (*WatchGateResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WatchGateResponse) GetGate() *Gate {
+	if x != nil {
+		return x.Gate
+	}
+	return nil
+}
+
+// ReplayGateRequest names one decided gate.
 type ReplayGateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The gate's id, <rollout>-<cluster>-<step>.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReplayGateRequest) Reset() {
 	*x = ReplayGateRequest{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[4]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -247,7 +376,7 @@ func (x *ReplayGateRequest) String() string {
 func (*ReplayGateRequest) ProtoMessage() {}
 
 func (x *ReplayGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[4]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -260,7 +389,7 @@ func (x *ReplayGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayGateRequest.ProtoReflect.Descriptor instead.
 func (*ReplayGateRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{4}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReplayGateRequest) GetId() string {
@@ -270,9 +399,11 @@ func (x *ReplayGateRequest) GetId() string {
 	return ""
 }
 
+// ReplayGateResponse sets the decision beside one taken now.
 type ReplayGateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Gate  *Gate                  `protobuf:"bytes,1,opt,name=gate,proto3" json:"gate,omitempty"`
+	// The gate with the decision as recorded.
+	Gate *Gate `protobuf:"bytes,1,opt,name=gate,proto3" json:"gate,omitempty"`
 	// The decision as taken again now.
 	Replayed *Decision `protobuf:"bytes,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	// Verdict and evidence hash are equal.
@@ -283,7 +414,7 @@ type ReplayGateResponse struct {
 
 func (x *ReplayGateResponse) Reset() {
 	*x = ReplayGateResponse{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[5]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +426,7 @@ func (x *ReplayGateResponse) String() string {
 func (*ReplayGateResponse) ProtoMessage() {}
 
 func (x *ReplayGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[5]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +439,7 @@ func (x *ReplayGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayGateResponse.ProtoReflect.Descriptor instead.
 func (*ReplayGateResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{5}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReplayGateResponse) GetGate() *Gate {
@@ -334,15 +465,22 @@ func (x *ReplayGateResponse) GetSame() bool {
 
 // Gate is one check of one step of one cluster.
 type Gate struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Rollout  string                 `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	Cluster  string                 `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Step     string                 `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
-	Policy   *Policy                `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
-	Boundary *Boundary              `protobuf:"bytes,6,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// <rollout>-<cluster>-<step>
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The rollout whose step is judged.
+	Rollout string `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// The cluster in which it was made.
+	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The step's name: gateway, sra or ztwa.
+	Step string `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
+	// What it is judged by, fixed when the rollout was planned.
+	Policy *Policy `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Which sessions are compared.
+	Boundary *Boundary `protobuf:"bytes,6,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	// When the evaluator opened it.
 	OpenedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
-	// The recorded decision, or the evidence so far with verdict "pending".
+	// The recorded decision, or the evidence so far; decided_at tells which.
 	Decision      *Decision `protobuf:"bytes,8,opt,name=decision,proto3" json:"decision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -350,7 +488,7 @@ type Gate struct {
 
 func (x *Gate) Reset() {
 	*x = Gate{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[6]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +500,7 @@ func (x *Gate) String() string {
 func (*Gate) ProtoMessage() {}
 
 func (x *Gate) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[6]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +513,7 @@ func (x *Gate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gate.ProtoReflect.Descriptor instead.
 func (*Gate) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{6}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Gate) GetId() string {
@@ -442,7 +580,8 @@ type Boundary struct {
 	// Sessions in [start, end) are cut: the move itself may have ended them. It
 	// begins with the cluster's first step.
 	Start *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"`
-	End   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
+	// Sessions from here on are new.
+	End *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
 	// Baseline sessions that started in one of these are not looked at.
 	Aside         []*Span `protobuf:"bytes,4,rep,name=aside,proto3" json:"aside,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -451,7 +590,7 @@ type Boundary struct {
 
 func (x *Boundary) Reset() {
 	*x = Boundary{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[7]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +602,7 @@ func (x *Boundary) String() string {
 func (*Boundary) ProtoMessage() {}
 
 func (x *Boundary) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[7]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +615,7 @@ func (x *Boundary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Boundary.ProtoReflect.Descriptor instead.
 func (*Boundary) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{7}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Boundary) GetBaselineFrom() *timestamppb.Timestamp {
@@ -509,8 +648,10 @@ func (x *Boundary) GetAside() []*Span {
 
 // Span is the time from from until before to.
 type Span struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first instant in it.
+	From *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// The first instant after it.
 	To            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -518,7 +659,7 @@ type Span struct {
 
 func (x *Span) Reset() {
 	*x = Span{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +671,7 @@ func (x *Span) String() string {
 func (*Span) ProtoMessage() {}
 
 func (x *Span) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +684,7 @@ func (x *Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Span.ProtoReflect.Descriptor instead.
 func (*Span) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{8}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Span) GetFrom() *timestamppb.Timestamp {
@@ -560,31 +701,50 @@ func (x *Span) GetTo() *timestamppb.Timestamp {
 	return nil
 }
 
-// Policy holds the numbers a gate is judged by. Rates are fractions of 1.
+// Policy holds the numbers a gate is judged by. Rates are fractions of 1. A
+// trial is one person's try at one target, with its retries.
 type Policy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Alpha float64                `protobuf:"fixed64,1,opt,name=alpha,proto3" json:"alpha,omitempty"`
-	Beta  float64                `protobuf:"fixed64,2,opt,name=beta,proto3" json:"beta,omitempty"`
-	// Odds ratios up to this are tolerated.
+	// Chance that a release whose odds ratio is at most tolerance is ever failed,
+	// above 0 and at most 0.5.
+	Alpha float64 `protobuf:"fixed64,1,opt,name=alpha,proto3" json:"alpha,omitempty"`
+	// Chance that a release past both margin and acceptable_rate is ever passed,
+	// above 0 and at most 0.5.
+	Beta float64 `protobuf:"fixed64,2,opt,name=beta,proto3" json:"beta,omitempty"`
+	// Odds ratios up to this are tolerated; from 1 to 10.
 	Tolerance float64 `protobuf:"fixed64,3,opt,name=tolerance,proto3" json:"tolerance,omitempty"`
-	// Promotion shows the odds ratio to be below this.
-	Margin         float64              `protobuf:"fixed64,4,opt,name=margin,proto3" json:"margin,omitempty"`
-	AcceptableRate float64              `protobuf:"fixed64,5,opt,name=acceptable_rate,json=acceptableRate,proto3" json:"acceptable_rate,omitempty"`
-	FloorRate      float64              `protobuf:"fixed64,6,opt,name=floor_rate,json=floorRate,proto3" json:"floor_rate,omitempty"`
-	Partners       int32                `protobuf:"varint,7,opt,name=partners,proto3" json:"partners,omitempty"`
-	PlannedTrials  int32                `protobuf:"varint,8,opt,name=planned_trials,json=plannedTrials,proto3" json:"planned_trials,omitempty"`
-	Maturation     *durationpb.Duration `protobuf:"bytes,9,opt,name=maturation,proto3" json:"maturation,omitempty"`
-	BurstWindow    *durationpb.Duration `protobuf:"bytes,10,opt,name=burst_window,json=burstWindow,proto3" json:"burst_window,omitempty"`
-	Bucket         *durationpb.Duration `protobuf:"bytes,11,opt,name=bucket,proto3" json:"bucket,omitempty"`
-	Deadline       *durationpb.Duration `protobuf:"bytes,12,opt,name=deadline,proto3" json:"deadline,omitempty"`
-	MaxLate        float64              `protobuf:"fixed64,13,opt,name=max_late,json=maxLate,proto3" json:"max_late,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Promotion shows the odds ratio to be below this; above 1.25 and above
+	// tolerance, at most 20.
+	Margin float64 `protobuf:"fixed64,4,opt,name=margin,proto3" json:"margin,omitempty"`
+	// Or it shows the failure rate to be below this; above 0 and at most 0.5.
+	AcceptableRate float64 `protobuf:"fixed64,5,opt,name=acceptable_rate,json=acceptableRate,proto3" json:"acceptable_rate,omitempty"`
+	// A regression whose failure rate stays below this holds instead of failing;
+	// from 0 to 0.5.
+	FloorRate float64 `protobuf:"fixed64,6,opt,name=floor_rate,json=floorRate,proto3" json:"floor_rate,omitempty"`
+	// Baseline trials compared with one new trial, at most; from 2 to 100.
+	Partners int32 `protobuf:"varint,7,opt,name=partners,proto3" json:"partners,omitempty"`
+	// New trials that the baseline should last for; from 1 to 1000000.
+	PlannedTrials int32 `protobuf:"varint,8,opt,name=planned_trials,json=plannedTrials,proto3" json:"planned_trials,omitempty"`
+	// From a session's start until "no outcome" is final; up to an hour.
+	Maturation *durationpb.Duration `protobuf:"bytes,9,opt,name=maturation,proto3" json:"maturation,omitempty"`
+	// Attempts of one user at one target this close to the first are one trial; 0
+	// counts each. Up to an hour.
+	BurstWindow *durationpb.Duration `protobuf:"bytes,10,opt,name=burst_window,json=burstWindow,proto3" json:"burst_window,omitempty"`
+	// Width of the buckets of start times in which trials are ordered; from 0.1 s
+	// to an hour.
+	Bucket *durationpb.Duration `protobuf:"bytes,11,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	// From the step's end until "not decided" is the answer; up to 30 days.
+	Deadline *durationpb.Duration `protobuf:"bytes,12,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// Share of an arm's trials that may arrive after their bucket closed; from 0
+	// to 0.5.
+	MaxLate       float64 `protobuf:"fixed64,13,opt,name=max_late,json=maxLate,proto3" json:"max_late,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +756,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +769,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{9}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Policy) GetAlpha() float64 {
@@ -706,18 +866,26 @@ func (x *Policy) GetMaxLate() float64 {
 // Decision is immutable once recorded.
 type Decision struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// pass, fail, hold, inconclusive or pending.
+	// pass (new sessions work well enough), fail (they fail more than the
+	// baseline did), hold (they do, but below the rate worth a rollback: a person
+	// decides), inconclusive (no answer can be given as things stand) or pending
+	// (evidence is still coming in; never recorded).
 	Verdict string `protobuf:"bytes,1,opt,name=verdict,proto3" json:"verdict,omitempty"`
-	// One sentence with the numbers.
-	Summary  string    `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
-	Reasons  []*Reason `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// A few sentences with the numbers.
+	Summary string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
+	// Why, the deciding reason first.
+	Reasons []*Reason `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// What it rests on.
 	Evidence *Evidence `protobuf:"bytes,4,opt,name=evidence,proto3" json:"evidence,omitempty"`
-	// Evidence was complete up to this session start …
+	// Evidence was complete up to this session start, absent before the first
+	// word of a source …
 	CompleteUntil *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=complete_until,json=completeUntil,proto3" json:"complete_until,omitempty"`
-	// … as of this sequence of the observation stream.
+	// … as of this sequence of the observation stream; 0 when nothing was seen.
 	StreamSequence uint64 `protobuf:"varint,6,opt,name=stream_sequence,json=streamSequence,proto3" json:"stream_sequence,omitempty"`
-	PolicyHash     string `protobuf:"bytes,7,opt,name=policy_hash,json=policyHash,proto3" json:"policy_hash,omitempty"`
-	// Over the integers, the policy and the verdict; never over floats.
+	// SHA-256 of the policy, in hex.
+	PolicyHash string `protobuf:"bytes,7,opt,name=policy_hash,json=policyHash,proto3" json:"policy_hash,omitempty"`
+	// SHA-256 over the integers, the policy and the verdict, in hex; never over
+	// floats.
 	EvidenceHash string `protobuf:"bytes,8,opt,name=evidence_hash,json=evidenceHash,proto3" json:"evidence_hash,omitempty"`
 	// Absent while the verdict is pending.
 	DecidedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=decided_at,json=decidedAt,proto3" json:"decided_at,omitempty"`
@@ -729,7 +897,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +909,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +922,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{10}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Decision) GetVerdict() string {
@@ -827,10 +995,14 @@ func (x *Decision) GetDeadlinePassed() bool {
 	return false
 }
 
+// Reason is one cause of a verdict.
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A stable lower_snake code.
-	Code          string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// A stable code: regression, below_floor, no_worse, acceptable_rate, blind,
+	// too_many_late, many_unresolved, deadline_passed, no_data, collecting,
+	// no_baseline, partners_used or regression_later. More may come.
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// The same in a sentence.
 	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -838,7 +1010,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1022,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1035,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{11}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Reason) GetCode() string {
@@ -881,27 +1053,45 @@ func (x *Reason) GetText() string {
 }
 
 // Evidence holds the integers a verdict follows from, and the figures computed
-// from them for people.
+// from them for people. Counts are of trials: one person's try at one target,
+// with its retries.
 type Evidence struct {
-	state               protoimpl.MessageState `protogen:"open.v1"`
-	NewFailed           int64                  `protobuf:"varint,1,opt,name=new_failed,json=newFailed,proto3" json:"new_failed,omitempty"`
-	NewSucceeded        int64                  `protobuf:"varint,2,opt,name=new_succeeded,json=newSucceeded,proto3" json:"new_succeeded,omitempty"`
-	BaselineFailed      int64                  `protobuf:"varint,3,opt,name=baseline_failed,json=baselineFailed,proto3" json:"baseline_failed,omitempty"`
-	BaselineSucceeded   int64                  `protobuf:"varint,4,opt,name=baseline_succeeded,json=baselineSucceeded,proto3" json:"baseline_succeeded,omitempty"`
-	NewUnresolved       int64                  `protobuf:"varint,5,opt,name=new_unresolved,json=newUnresolved,proto3" json:"new_unresolved,omitempty"`
-	BaselineUnresolved  int64                  `protobuf:"varint,6,opt,name=baseline_unresolved,json=baselineUnresolved,proto3" json:"baseline_unresolved,omitempty"`
-	Cut                 int64                  `protobuf:"varint,7,opt,name=cut,proto3" json:"cut,omitempty"`
-	Late                int64                  `protobuf:"varint,8,opt,name=late,proto3" json:"late,omitempty"`
-	Blocks              []*Block               `protobuf:"bytes,9,rep,name=blocks,proto3" json:"blocks,omitempty"`
-	LogERollback        float64                `protobuf:"fixed64,10,opt,name=log_e_rollback,json=logERollback,proto3" json:"log_e_rollback,omitempty"`
-	LogEPromoteRelative float64                `protobuf:"fixed64,11,opt,name=log_e_promote_relative,json=logEPromoteRelative,proto3" json:"log_e_promote_relative,omitempty"`
-	LogEPromoteAbsolute float64                `protobuf:"fixed64,12,opt,name=log_e_promote_absolute,json=logEPromoteAbsolute,proto3" json:"log_e_promote_absolute,omitempty"`
-	// Odds ratio, new against baseline, with its anytime interval; high is infinite
-	// while there is no upper limit.
-	OddsRatio     float64 `protobuf:"fixed64,13,opt,name=odds_ratio,json=oddsRatio,proto3" json:"odds_ratio,omitempty"`
-	OddsRatioLow  float64 `protobuf:"fixed64,14,opt,name=odds_ratio_low,json=oddsRatioLow,proto3" json:"odds_ratio_low,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Started after the step and failed.
+	NewFailed int64 `protobuf:"varint,1,opt,name=new_failed,json=newFailed,proto3" json:"new_failed,omitempty"`
+	// Started after the step and worked.
+	NewSucceeded int64 `protobuf:"varint,2,opt,name=new_succeeded,json=newSucceeded,proto3" json:"new_succeeded,omitempty"`
+	// Started before the step and failed.
+	BaselineFailed int64 `protobuf:"varint,3,opt,name=baseline_failed,json=baselineFailed,proto3" json:"baseline_failed,omitempty"`
+	// Started before the step and worked.
+	BaselineSucceeded int64 `protobuf:"varint,4,opt,name=baseline_succeeded,json=baselineSucceeded,proto3" json:"baseline_succeeded,omitempty"`
+	// Started after the step and had no outcome in time.
+	NewUnresolved int64 `protobuf:"varint,5,opt,name=new_unresolved,json=newUnresolved,proto3" json:"new_unresolved,omitempty"`
+	// Started before the step and had no outcome in time.
+	BaselineUnresolved int64 `protobuf:"varint,6,opt,name=baseline_unresolved,json=baselineUnresolved,proto3" json:"baseline_unresolved,omitempty"`
+	// Started while the step ran; in no arm.
+	Cut int64 `protobuf:"varint,7,opt,name=cut,proto3" json:"cut,omitempty"`
+	// Sessions of either arm first heard of after their turn; not counted above.
+	Late int64 `protobuf:"varint,8,opt,name=late,proto3" json:"late,omitempty"`
+	// How often each shape of block occurred.
+	Blocks []*Block `protobuf:"bytes,9,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	// Natural logarithm of the e-value against "no worse than tolerated"; fails at
+	// log(1/alpha).
+	LogERollback float64 `protobuf:"fixed64,10,opt,name=log_e_rollback,json=logERollback,proto3" json:"log_e_rollback,omitempty"`
+	// Natural logarithm of the e-value against "worse than margin"; passes at
+	// log(2/beta).
+	LogEPromoteRelative float64 `protobuf:"fixed64,11,opt,name=log_e_promote_relative,json=logEPromoteRelative,proto3" json:"log_e_promote_relative,omitempty"`
+	// Natural logarithm of the e-value against "fails at acceptable_rate or more";
+	// passes at log(2/beta).
+	LogEPromoteAbsolute float64 `protobuf:"fixed64,12,opt,name=log_e_promote_absolute,json=logEPromoteAbsolute,proto3" json:"log_e_promote_absolute,omitempty"`
+	// Odds ratio, new against baseline; 1 while nothing is known, infinite when
+	// only new trials failed.
+	OddsRatio float64 `protobuf:"fixed64,13,opt,name=odds_ratio,json=oddsRatio,proto3" json:"odds_ratio,omitempty"`
+	// Lower end of its anytime interval; 0 while there is none.
+	OddsRatioLow float64 `protobuf:"fixed64,14,opt,name=odds_ratio_low,json=oddsRatioLow,proto3" json:"odds_ratio_low,omitempty"`
+	// Upper end of its anytime interval; infinite while there is none.
 	OddsRatioHigh float64 `protobuf:"fixed64,15,opt,name=odds_ratio_high,json=oddsRatioHigh,proto3" json:"odds_ratio_high,omitempty"`
-	// Estimate of the sessions that a promotion still needs; 0 when none or unknown.
+	// Estimate of the trials that a promotion still needs; 0 when none or unknown.
 	SessionsNeeded int64 `protobuf:"varint,16,opt,name=sessions_needed,json=sessionsNeeded,proto3" json:"sessions_needed,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -909,7 +1099,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1111,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1124,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{12}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Evidence) GetNewFailed() int64 {
@@ -1052,19 +1242,24 @@ func (x *Evidence) GetSessionsNeeded() int64 {
 // Block counts the blocks of one shape: na baseline and nb new sessions, y
 // failures in both together, yb of them new.
 type Block struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Na            int32                  `protobuf:"varint,1,opt,name=na,proto3" json:"na,omitempty"`
-	Nb            int32                  `protobuf:"varint,2,opt,name=nb,proto3" json:"nb,omitempty"`
-	Y             int32                  `protobuf:"varint,3,opt,name=y,proto3" json:"y,omitempty"`
-	Yb            int32                  `protobuf:"varint,4,opt,name=yb,proto3" json:"yb,omitempty"`
-	Count         int64                  `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Baseline sessions in each.
+	Na int32 `protobuf:"varint,1,opt,name=na,proto3" json:"na,omitempty"`
+	// New sessions in each.
+	Nb int32 `protobuf:"varint,2,opt,name=nb,proto3" json:"nb,omitempty"`
+	// Failures in each.
+	Y int32 `protobuf:"varint,3,opt,name=y,proto3" json:"y,omitempty"`
+	// New sessions among those failures.
+	Yb int32 `protobuf:"varint,4,opt,name=yb,proto3" json:"yb,omitempty"`
+	// How many blocks have this shape.
+	Count         int64 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1271,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1284,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{13}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Block) GetNa() int32 {
@@ -1129,16 +1324,18 @@ func (x *Block) GetCount() int64 {
 
 // Event is one decision about a gate and lists its facts.
 type Event struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Gate          string                 `protobuf:"bytes,1,opt,name=gate,proto3" json:"gate,omitempty"`
-	Facts         []*Fact                `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The gate's id.
+	Gate string `protobuf:"bytes,1,opt,name=gate,proto3" json:"gate,omitempty"`
+	// In the order in which they hold.
+	Facts         []*Fact `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1347,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1360,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{14}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Event) GetGate() string {
@@ -1180,8 +1377,12 @@ func (x *Event) GetFacts() []*Fact {
 	return nil
 }
 
+// Fact is one thing that was decided. A reader passes over a kind that it does
+// not know: a newer build wrote it.
 type Fact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was decided.
+	//
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Fact_GateOpened
@@ -1193,7 +1394,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1406,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1419,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{15}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Fact) GetKind() isFact_Kind {
@@ -1251,10 +1452,12 @@ type isFact_Kind interface {
 }
 
 type Fact_GateOpened struct {
+	// The gate collects evidence from now on.
 	GateOpened *GateOpened `protobuf:"bytes,1,opt,name=gate_opened,json=gateOpened,proto3,oneof"`
 }
 
 type Fact_GateDecided struct {
+	// The gate has its verdict.
 	GateDecided *GateDecided `protobuf:"bytes,2,opt,name=gate_decided,json=gateDecided,proto3,oneof"`
 }
 
@@ -1262,13 +1465,20 @@ func (*Fact_GateOpened) isFact_Kind() {}
 
 func (*Fact_GateDecided) isFact_Kind() {}
 
+// GateOpened is the first fact of a gate.
 type GateOpened struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rollout       string                 `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	Cluster       string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Step          string                 `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
-	Policy        *Policy                `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
-	Boundary      *Boundary              `protobuf:"bytes,5,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout whose step is judged.
+	Rollout string `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// The cluster in which it was made.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The step's name.
+	Step string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	// What it is judged by.
+	Policy *Policy `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Which sessions are compared.
+	Boundary *Boundary `protobuf:"bytes,5,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	// When it was opened.
 	At            *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1276,7 +1486,7 @@ type GateOpened struct {
 
 func (x *GateOpened) Reset() {
 	*x = GateOpened{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1498,7 @@ func (x *GateOpened) String() string {
 func (*GateOpened) ProtoMessage() {}
 
 func (x *GateOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1511,7 @@ func (x *GateOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateOpened.ProtoReflect.Descriptor instead.
 func (*GateOpened) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{16}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GateOpened) GetRollout() string {
@@ -1346,19 +1556,24 @@ func (x *GateOpened) GetAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// GateDecided is the last fact of a gate.
 type GateDecided struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rollout       string                 `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	Cluster       string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Step          string                 `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
-	Decision      *Decision              `protobuf:"bytes,4,opt,name=decision,proto3" json:"decision,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout whose step was judged.
+	Rollout string `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// The cluster in which it was made.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The step's name.
+	Step string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	// The verdict with all that it rests on.
+	Decision      *Decision `protobuf:"bytes,4,opt,name=decision,proto3" json:"decision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GateDecided) Reset() {
 	*x = GateDecided{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1585,7 @@ func (x *GateDecided) String() string {
 func (*GateDecided) ProtoMessage() {}
 
 func (x *GateDecided) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1598,7 @@ func (x *GateDecided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateDecided.ProtoReflect.Descriptor instead.
 func (*GateDecided) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{17}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GateDecided) GetRollout() string {
@@ -1418,21 +1633,28 @@ var File_lockstep_gate_v1_gate_proto protoreflect.FileDescriptor
 
 const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\n" +
-	"\x1blockstep/gate/v1/gate.proto\x12\x10lockstep.gate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"h\n" +
-	"\x10ListGatesRequest\x12\x18\n" +
-	"\arollout\x18\x01 \x01(\tR\arollout\x12\x1b\n" +
-	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\x1blockstep/gate/v1/gate.proto\x12\x10lockstep.gate.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xa1\x02\n" +
+	"\x10ListGatesRequest\x126\n" +
+	"\arollout\x18\x01 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"i\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x126\n" +
+	"\acluster\x18\x04 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12K\n" +
+	"\averdict\x18\x05 \x01(\tB1\xbaH.\xd8\x01\x01r)R\x04passR\x04failR\x04holdR\finconclusiveR\apendingR\averdict\"i\n" +
 	"\x11ListGatesResponse\x12,\n" +
 	"\x05gates\x18\x01 \x03(\v2\x16.lockstep.gate.v1.GateR\x05gates\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\" \n" +
-	"\x0eGetGateRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"=\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"<\n" +
+	"\x0eGetGateRequest\x12*\n" +
+	"\x02id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9_-]{1,160}$R\x02id\"=\n" +
 	"\x0fGetGateResponse\x12*\n" +
-	"\x04gate\x18\x01 \x01(\v2\x16.lockstep.gate.v1.GateR\x04gate\"#\n" +
-	"\x11ReplayGateRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x8c\x01\n" +
+	"\x04gate\x18\x01 \x01(\v2\x16.lockstep.gate.v1.GateR\x04gate\">\n" +
+	"\x10WatchGateRequest\x12*\n" +
+	"\x02id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9_-]{1,160}$R\x02id\"?\n" +
+	"\x11WatchGateResponse\x12*\n" +
+	"\x04gate\x18\x01 \x01(\v2\x16.lockstep.gate.v1.GateR\x04gate\"?\n" +
+	"\x11ReplayGateRequest\x12*\n" +
+	"\x02id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9_-]{1,160}$R\x02id\"\x8c\x01\n" +
 	"\x12ReplayGateResponse\x12*\n" +
 	"\x04gate\x18\x01 \x01(\v2\x16.lockstep.gate.v1.GateR\x04gate\x126\n" +
 	"\breplayed\x18\x02 \x01(\v2\x1a.lockstep.gate.v1.DecisionR\breplayed\x12\x12\n" +
@@ -1445,12 +1667,13 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x06policy\x18\x05 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x06policy\x126\n" +
 	"\bboundary\x18\x06 \x01(\v2\x1a.lockstep.gate.v1.BoundaryR\bboundary\x127\n" +
 	"\topened_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x126\n" +
-	"\bdecision\x18\b \x01(\v2\x1a.lockstep.gate.v1.DecisionR\bdecision\"\xd9\x01\n" +
+	"\bdecision\x18\b \x01(\v2\x1a.lockstep.gate.v1.DecisionR\bdecision\"\xf1\x02\n" +
 	"\bBoundary\x12?\n" +
 	"\rbaseline_from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\fbaselineFrom\x120\n" +
-	"\x05start\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x12,\n" +
-	"\x03end\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x03end\x12,\n" +
-	"\x05aside\x18\x04 \x03(\v2\x16.lockstep.gate.v1.SpanR\x05aside\"b\n" +
+	"\x05start\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x124\n" +
+	"\x03end\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x03end\x12,\n" +
+	"\x05aside\x18\x04 \x03(\v2\x16.lockstep.gate.v1.SpanR\x05aside:\x8d\x01\xbaH\x89\x01\x1a\x86\x01\n" +
+	"\x0eboundary.order\x128the times must be in the order baseline_from, start, end\x1a:this.baseline_from <= this.start && this.start <= this.end\"b\n" +
 	"\x04Span\x12.\n" +
 	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
 	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"\xf1\x03\n" +
@@ -1514,33 +1737,34 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x02nb\x18\x02 \x01(\x05R\x02nb\x12\f\n" +
 	"\x01y\x18\x03 \x01(\x05R\x01y\x12\x0e\n" +
 	"\x02yb\x18\x04 \x01(\x05R\x02yb\x12\x14\n" +
-	"\x05count\x18\x05 \x01(\x03R\x05count\"I\n" +
-	"\x05Event\x12\x12\n" +
-	"\x04gate\x18\x01 \x01(\tR\x04gate\x12,\n" +
-	"\x05facts\x18\x02 \x03(\v2\x16.lockstep.gate.v1.FactR\x05facts\"\x93\x01\n" +
+	"\x05count\x18\x05 \x01(\x03R\x05count\"\\\n" +
+	"\x05Event\x12\x1b\n" +
+	"\x04gate\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04gate\x126\n" +
+	"\x05facts\x18\x02 \x03(\v2\x16.lockstep.gate.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\"\x93\x01\n" +
 	"\x04Fact\x12?\n" +
 	"\vgate_opened\x18\x01 \x01(\v2\x1c.lockstep.gate.v1.GateOpenedH\x00R\n" +
 	"gateOpened\x12B\n" +
 	"\fgate_decided\x18\x02 \x01(\v2\x1d.lockstep.gate.v1.GateDecidedH\x00R\vgateDecidedB\x06\n" +
-	"\x04kind\"\xea\x01\n" +
+	"\x04kind\"\x95\x02\n" +
 	"\n" +
-	"GateOpened\x12\x18\n" +
-	"\arollout\x18\x01 \x01(\tR\arollout\x12\x18\n" +
-	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04step\x18\x03 \x01(\tR\x04step\x120\n" +
-	"\x06policy\x18\x04 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x06policy\x126\n" +
-	"\bboundary\x18\x05 \x01(\v2\x1a.lockstep.gate.v1.BoundaryR\bboundary\x12*\n" +
-	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x8d\x01\n" +
-	"\vGateDecided\x12\x18\n" +
-	"\arollout\x18\x01 \x01(\tR\arollout\x12\x18\n" +
-	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04step\x18\x03 \x01(\tR\x04step\x126\n" +
-	"\bdecision\x18\x04 \x01(\v2\x1a.lockstep.gate.v1.DecisionR\bdecision2\x9b\x02\n" +
-	"\vGateService\x12Y\n" +
-	"\tListGates\x12\".lockstep.gate.v1.ListGatesRequest\x1a#.lockstep.gate.v1.ListGatesResponse\"\x03\x90\x02\x01\x12S\n" +
-	"\aGetGate\x12 .lockstep.gate.v1.GetGateRequest\x1a!.lockstep.gate.v1.GetGateResponse\"\x03\x90\x02\x01\x12\\\n" +
+	"GateOpened\x12!\n" +
+	"\arollout\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\arollout\x12!\n" +
+	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\acluster\x12\x1b\n" +
+	"\x04step\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\x128\n" +
+	"\x06policy\x18\x04 \x01(\v2\x18.lockstep.gate.v1.PolicyB\x06\xbaH\x03\xc8\x01\x01R\x06policy\x12>\n" +
+	"\bboundary\x18\x05 \x01(\v2\x1a.lockstep.gate.v1.BoundaryB\x06\xbaH\x03\xc8\x01\x01R\bboundary\x12*\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xb0\x01\n" +
+	"\vGateDecided\x12!\n" +
+	"\arollout\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\arollout\x12!\n" +
+	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\acluster\x12\x1b\n" +
+	"\x04step\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\x12>\n" +
+	"\bdecision\x18\x04 \x01(\v2\x1a.lockstep.gate.v1.DecisionB\x06\xbaH\x03\xc8\x01\x01R\bdecision2\x85\x03\n" +
+	"\vGateService\x12]\n" +
+	"\tListGates\x12\".lockstep.gate.v1.ListGatesRequest\x1a#.lockstep.gate.v1.ListGatesResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12W\n" +
+	"\aGetGate\x12 .lockstep.gate.v1.GetGateRequest\x1a!.lockstep.gate.v1.GetGateResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12\\\n" +
+	"\tWatchGate\x12\".lockstep.gate.v1.WatchGateRequest\x1a#.lockstep.gate.v1.WatchGateResponse\"\x04\xb0\xc6\x1c\x010\x01\x12`\n" +
 	"\n" +
-	"ReplayGate\x12#.lockstep.gate.v1.ReplayGateRequest\x1a$.lockstep.gate.v1.ReplayGateResponse\"\x03\x90\x02\x01B\xc9\x01\n" +
+	"ReplayGate\x12#.lockstep.gate.v1.ReplayGateRequest\x1a$.lockstep.gate.v1.ReplayGateResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01B\xc9\x01\n" +
 	"\x14com.lockstep.gate.v1B\tGateProtoP\x01ZDgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1;gatev1\xa2\x02\x03LGX\xaa\x02\x10Lockstep.Gate.V1\xca\x02\x10Lockstep\\Gate\\V1\xe2\x02\x1cLockstep\\Gate\\V1\\GPBMetadata\xea\x02\x12Lockstep::Gate::V1b\x06proto3"
 
 var (
@@ -1555,71 +1779,76 @@ func file_lockstep_gate_v1_gate_proto_rawDescGZIP() []byte {
 	return file_lockstep_gate_v1_gate_proto_rawDescData
 }
 
-var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_lockstep_gate_v1_gate_proto_goTypes = []any{
 	(*ListGatesRequest)(nil),      // 0: lockstep.gate.v1.ListGatesRequest
 	(*ListGatesResponse)(nil),     // 1: lockstep.gate.v1.ListGatesResponse
 	(*GetGateRequest)(nil),        // 2: lockstep.gate.v1.GetGateRequest
 	(*GetGateResponse)(nil),       // 3: lockstep.gate.v1.GetGateResponse
-	(*ReplayGateRequest)(nil),     // 4: lockstep.gate.v1.ReplayGateRequest
-	(*ReplayGateResponse)(nil),    // 5: lockstep.gate.v1.ReplayGateResponse
-	(*Gate)(nil),                  // 6: lockstep.gate.v1.Gate
-	(*Boundary)(nil),              // 7: lockstep.gate.v1.Boundary
-	(*Span)(nil),                  // 8: lockstep.gate.v1.Span
-	(*Policy)(nil),                // 9: lockstep.gate.v1.Policy
-	(*Decision)(nil),              // 10: lockstep.gate.v1.Decision
-	(*Reason)(nil),                // 11: lockstep.gate.v1.Reason
-	(*Evidence)(nil),              // 12: lockstep.gate.v1.Evidence
-	(*Block)(nil),                 // 13: lockstep.gate.v1.Block
-	(*Event)(nil),                 // 14: lockstep.gate.v1.Event
-	(*Fact)(nil),                  // 15: lockstep.gate.v1.Fact
-	(*GateOpened)(nil),            // 16: lockstep.gate.v1.GateOpened
-	(*GateDecided)(nil),           // 17: lockstep.gate.v1.GateDecided
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
+	(*WatchGateRequest)(nil),      // 4: lockstep.gate.v1.WatchGateRequest
+	(*WatchGateResponse)(nil),     // 5: lockstep.gate.v1.WatchGateResponse
+	(*ReplayGateRequest)(nil),     // 6: lockstep.gate.v1.ReplayGateRequest
+	(*ReplayGateResponse)(nil),    // 7: lockstep.gate.v1.ReplayGateResponse
+	(*Gate)(nil),                  // 8: lockstep.gate.v1.Gate
+	(*Boundary)(nil),              // 9: lockstep.gate.v1.Boundary
+	(*Span)(nil),                  // 10: lockstep.gate.v1.Span
+	(*Policy)(nil),                // 11: lockstep.gate.v1.Policy
+	(*Decision)(nil),              // 12: lockstep.gate.v1.Decision
+	(*Reason)(nil),                // 13: lockstep.gate.v1.Reason
+	(*Evidence)(nil),              // 14: lockstep.gate.v1.Evidence
+	(*Block)(nil),                 // 15: lockstep.gate.v1.Block
+	(*Event)(nil),                 // 16: lockstep.gate.v1.Event
+	(*Fact)(nil),                  // 17: lockstep.gate.v1.Fact
+	(*GateOpened)(nil),            // 18: lockstep.gate.v1.GateOpened
+	(*GateDecided)(nil),           // 19: lockstep.gate.v1.GateDecided
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_lockstep_gate_v1_gate_proto_depIdxs = []int32{
-	6,  // 0: lockstep.gate.v1.ListGatesResponse.gates:type_name -> lockstep.gate.v1.Gate
-	6,  // 1: lockstep.gate.v1.GetGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	6,  // 2: lockstep.gate.v1.ReplayGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	10, // 3: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
-	9,  // 4: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
-	7,  // 5: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
-	18, // 6: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
-	10, // 7: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
-	18, // 8: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
-	18, // 9: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
-	18, // 10: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
-	8,  // 11: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
-	18, // 12: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
-	18, // 13: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
-	19, // 14: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
-	19, // 15: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
-	19, // 16: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
-	19, // 17: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
-	11, // 18: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
-	12, // 19: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
-	18, // 20: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
-	18, // 21: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
-	13, // 22: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
-	15, // 23: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
-	16, // 24: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
-	17, // 25: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
-	9,  // 26: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
-	7,  // 27: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
-	18, // 28: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
-	10, // 29: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
-	0,  // 30: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
-	2,  // 31: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
-	4,  // 32: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
-	1,  // 33: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
-	3,  // 34: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
-	5,  // 35: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
-	33, // [33:36] is the sub-list for method output_type
-	30, // [30:33] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	8,  // 0: lockstep.gate.v1.ListGatesResponse.gates:type_name -> lockstep.gate.v1.Gate
+	8,  // 1: lockstep.gate.v1.GetGateResponse.gate:type_name -> lockstep.gate.v1.Gate
+	8,  // 2: lockstep.gate.v1.WatchGateResponse.gate:type_name -> lockstep.gate.v1.Gate
+	8,  // 3: lockstep.gate.v1.ReplayGateResponse.gate:type_name -> lockstep.gate.v1.Gate
+	12, // 4: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
+	11, // 5: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
+	9,  // 6: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
+	20, // 7: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
+	12, // 8: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
+	20, // 9: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
+	20, // 10: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
+	20, // 11: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
+	10, // 12: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
+	20, // 13: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
+	20, // 14: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
+	21, // 15: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
+	21, // 16: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
+	21, // 17: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
+	21, // 18: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
+	13, // 19: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
+	14, // 20: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
+	20, // 21: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
+	20, // 22: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
+	15, // 23: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
+	17, // 24: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
+	18, // 25: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
+	19, // 26: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
+	11, // 27: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
+	9,  // 28: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
+	20, // 29: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
+	12, // 30: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
+	0,  // 31: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
+	2,  // 32: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
+	4,  // 33: lockstep.gate.v1.GateService.WatchGate:input_type -> lockstep.gate.v1.WatchGateRequest
+	6,  // 34: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
+	1,  // 35: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
+	3,  // 36: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
+	5,  // 37: lockstep.gate.v1.GateService.WatchGate:output_type -> lockstep.gate.v1.WatchGateResponse
+	7,  // 38: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
+	35, // [35:39] is the sub-list for method output_type
+	31, // [31:35] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_gate_v1_gate_proto_init() }
@@ -1627,7 +1856,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 	if File_lockstep_gate_v1_gate_proto != nil {
 		return
 	}
-	file_lockstep_gate_v1_gate_proto_msgTypes[15].OneofWrappers = []any{
+	file_lockstep_gate_v1_gate_proto_msgTypes[17].OneofWrappers = []any{
 		(*Fact_GateOpened)(nil),
 		(*Fact_GateDecided)(nil),
 	}
@@ -1637,7 +1866,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_gate_v1_gate_proto_rawDesc), len(file_lockstep_gate_v1_gate_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -10,6 +10,7 @@
 package observationv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -35,7 +36,8 @@ type Batch struct {
 	// Counts messages per (source, incarnation, part) from 1 without holes.
 	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// fnv32a(cluster) mod 64 of every cluster in the batch.
-	Part          uint32         `protobuf:"varint,4,opt,name=part,proto3" json:"part,omitempty"`
+	Part uint32 `protobuf:"varint,4,opt,name=part,proto3" json:"part,omitempty"`
+	// In the order in which the source saw them.
 	Observations  []*Observation `protobuf:"bytes,5,rep,name=observations,proto3" json:"observations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -109,10 +111,13 @@ func (x *Batch) GetObservations() []*Observation {
 // Observation is one thing seen. Its identity is (stream sequence of the
 // batch, index in it); the ids inside recognise repeats.
 type Observation struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the cluster it was seen in.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// The source's clock when it saw this.
 	ObservedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=observed_at,json=observedAt,proto3" json:"observed_at,omitempty"`
+	// What was seen.
+	//
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Observation_Inventory
@@ -216,18 +221,22 @@ type isObservation_Kind interface {
 }
 
 type Observation_Inventory struct {
+	// What runs.
 	Inventory *Inventory `protobuf:"bytes,3,opt,name=inventory,proto3,oneof"`
 }
 
 type Observation_Session struct {
+	// One session.
 	Session *Session `protobuf:"bytes,4,opt,name=session,proto3,oneof"`
 }
 
 type Observation_Mark struct {
+	// How far the source's word on sessions is complete.
 	Mark *Mark `protobuf:"bytes,5,opt,name=mark,proto3,oneof"`
 }
 
 type Observation_Registration struct {
+	// What the vendor's control plane knows of the bastions.
 	Registration *Registration `protobuf:"bytes,6,opt,name=registration,proto3,oneof"`
 }
 
@@ -241,8 +250,9 @@ func (*Observation_Registration) isObservation_Kind() {}
 
 // Inventory is every instance a source sees of the cluster at one instant.
 type Inventory struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Instances     []*Instance            `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instances, stopped ones included; none when nothing of it runs.
+	Instances     []*Instance `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,19 +296,26 @@ func (x *Inventory) GetInstances() []*Instance {
 
 // Instance is one running container or pod.
 type Instance struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Component string                 `protobuf:"bytes,2,opt,name=component,proto3" json:"component,omitempty"`
-	Service   string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
-	Image     string                 `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
-	Tag       string                 `protobuf:"bytes,5,opt,name=tag,proto3" json:"tag,omitempty"`
-	// Repository digest of the running image, empty when unknown.
-	Digest  string `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The engine's id of the container or the pod's name.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// gateway, sra-web, sra-ssh, dispatcher or worker; the set is open.
+	Component string `protobuf:"bytes,2,opt,name=component,proto3" json:"component,omitempty"`
+	// The Compose service or the Kubernetes workload.
+	Service string `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	// As declared: repository with tag, digest or both.
+	Image string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	// The tag in image, empty when it is pinned by digest alone.
+	Tag string `protobuf:"bytes,5,opt,name=tag,proto3" json:"tag,omitempty"`
+	// Repository digest of the running image, sha256:…, empty when unknown.
+	Digest string `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The engine's own id of the running image.
 	ImageId string `protobuf:"bytes,7,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"`
 	// The VERSION the process was given, empty when none.
 	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
-	// none, starting, healthy, unhealthy or stopped.
-	Health        string                 `protobuf:"bytes,9,opt,name=health,proto3" json:"health,omitempty"`
+	// none (no health check is defined), starting, healthy, unhealthy or stopped.
+	Health string `protobuf:"bytes,9,opt,name=health,proto3" json:"health,omitempty"`
+	// When the instance started, absent when unknown.
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -407,16 +424,23 @@ func (x *Instance) GetStartedAt() *timestamppb.Timestamp {
 // Session is the state in which a source last saw one session.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// connecting, connected, failed, completed or terminated.
-	Status     string                 `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
-	User       string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
-	Target     string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
-	InstanceId string                 `protobuf:"bytes,5,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	Start      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=start,proto3" json:"start,omitempty"`
+	// The vendor's id; the same whatever the state.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// connecting, connected, failed, completed or terminated. A status that the
+	// vendor adds is passed on as it is and says nothing to a gate.
+	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	// Who opened it, as the vendor names people.
+	User string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	// What it was opened to, as the vendor names targets.
+	Target string `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
+	// The bastion that serves it, empty when unknown.
+	InstanceId string `protobuf:"bytes,5,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// When it began.
+	Start *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=start,proto3" json:"start,omitempty"`
 	// Absent while active.
-	End   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=end,proto3" json:"end,omitempty"`
-	Error string                 `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	End *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=end,proto3" json:"end,omitempty"`
+	// The vendor's words for a failure, empty unless failed.
+	Error string `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
 	// Synthetic; judged apart from people's sessions.
 	Probe         bool `protobuf:"varint,9,opt,name=probe,proto3" json:"probe,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -519,10 +543,12 @@ func (x *Session) GetProbe() bool {
 // Mark promises that every session of the cluster that started before
 // complete_until has been sent in its current or a later state.
 type Mark struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent only when the mark is blind.
 	CompleteUntil *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=complete_until,json=completeUntil,proto3" json:"complete_until,omitempty"`
 	// The source knows that it cannot see every session.
-	Blind       bool   `protobuf:"varint,2,opt,name=blind,proto3" json:"blind,omitempty"`
+	Blind bool `protobuf:"varint,2,opt,name=blind,proto3" json:"blind,omitempty"`
+	// Why it is blind or what is lost, for people; empty when neither.
 	BlindReason string `protobuf:"bytes,3,opt,name=blind_reason,json=blindReason,proto3" json:"blind_reason,omitempty"`
 	// Something sent before this mark is lost for good; blind_reason says what.
 	Lost          bool `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`
@@ -590,9 +616,11 @@ func (x *Mark) GetLost() bool {
 
 // Registration is what the vendor's control plane reports of the bastions.
 type Registration struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	LastReport    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
-	Bastions      []*Bastion             `protobuf:"bytes,2,rep,name=bastions,proto3" json:"bastions,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the bastions last reported to the vendor, absent when never.
+	LastReport *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
+	// The bastions that are registered.
+	Bastions      []*Bastion `protobuf:"bytes,2,rep,name=bastions,proto3" json:"bastions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -643,9 +671,11 @@ func (x *Registration) GetBastions() []*Bastion {
 
 // Bastion is one registered instance; version is empty when not reported.
 type Bastion struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The vendor's id of the bastion.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// As the bastion reported it, empty when it did not.
+	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -698,22 +728,22 @@ var File_lockstep_observation_v1_observation_proto protoreflect.FileDescriptor
 
 const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\n" +
-	")lockstep/observation/v1/observation.proto\x12\x17lockstep.observation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x01\n" +
-	"\x05Batch\x12\x16\n" +
-	"\x06source\x18\x01 \x01(\tR\x06source\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x1a\n" +
-	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x12\n" +
-	"\x04part\x18\x04 \x01(\rR\x04part\x12H\n" +
-	"\fobservations\x18\x05 \x03(\v2$.lockstep.observation.v1.ObservationR\fobservations\"\xf0\x02\n" +
-	"\vObservation\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\tR\acluster\x12;\n" +
-	"\vobserved_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	")lockstep/observation/v1/observation.proto\x12\x17lockstep.observation.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x01\n" +
+	"\x05Batch\x121\n" +
+	"\x06source\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x06source\x12)\n" +
+	"\vincarnation\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vincarnation\x12#\n" +
+	"\bsequence\x18\x03 \x01(\x04B\a\xbaH\x042\x02(\x01R\bsequence\x12\x1b\n" +
+	"\x04part\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x10@R\x04part\x12H\n" +
+	"\fobservations\x18\x05 \x03(\v2$.lockstep.observation.v1.ObservationR\fobservations\"\x9a\x03\n" +
+	"\vObservation\x123\n" +
+	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12C\n" +
+	"\vobserved_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\n" +
 	"observedAt\x12B\n" +
 	"\tinventory\x18\x03 \x01(\v2\".lockstep.observation.v1.InventoryH\x00R\tinventory\x12<\n" +
 	"\asession\x18\x04 \x01(\v2 .lockstep.observation.v1.SessionH\x00R\asession\x123\n" +
 	"\x04mark\x18\x05 \x01(\v2\x1d.lockstep.observation.v1.MarkH\x00R\x04mark\x12K\n" +
-	"\fregistration\x18\x06 \x01(\v2%.lockstep.observation.v1.RegistrationH\x00R\fregistrationB\x06\n" +
-	"\x04kind\"L\n" +
+	"\fregistration\x18\x06 \x01(\v2%.lockstep.observation.v1.RegistrationH\x00R\fregistrationB\r\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01\"L\n" +
 	"\tInventory\x12?\n" +
 	"\tinstances\x18\x01 \x03(\v2!.lockstep.observation.v1.InstanceR\tinstances\"\x9a\x02\n" +
 	"\bInstance\x12\x0e\n" +
@@ -728,23 +758,24 @@ const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\x06health\x18\t \x01(\tR\x06health\x129\n" +
 	"\n" +
 	"started_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\x8a\x02\n" +
-	"\aSession\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\x9b\x02\n" +
+	"\aSession\x12\x17\n" +
+	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x12\n" +
 	"\x04user\x18\x03 \x01(\tR\x04user\x12\x16\n" +
 	"\x06target\x18\x04 \x01(\tR\x06target\x12\x1f\n" +
 	"\vinstance_id\x18\x05 \x01(\tR\n" +
-	"instanceId\x120\n" +
-	"\x05start\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x12,\n" +
+	"instanceId\x128\n" +
+	"\x05start\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x05start\x12,\n" +
 	"\x03end\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03end\x12\x14\n" +
 	"\x05error\x18\b \x01(\tR\x05error\x12\x14\n" +
-	"\x05probe\x18\t \x01(\bR\x05probe\"\x96\x01\n" +
+	"\x05probe\x18\t \x01(\bR\x05probe\"\x91\x02\n" +
 	"\x04Mark\x12A\n" +
 	"\x0ecomplete_until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\rcompleteUntil\x12\x14\n" +
 	"\x05blind\x18\x02 \x01(\bR\x05blind\x12!\n" +
 	"\fblind_reason\x18\x03 \x01(\tR\vblindReason\x12\x12\n" +
-	"\x04lost\x18\x04 \x01(\bR\x04lost\"\x89\x01\n" +
+	"\x04lost\x18\x04 \x01(\bR\x04lost:y\xbaHv\x1at\n" +
+	"\x13mark.complete_until\x125complete_until is missing; only a blind mark has none\x1a&this.blind || has(this.complete_until)\"\x89\x01\n" +
 	"\fRegistration\x12;\n" +
 	"\vlast_report\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"lastReport\x12<\n" +

@@ -10,6 +10,8 @@
 package rolloutv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/access/v1"
 	v1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -27,10 +29,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PlanRolloutRequest says what is to be planned.
 type PlanRolloutRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Release string                 `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
-	// Empty means every cluster of the fleet, in its order.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of a release of the configuration.
+	Release string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
+	// The clusters to move, in this order. Empty means every cluster of the fleet,
+	// in its order.
 	Clusters      []string `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -80,9 +85,12 @@ func (x *PlanRolloutRequest) GetClusters() []string {
 	return nil
 }
 
+// PlanRolloutResponse is a plan and what is wrong with it.
 type PlanRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Plan  *Plan                  `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// What would happen. Clusters that run the release already are left out, and
+	// so is what a problem keeps from being planned.
+	Plan *Plan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
 	// What stands in the way; a plan with problems does not start.
 	Problems      []*Problem `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -133,12 +141,14 @@ func (x *PlanRolloutResponse) GetProblems() []*Problem {
 	return nil
 }
 
+// Problem is one thing that stands in a plan's way.
 type Problem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A catalogue id such as LS-ROL-003.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Empty when it concerns the whole plan.
-	Cluster       string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// What is wrong, and what to do about it.
 	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -195,11 +205,17 @@ func (x *Problem) GetText() string {
 	return ""
 }
 
+// StartRolloutRequest says what is to be started.
 type StartRolloutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Release       string                 `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"`
-	Clusters      []string               `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's name for this start. The rollout's id follows from it, so a
+	// repeat answers with the rollout that was started.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The id of a release of the configuration.
+	Release string `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"`
+	// The clusters to move, in this order. Empty means every cluster of the fleet,
+	// in its order.
+	Clusters      []string `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -255,9 +271,11 @@ func (x *StartRolloutRequest) GetClusters() []string {
 	return nil
 }
 
+// StartRolloutResponse holds the rollout that was started.
 type StartRolloutResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout as it stands.
+	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -299,9 +317,11 @@ func (x *StartRolloutResponse) GetRollout() *Rollout {
 	return nil
 }
 
+// GetRolloutRequest names one rollout.
 type GetRolloutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout's id.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -343,9 +363,11 @@ func (x *GetRolloutRequest) GetId() string {
 	return ""
 }
 
+// GetRolloutResponse holds the rollout.
 type GetRolloutResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout as it stands.
+	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -387,10 +409,21 @@ func (x *GetRolloutResponse) GetRollout() *Rollout {
 	return nil
 }
 
+// ListRolloutsRequest asks for one page of the rollouts that match every filter
+// given.
 type ListRolloutsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	PageSize      int32                  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many rollouts, up to 1000; 0 means 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same filters; empty for the
+	// first page.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only rollouts in one of these phases; none means any.
+	Phases []string `protobuf:"bytes,3,rep,name=phases,proto3" json:"phases,omitempty"`
+	// Only rollouts whose plan holds this cluster; empty means any.
+	Cluster string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Only rollouts of this release; empty means any.
+	Release       string `protobuf:"bytes,5,opt,name=release,proto3" json:"release,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -439,10 +472,34 @@ func (x *ListRolloutsRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListRolloutsRequest) GetPhases() []string {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+func (x *ListRolloutsRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ListRolloutsRequest) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+// ListRolloutsResponse is one page.
 type ListRolloutsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rollouts      []*Rollout             `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
-	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first; fewer than page_size only on the last page.
+	Rollouts []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -491,9 +548,11 @@ func (x *ListRolloutsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// WatchRolloutRequest names one rollout.
 type WatchRolloutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout's id.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -535,9 +594,12 @@ func (x *WatchRolloutRequest) GetId() string {
 	return ""
 }
 
+// WatchRolloutResponse is one message of a watch; in the last one the rollout
+// rests.
 type WatchRolloutResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout as it stands.
+	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -579,11 +641,15 @@ func (x *WatchRolloutResponse) GetRollout() *Rollout {
 	return nil
 }
 
+// RollbackRolloutRequest asks for the way back.
 type RollbackRolloutRequest struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// Recorded with the rollback.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's name for this rollback; a repeat changes nothing. After a way
+	// back that failed, another name asks anew.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The rollout's id.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for people; needed, recorded with the rollback and told in its notices.
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -640,9 +706,11 @@ func (x *RollbackRolloutRequest) GetReason() string {
 	return ""
 }
 
+// RollbackRolloutResponse holds the rollout that goes back.
 type RollbackRolloutResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rollout       *Rollout               `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout as it stands.
+	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -686,10 +754,13 @@ func (x *RollbackRolloutResponse) GetRollout() *Rollout {
 
 // Plan is what was approved: nothing in it is looked up again later.
 type Plan struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Release  string                 `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
-	Clusters []*ClusterPlan         `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
-	Gate     *v1.Policy             `protobuf:"bytes,3,opt,name=gate,proto3" json:"gate,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the release it brings.
+	Release string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
+	// The clusters in the order in which they are moved.
+	Clusters []*ClusterPlan `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// What every step is judged by.
+	Gate *v1.Policy `protobuf:"bytes,3,opt,name=gate,proto3" json:"gate,omitempty"`
 	// How long one cluster may be mixed, from its first step to its end.
 	Window *durationpb.Duration `protobuf:"bytes,4,opt,name=window,proto3" json:"window,omitempty"`
 	// How far before a step baseline sessions are taken.
@@ -763,10 +834,13 @@ func (x *Plan) GetLookback() *durationpb.Duration {
 	return nil
 }
 
+// ClusterPlan is one cluster's way through a plan.
 type ClusterPlan struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Steps   []*StepPlan            `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's id.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// In the order in which they are made.
+	Steps []*StepPlan `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
 	// When earlier rollouts moved the cluster; those sessions are no baseline.
 	Aside         []*v1.Span `protobuf:"bytes,3,rep,name=aside,proto3" json:"aside,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -827,14 +901,17 @@ func (x *ClusterPlan) GetAside() []*v1.Span {
 // StepPlan moves every component of one line.
 type StepPlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// gateway or sra.
+	// gateway, sra or ztwa.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The version line: gateway, sra or ztwa.
 	Line string `protobuf:"bytes,2,opt,name=line,proto3" json:"line,omitempty"`
-	// The versions that run when planned.
+	// The versions that run when planned, as "version" or "version, version".
 	FromVersion string `protobuf:"bytes,3,opt,name=from_version,json=fromVersion,proto3" json:"from_version,omitempty"`
-	ToVersion   string `protobuf:"bytes,4,opt,name=to_version,json=toVersion,proto3" json:"to_version,omitempty"`
+	// The version that it brings.
+	ToVersion string `protobuf:"bytes,4,opt,name=to_version,json=toVersion,proto3" json:"to_version,omitempty"`
 	// repository:tag@sha256:…
-	Image         string   `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`
+	Image string `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`
+	// The components it moves, such as sra-web.
 	Components    []string `protobuf:"bytes,6,rep,name=components,proto3" json:"components,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -914,16 +991,26 @@ func (x *StepPlan) GetComponents() []string {
 
 // Rollout is a rollout as it stands.
 type Rollout struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Release string                 `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"`
-	// running, held, succeeded, rolling_back, rolled_back or failed.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Lockstep's name for it; a function of the request_id that started it.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The id of the release it brings.
+	Release string `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"`
+	// running (clusters are being moved), held (no further cluster starts; a
+	// person decides), succeeded (every cluster runs the release), rolling_back
+	// (a cluster is on its way back), rolled_back (every cluster that was touched
+	// is back, as asked) or failed (a cluster could not be brought to a known
+	// package). It rests in all but running and rolling_back.
 	Phase string `protobuf:"bytes,3,opt,name=phase,proto3" json:"phase,omitempty"`
-	// Why it rests or waits, in a sentence.
-	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	Plan          *Plan                  `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`
-	Clusters      []*ClusterRun          `protobuf:"bytes,6,rep,name=clusters,proto3" json:"clusters,omitempty"`
-	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// Why it rests or waits, in a sentence; empty when there is nothing to say.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What was approved.
+	Plan *Plan `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`
+	// In the order of the plan.
+	Clusters []*ClusterRun `protobuf:"bytes,6,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// When it was started.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// When it came to rest, absent while it does not.
 	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1017,18 +1104,25 @@ func (x *Rollout) GetEndedAt() *timestamppb.Timestamp {
 
 // ClusterRun is one cluster's part of a rollout.
 type ClusterRun struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// waiting, capturing, applying, gating, held, succeeded, rolling_back,
-	// rolled_back or failed.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's id.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// waiting (its turn has not come), capturing (what it runs is being
+	// recorded), applying (a step is being made), gating (a step is made and its
+	// gate is open), held (a gate neither passed nor failed; the window still
+	// runs), succeeded (every step passed), rolling_back (the recorded package is
+	// being restored), rolled_back (it runs the recorded package again) or failed
+	// (it could not be captured or restored).
 	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
-	// The step it is in.
-	Step       string                 `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
-	Reason     string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The step it is in, empty before the first.
+	Step string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	// Why it waits, goes back or failed; empty when there is nothing to say.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Until when it may be mixed, absent before its turn.
 	WindowEnds *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=window_ends,json=windowEnds,proto3" json:"window_ends,omitempty"`
-	// Blob hash of the package recorded before the first step.
+	// Blob hash of the package recorded before the first step, empty until then.
 	BasePackage string `protobuf:"bytes,6,opt,name=base_package,json=basePackage,proto3" json:"base_package,omitempty"`
-	// The gate of the current or last step.
+	// The gate of the current or last step, empty before the first one.
 	Gate          string `protobuf:"bytes,7,opt,name=gate,proto3" json:"gate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1115,9 +1209,11 @@ func (x *ClusterRun) GetGate() string {
 
 // Event is one decision about a rollout and lists its facts.
 type Event struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rollout       string                 `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	Facts         []*Fact                `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout's id.
+	Rollout string `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// In the order in which they hold.
+	Facts         []*Fact `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1166,11 +1262,15 @@ func (x *Event) GetFacts() []*Fact {
 	return nil
 }
 
+// Fact is one thing that was decided.
 type Fact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// When it was decided.
+	At *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
 	// Empty when it concerns the whole rollout.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// What was decided.
+	//
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Fact_RolloutStarted
@@ -1394,66 +1494,82 @@ type isFact_Kind interface {
 }
 
 type Fact_RolloutStarted struct {
+	// The plan was approved and begins.
 	RolloutStarted *RolloutStarted `protobuf:"bytes,3,opt,name=rollout_started,json=rolloutStarted,proto3,oneof"`
 }
 
 type Fact_ClusterStarted struct {
+	// The cluster's turn has come.
 	ClusterStarted *ClusterStarted `protobuf:"bytes,4,opt,name=cluster_started,json=clusterStarted,proto3,oneof"`
 }
 
 type Fact_PackageCaptured struct {
+	// What the cluster runs is recorded.
 	PackageCaptured *PackageCaptured `protobuf:"bytes,5,opt,name=package_captured,json=packageCaptured,proto3,oneof"`
 }
 
 type Fact_StepStarted struct {
+	// The step is being made.
 	StepStarted *StepStarted `protobuf:"bytes,6,opt,name=step_started,json=stepStarted,proto3,oneof"`
 }
 
 type Fact_StepApplied struct {
+	// The step is made.
 	StepApplied *StepApplied `protobuf:"bytes,7,opt,name=step_applied,json=stepApplied,proto3,oneof"`
 }
 
 type Fact_StepPassed struct {
+	// The step's gate passed.
 	StepPassed *StepPassed `protobuf:"bytes,8,opt,name=step_passed,json=stepPassed,proto3,oneof"`
 }
 
 type Fact_ClusterHeld struct {
+	// A gate neither passed nor failed.
 	ClusterHeld *ClusterHeld `protobuf:"bytes,9,opt,name=cluster_held,json=clusterHeld,proto3,oneof"`
 }
 
 type Fact_RollbackStarted struct {
+	// The recorded package is being restored.
 	RollbackStarted *RollbackStarted `protobuf:"bytes,10,opt,name=rollback_started,json=rollbackStarted,proto3,oneof"`
 }
 
 type Fact_ClusterSucceeded struct {
+	// Every step of the cluster passed.
 	ClusterSucceeded *ClusterSucceeded `protobuf:"bytes,11,opt,name=cluster_succeeded,json=clusterSucceeded,proto3,oneof"`
 }
 
 type Fact_ClusterRolledBack struct {
+	// The cluster runs the recorded package again.
 	ClusterRolledBack *ClusterRolledBack `protobuf:"bytes,12,opt,name=cluster_rolled_back,json=clusterRolledBack,proto3,oneof"`
 }
 
 type Fact_ClusterFailed struct {
+	// The cluster is in no known good place, or never left it.
 	ClusterFailed *ClusterFailed `protobuf:"bytes,13,opt,name=cluster_failed,json=clusterFailed,proto3,oneof"`
 }
 
 type Fact_RolloutHeld struct {
+	// No further cluster starts.
 	RolloutHeld *RolloutHeld `protobuf:"bytes,14,opt,name=rollout_held,json=rolloutHeld,proto3,oneof"`
 }
 
 type Fact_RolloutSucceeded struct {
+	// Every cluster is done.
 	RolloutSucceeded *RolloutSucceeded `protobuf:"bytes,15,opt,name=rollout_succeeded,json=rolloutSucceeded,proto3,oneof"`
 }
 
 type Fact_RollbackRequested struct {
+	// A person asked for the way back.
 	RollbackRequested *RollbackRequested `protobuf:"bytes,16,opt,name=rollback_requested,json=rollbackRequested,proto3,oneof"`
 }
 
 type Fact_RolloutRolledBack struct {
+	// Every touched cluster is restored.
 	RolloutRolledBack *RolloutRolledBack `protobuf:"bytes,17,opt,name=rollout_rolled_back,json=rolloutRolledBack,proto3,oneof"`
 }
 
 type Fact_RolloutFailed struct {
+	// A person must look.
 	RolloutFailed *RolloutFailed `protobuf:"bytes,18,opt,name=rollout_failed,json=rolloutFailed,proto3,oneof"`
 }
 
@@ -1489,10 +1605,13 @@ func (*Fact_RolloutRolledBack) isFact_Kind() {}
 
 func (*Fact_RolloutFailed) isFact_Kind() {}
 
+// RolloutStarted is the first fact of a rollout.
 type RolloutStarted struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Plan          *Plan                  `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
-	RequestId     string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was approved.
+	Plan *Plan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// The caller's name for the start.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1541,8 +1660,10 @@ func (x *RolloutStarted) GetRequestId() string {
 	return ""
 }
 
+// ClusterStarted begins a cluster's part.
 type ClusterStarted struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Until when the cluster may be mixed; counted anew from its first step.
 	WindowEnds    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=window_ends,json=windowEnds,proto3" json:"window_ends,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1585,9 +1706,11 @@ func (x *ClusterStarted) GetWindowEnds() *timestamppb.Timestamp {
 	return nil
 }
 
+// PackageCaptured says where what ran before is kept.
 type PackageCaptured struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Package       string                 `protobuf:"bytes,1,opt,name=package,proto3" json:"package,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Blob hash of the package; there is no way back without one.
+	Package       string `protobuf:"bytes,1,opt,name=package,proto3" json:"package,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1629,9 +1752,11 @@ func (x *PackageCaptured) GetPackage() string {
 	return ""
 }
 
+// StepStarted begins a step.
 type StepStarted struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The step's name.
+	Step          string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1675,11 +1800,15 @@ func (x *StepStarted) GetStep() string {
 
 // StepApplied asks for the step's gate.
 type StepApplied struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Step     string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
-	Gate     string                 `protobuf:"bytes,2,opt,name=gate,proto3" json:"gate,omitempty"`
-	Boundary *v1.Boundary           `protobuf:"bytes,3,opt,name=boundary,proto3" json:"boundary,omitempty"`
-	Policy   *v1.Policy             `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The step's name.
+	Step string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	// The id of the gate to open.
+	Gate string `protobuf:"bytes,2,opt,name=gate,proto3" json:"gate,omitempty"`
+	// Which sessions it compares.
+	Boundary *v1.Boundary `protobuf:"bytes,3,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	// What it judges by.
+	Policy *v1.Policy `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
 	// Blob hash of the package that the cluster runs now.
 	Package       string `protobuf:"bytes,5,opt,name=package,proto3" json:"package,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1751,9 +1880,11 @@ func (x *StepApplied) GetPackage() string {
 	return ""
 }
 
+// StepPassed ends a step.
 type StepPassed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The step's name.
+	Step          string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1795,9 +1926,12 @@ func (x *StepPassed) GetStep() string {
 	return ""
 }
 
+// ClusterHeld leaves the cluster where it is until its window ends or a person
+// decides.
 type ClusterHeld struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, in a sentence.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1839,9 +1973,11 @@ func (x *ClusterHeld) GetReason() string {
 	return ""
 }
 
+// RollbackStarted sends a cluster back.
 type RollbackStarted struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, in a sentence.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1883,10 +2019,13 @@ func (x *RollbackStarted) GetReason() string {
 	return ""
 }
 
+// ClusterSucceeded ends a cluster's part.
 type ClusterSucceeded struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Release       string                 `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
-	Package       string                 `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the release that it runs now.
+	Release string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
+	// Blob hash of the package that it runs now.
+	Package       string `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1935,6 +2074,7 @@ func (x *ClusterSucceeded) GetPackage() string {
 	return ""
 }
 
+// ClusterRolledBack ends a cluster's way back.
 type ClusterRolledBack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1971,9 +2111,11 @@ func (*ClusterRolledBack) Descriptor() ([]byte, []int) {
 	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{29}
 }
 
+// ClusterFailed leaves a cluster to a person.
 type ClusterFailed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, in a sentence.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2015,9 +2157,11 @@ func (x *ClusterFailed) GetReason() string {
 	return ""
 }
 
+// RolloutHeld stops the rollout before its next cluster.
 type RolloutHeld struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, in a sentence.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2059,6 +2203,7 @@ func (x *RolloutHeld) GetReason() string {
 	return ""
 }
 
+// RolloutSucceeded ends a rollout that went well.
 type RolloutSucceeded struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2095,10 +2240,13 @@ func (*RolloutSucceeded) Descriptor() ([]byte, []int) {
 	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{32}
 }
 
+// RollbackRequested sends every touched cluster back.
 type RollbackRequested struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
-	RequestId     string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The person's words.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The caller's name for the request, empty when it gave none.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2147,6 +2295,7 @@ func (x *RollbackRequested) GetRequestId() string {
 	return ""
 }
 
+// RolloutRolledBack ends a rollout whose clusters are all back.
 type RolloutRolledBack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2183,9 +2332,11 @@ func (*RolloutRolledBack) Descriptor() ([]byte, []int) {
 	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{34}
 }
 
+// RolloutFailed ends a rollout that a person must look at.
 type RolloutFailed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, in a sentence.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2231,44 +2382,48 @@ var File_lockstep_rollout_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"!lockstep/rollout/v1/rollout.proto\x12\x13lockstep.rollout.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1blockstep/gate/v1/gate.proto\"J\n" +
-	"\x12PlanRolloutRequest\x12\x18\n" +
-	"\arelease\x18\x01 \x01(\tR\arelease\x12\x1a\n" +
-	"\bclusters\x18\x02 \x03(\tR\bclusters\"~\n" +
+	"!lockstep/rollout/v1/rollout.proto\x12\x13lockstep.rollout.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\x1a\x1blockstep/gate/v1/gate.proto\"\x8b\x01\n" +
+	"\x12PlanRolloutRequest\x124\n" +
+	"\arelease\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12?\n" +
+	"\bclusters\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\"~\n" +
 	"\x13PlanRolloutResponse\x12-\n" +
 	"\x04plan\x18\x01 \x01(\v2\x19.lockstep.rollout.v1.PlanR\x04plan\x128\n" +
 	"\bproblems\x18\x02 \x03(\v2\x1c.lockstep.rollout.v1.ProblemR\bproblems\"G\n" +
 	"\aProblem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"j\n" +
-	"\x13StartRolloutRequest\x12\x1d\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\xcd\x01\n" +
+	"\x13StartRolloutRequest\x12?\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
-	"\arelease\x18\x02 \x01(\tR\arelease\x12\x1a\n" +
-	"\bclusters\x18\x03 \x03(\tR\bclusters\"N\n" +
+	"request_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[A-Za-z0-9._:/-]{1,128}$R\trequestId\x124\n" +
+	"\arelease\x18\x02 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12?\n" +
+	"\bclusters\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\"N\n" +
 	"\x14StartRolloutResponse\x126\n" +
-	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"#\n" +
-	"\x11GetRolloutRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"L\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\">\n" +
+	"\x11GetRolloutRequest\x12)\n" +
+	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\"L\n" +
 	"\x12GetRolloutResponse\x126\n" +
-	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"Q\n" +
-	"\x13ListRolloutsRequest\x12\x1b\n" +
-	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xbb\x02\n" +
+	"\x13ListRolloutsRequest\x12'\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"x\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12a\n" +
+	"\x06phases\x18\x03 \x03(\tBI\xbaHF\x92\x01C\x18\x01\"?r=R\arunningR\x04heldR\tsucceededR\frolling_backR\vrolled_backR\x06failedR\x06phases\x126\n" +
+	"\acluster\x18\x04 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x127\n" +
+	"\arelease\x18\x05 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\"x\n" +
 	"\x14ListRolloutsResponse\x128\n" +
 	"\brollouts\x18\x01 \x03(\v2\x1c.lockstep.rollout.v1.RolloutR\brollouts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"%\n" +
-	"\x13WatchRolloutRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"N\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"@\n" +
+	"\x13WatchRolloutRequest\x12)\n" +
+	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\"N\n" +
 	"\x14WatchRolloutResponse\x126\n" +
-	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"_\n" +
-	"\x16RollbackRolloutRequest\x12\x1d\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xa6\x01\n" +
+	"\x16RollbackRolloutRequest\x12?\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tR\trequestId\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"Q\n" +
+	"request_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[A-Za-z0-9._:/-]{1,128}$R\trequestId\x12)\n" +
+	"\x02id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x12 \n" +
+	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"Q\n" +
 	"\x17RollbackRolloutResponse\x126\n" +
 	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xf6\x01\n" +
 	"\x04Plan\x12\x18\n" +
@@ -2310,14 +2465,14 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\vwindow_ends\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"windowEnds\x12!\n" +
 	"\fbase_package\x18\x06 \x01(\tR\vbasePackage\x12\x12\n" +
-	"\x04gate\x18\a \x01(\tR\x04gate\"R\n" +
-	"\x05Event\x12\x18\n" +
-	"\arollout\x18\x01 \x01(\tR\arollout\x12/\n" +
-	"\x05facts\x18\x02 \x03(\v2\x19.lockstep.rollout.v1.FactR\x05facts\"\xcd\n" +
+	"\x04gate\x18\a \x01(\tR\x04gate\"w\n" +
+	"\x05Event\x123\n" +
+	"\arollout\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x129\n" +
+	"\x05facts\x18\x02 \x03(\v2\x19.lockstep.rollout.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\"\xf3\n" +
 	"\n" +
-	"\x04Fact\x12*\n" +
-	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
-	"\acluster\x18\x02 \x01(\tR\acluster\x12N\n" +
+	"\x04Fact\x122\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02at\x126\n" +
+	"\acluster\x18\x02 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12N\n" +
 	"\x0frollout_started\x18\x03 \x01(\v2#.lockstep.rollout.v1.RolloutStartedH\x00R\x0erolloutStarted\x12N\n" +
 	"\x0fcluster_started\x18\x04 \x01(\v2#.lockstep.rollout.v1.ClusterStartedH\x00R\x0eclusterStarted\x12Q\n" +
 	"\x10package_captured\x18\x05 \x01(\v2$.lockstep.rollout.v1.PackageCapturedH\x00R\x0fpackageCaptured\x12E\n" +
@@ -2336,27 +2491,27 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x12rollback_requested\x18\x10 \x01(\v2&.lockstep.rollout.v1.RollbackRequestedH\x00R\x11rollbackRequested\x12X\n" +
 	"\x13rollout_rolled_back\x18\x11 \x01(\v2&.lockstep.rollout.v1.RolloutRolledBackH\x00R\x11rolloutRolledBack\x12K\n" +
 	"\x0erollout_failed\x18\x12 \x01(\v2\".lockstep.rollout.v1.RolloutFailedH\x00R\rrolloutFailedB\x06\n" +
-	"\x04kind\"^\n" +
-	"\x0eRolloutStarted\x12-\n" +
-	"\x04plan\x18\x01 \x01(\v2\x19.lockstep.rollout.v1.PlanR\x04plan\x12\x1d\n" +
+	"\x04kind\"f\n" +
+	"\x0eRolloutStarted\x125\n" +
+	"\x04plan\x18\x01 \x01(\v2\x19.lockstep.rollout.v1.PlanB\x06\xbaH\x03\xc8\x01\x01R\x04plan\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tR\trequestId\"M\n" +
 	"\x0eClusterStarted\x12;\n" +
 	"\vwindow_ends\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"windowEnds\"+\n" +
-	"\x0fPackageCaptured\x12\x18\n" +
-	"\apackage\x18\x01 \x01(\tR\apackage\"!\n" +
-	"\vStepStarted\x12\x12\n" +
-	"\x04step\x18\x01 \x01(\tR\x04step\"\xb9\x01\n" +
-	"\vStepApplied\x12\x12\n" +
-	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
-	"\x04gate\x18\x02 \x01(\tR\x04gate\x126\n" +
-	"\bboundary\x18\x03 \x01(\v2\x1a.lockstep.gate.v1.BoundaryR\bboundary\x120\n" +
-	"\x06policy\x18\x04 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x06policy\x12\x18\n" +
-	"\apackage\x18\x05 \x01(\tR\apackage\" \n" +
+	"windowEnds\"4\n" +
+	"\x0fPackageCaptured\x12!\n" +
+	"\apackage\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\apackage\"*\n" +
+	"\vStepStarted\x12\x1b\n" +
+	"\x04step\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\"\xdb\x01\n" +
+	"\vStepApplied\x12\x1b\n" +
+	"\x04step\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\x12\x1b\n" +
+	"\x04gate\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04gate\x12>\n" +
+	"\bboundary\x18\x03 \x01(\v2\x1a.lockstep.gate.v1.BoundaryB\x06\xbaH\x03\xc8\x01\x01R\bboundary\x128\n" +
+	"\x06policy\x18\x04 \x01(\v2\x18.lockstep.gate.v1.PolicyB\x06\xbaH\x03\xc8\x01\x01R\x06policy\x12\x18\n" +
+	"\apackage\x18\x05 \x01(\tR\apackage\")\n" +
 	"\n" +
-	"StepPassed\x12\x12\n" +
-	"\x04step\x18\x01 \x01(\tR\x04step\"%\n" +
+	"StepPassed\x12\x1b\n" +
+	"\x04step\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\"%\n" +
 	"\vClusterHeld\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\")\n" +
 	"\x0fRollbackStarted\x12\x16\n" +
@@ -2376,15 +2531,15 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tR\trequestId\"\x13\n" +
 	"\x11RolloutRolledBack\"'\n" +
 	"\rRolloutFailed\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason2\x89\x05\n" +
-	"\x0eRolloutService\x12e\n" +
-	"\vPlanRollout\x12'.lockstep.rollout.v1.PlanRolloutRequest\x1a(.lockstep.rollout.v1.PlanRolloutResponse\"\x03\x90\x02\x01\x12h\n" +
-	"\fStartRollout\x12(.lockstep.rollout.v1.StartRolloutRequest\x1a).lockstep.rollout.v1.StartRolloutResponse\"\x03\x90\x02\x02\x12b\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason2\xa3\x05\n" +
+	"\x0eRolloutService\x12i\n" +
+	"\vPlanRollout\x12'.lockstep.rollout.v1.PlanRolloutRequest\x1a(.lockstep.rollout.v1.PlanRolloutResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12l\n" +
+	"\fStartRollout\x12(.lockstep.rollout.v1.StartRolloutRequest\x1a).lockstep.rollout.v1.StartRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12f\n" +
 	"\n" +
-	"GetRollout\x12&.lockstep.rollout.v1.GetRolloutRequest\x1a'.lockstep.rollout.v1.GetRolloutResponse\"\x03\x90\x02\x01\x12h\n" +
-	"\fListRollouts\x12(.lockstep.rollout.v1.ListRolloutsRequest\x1a).lockstep.rollout.v1.ListRolloutsResponse\"\x03\x90\x02\x01\x12e\n" +
-	"\fWatchRollout\x12(.lockstep.rollout.v1.WatchRolloutRequest\x1a).lockstep.rollout.v1.WatchRolloutResponse0\x01\x12q\n" +
-	"\x0fRollbackRollout\x12+.lockstep.rollout.v1.RollbackRolloutRequest\x1a,.lockstep.rollout.v1.RollbackRolloutResponse\"\x03\x90\x02\x02B\xe1\x01\n" +
+	"GetRollout\x12&.lockstep.rollout.v1.GetRolloutRequest\x1a'.lockstep.rollout.v1.GetRolloutResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12l\n" +
+	"\fListRollouts\x12(.lockstep.rollout.v1.ListRolloutsRequest\x1a).lockstep.rollout.v1.ListRolloutsResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12k\n" +
+	"\fWatchRollout\x12(.lockstep.rollout.v1.WatchRolloutRequest\x1a).lockstep.rollout.v1.WatchRolloutResponse\"\x04\xb0\xc6\x1c\x010\x01\x12u\n" +
+	"\x0fRollbackRollout\x12+.lockstep.rollout.v1.RollbackRolloutRequest\x1a,.lockstep.rollout.v1.RollbackRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02B\xe1\x01\n" +
 	"\x17com.lockstep.rollout.v1B\fRolloutProtoP\x01ZJgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1;rolloutv1\xa2\x02\x03LRX\xaa\x02\x13Lockstep.Rollout.V1\xca\x02\x13Lockstep\\Rollout\\V1\xe2\x02\x1fLockstep\\Rollout\\V1\\GPBMetadata\xea\x02\x15Lockstep::Rollout::V1b\x06proto3"
 
 var (

@@ -27,6 +27,8 @@ const (
 const (
 	// FleetServiceListClustersProcedure is the procedure name of the FleetService's ListClusters RPC.
 	FleetServiceListClustersProcedure = "/lockstep.fleet.v1.FleetService/ListClusters"
+	// FleetServiceWatchClustersProcedure is the procedure name of the FleetService's WatchClusters RPC.
+	FleetServiceWatchClustersProcedure = "/lockstep.fleet.v1.FleetService/WatchClusters"
 )
 
 var (
@@ -38,12 +40,24 @@ var (
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
+	fleetServiceWatchClustersSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeServer,
+			Schema:     v1.File_lockstep_fleet_v1_fleet_proto.Services().ByName("FleetService").Methods().ByName("WatchClusters"),
+			Procedure:  FleetServiceWatchClustersProcedure,
+		}
+	})
 )
 
 // FleetServiceClient is a client for the lockstep.fleet.v1.FleetService service.
 type FleetServiceClient interface {
 	// ListClusters returns the clusters of the caller's tenant in order of id.
 	ListClusters(context.Context, *v1.ListClustersRequest) (*v1.ListClustersResponse, error)
+	// WatchClusters sends every cluster that is asked for, then each one again
+	// when its state, release, rollout or lines change; instances, bastions and
+	// the times of reports alone are no change. It looks once a second, sends what
+	// it finds then, and ends when the caller does.
+	WatchClusters(context.Context, *v1.WatchClustersRequest) (FleetServiceWatchClustersClientStream, error)
 }
 
 // NewFleetServiceClient constructs a client for the lockstep.fleet.v1.FleetService service.
@@ -52,10 +66,36 @@ func NewFleetServiceClient(client *connect.Client) FleetServiceClient {
 	return &fleetServiceClient{client: client}
 }
 
+// FleetServiceWatchClustersClientStream is the client stream for the FleetService's WatchClusters
+// RPC.
+type FleetServiceWatchClustersClientStream struct {
+	stream connect.ClientStream
+}
+
+// Receive returns the next response message from the server.
+func (s FleetServiceWatchClustersClientStream) Receive() (*v1.WatchClustersResponse, error) {
+	var res v1.WatchClustersResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s FleetServiceWatchClustersClientStream) Close() error {
+	return s.stream.Close()
+}
+
 // FleetServiceHandler is an implementation of the lockstep.fleet.v1.FleetService service.
 type FleetServiceHandler interface {
 	// ListClusters returns the clusters of the caller's tenant in order of id.
 	ListClusters(context.Context, *v1.ListClustersRequest) (*v1.ListClustersResponse, error)
+	// WatchClusters sends every cluster that is asked for, then each one again
+	// when its state, release, rollout or lines change; instances, bastions and
+	// the times of reports alone are no change. It looks once a second, sends what
+	// it finds then, and ends when the caller does.
+	WatchClusters(context.Context, *v1.WatchClustersRequest, FleetServiceWatchClustersServerStream) error
 }
 
 // RegisterFleetServiceHandler registers svc as the lockstep.fleet.v1.FleetService implementation on
@@ -64,7 +104,24 @@ func RegisterFleetServiceHandler(server *connect.Server, svc FleetServiceHandler
 	adapter := fleetServiceHandler{svc: svc}
 	server.Register(
 		connect.Method{Spec: fleetServiceListClustersSpec(), Handler: adapter.listClusters},
+		connect.Method{Spec: fleetServiceWatchClustersSpec(), Handler: adapter.watchClusters},
 	)
+}
+
+// FleetServiceWatchClustersServerStream is the server stream for the FleetService's WatchClusters
+// RPC.
+type FleetServiceWatchClustersServerStream struct {
+	stream connect.ServerStream
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s FleetServiceWatchClustersServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s FleetServiceWatchClustersServerStream) Send(res *v1.WatchClustersResponse) error {
+	return s.stream.Send(res)
 }
 
 // UnimplementedFleetServiceHandler returns CodeUnimplemented from all methods.
@@ -72,6 +129,10 @@ type UnimplementedFleetServiceHandler struct{}
 
 func (UnimplementedFleetServiceHandler) ListClusters(context.Context, *v1.ListClustersRequest) (*v1.ListClustersResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.fleet.v1.FleetService.ListClusters is not implemented")
+}
+
+func (UnimplementedFleetServiceHandler) WatchClusters(context.Context, *v1.WatchClustersRequest, FleetServiceWatchClustersServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "lockstep.fleet.v1.FleetService.WatchClusters is not implemented")
 }
 
 type fleetServiceClient struct {
@@ -86,6 +147,14 @@ func (c *fleetServiceClient) ListClusters(ctx context.Context, req *v1.ListClust
 	return &res, nil
 }
 
+func (c *fleetServiceClient) WatchClusters(ctx context.Context, req *v1.WatchClustersRequest) (FleetServiceWatchClustersClientStream, error) {
+	stream, err := c.client.CallServerStream(ctx, fleetServiceWatchClustersSpec(), req)
+	if err != nil {
+		return FleetServiceWatchClustersClientStream{}, err
+	}
+	return FleetServiceWatchClustersClientStream{stream: stream}, nil
+}
+
 type fleetServiceHandler struct{ svc FleetServiceHandler }
 
 func (h fleetServiceHandler) listClusters(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
@@ -98,4 +167,12 @@ func (h fleetServiceHandler) listClusters(ctx context.Context, _ connect.Spec, s
 		return err
 	}
 	return stream.Send(res)
+}
+
+func (h fleetServiceHandler) watchClusters(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.WatchClustersRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	return h.svc.WatchClusters(ctx, &req, FleetServiceWatchClustersServerStream{stream: stream})
 }

@@ -30,6 +30,8 @@ const (
 	GateServiceListGatesProcedure = "/lockstep.gate.v1.GateService/ListGates"
 	// GateServiceGetGateProcedure is the procedure name of the GateService's GetGate RPC.
 	GateServiceGetGateProcedure = "/lockstep.gate.v1.GateService/GetGate"
+	// GateServiceWatchGateProcedure is the procedure name of the GateService's WatchGate RPC.
+	GateServiceWatchGateProcedure = "/lockstep.gate.v1.GateService/WatchGate"
 	// GateServiceReplayGateProcedure is the procedure name of the GateService's ReplayGate RPC.
 	GateServiceReplayGateProcedure = "/lockstep.gate.v1.GateService/ReplayGate"
 )
@@ -51,6 +53,13 @@ var (
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
+	gateServiceWatchGateSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeServer,
+			Schema:     v1.File_lockstep_gate_v1_gate_proto.Services().ByName("GateService").Methods().ByName("WatchGate"),
+			Procedure:  GateServiceWatchGateProcedure,
+		}
+	})
 	gateServiceReplayGateSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType:       connect.StreamTypeUnary,
@@ -63,10 +72,13 @@ var (
 
 // GateServiceClient is a client for the lockstep.gate.v1.GateService service.
 type GateServiceClient interface {
-	// ListGates returns gates, newest first, of one rollout or of all.
+	// ListGates returns gates, newest first.
 	ListGates(context.Context, *v1.ListGatesRequest) (*v1.ListGatesResponse, error)
 	// GetGate returns one gate with its evidence so far or as decided.
 	GetGate(context.Context, *v1.GetGateRequest) (*v1.GetGateResponse, error)
+	// WatchGate sends the gate at once and again when its evidence has grown, and
+	// ends when it is decided. It looks once a second and sends what it finds then.
+	WatchGate(context.Context, *v1.WatchGateRequest) (GateServiceWatchGateClientStream, error)
 	// ReplayGate takes the decision again from the stored rows up to the recorded
 	// watermark and says whether evidence and verdict are the same.
 	ReplayGate(context.Context, *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error)
@@ -78,12 +90,35 @@ func NewGateServiceClient(client *connect.Client) GateServiceClient {
 	return &gateServiceClient{client: client}
 }
 
+// GateServiceWatchGateClientStream is the client stream for the GateService's WatchGate RPC.
+type GateServiceWatchGateClientStream struct {
+	stream connect.ClientStream
+}
+
+// Receive returns the next response message from the server.
+func (s GateServiceWatchGateClientStream) Receive() (*v1.WatchGateResponse, error) {
+	var res v1.WatchGateResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s GateServiceWatchGateClientStream) Close() error {
+	return s.stream.Close()
+}
+
 // GateServiceHandler is an implementation of the lockstep.gate.v1.GateService service.
 type GateServiceHandler interface {
-	// ListGates returns gates, newest first, of one rollout or of all.
+	// ListGates returns gates, newest first.
 	ListGates(context.Context, *v1.ListGatesRequest) (*v1.ListGatesResponse, error)
 	// GetGate returns one gate with its evidence so far or as decided.
 	GetGate(context.Context, *v1.GetGateRequest) (*v1.GetGateResponse, error)
+	// WatchGate sends the gate at once and again when its evidence has grown, and
+	// ends when it is decided. It looks once a second and sends what it finds then.
+	WatchGate(context.Context, *v1.WatchGateRequest, GateServiceWatchGateServerStream) error
 	// ReplayGate takes the decision again from the stored rows up to the recorded
 	// watermark and says whether evidence and verdict are the same.
 	ReplayGate(context.Context, *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error)
@@ -96,8 +131,24 @@ func RegisterGateServiceHandler(server *connect.Server, svc GateServiceHandler) 
 	server.Register(
 		connect.Method{Spec: gateServiceListGatesSpec(), Handler: adapter.listGates},
 		connect.Method{Spec: gateServiceGetGateSpec(), Handler: adapter.getGate},
+		connect.Method{Spec: gateServiceWatchGateSpec(), Handler: adapter.watchGate},
 		connect.Method{Spec: gateServiceReplayGateSpec(), Handler: adapter.replayGate},
 	)
+}
+
+// GateServiceWatchGateServerStream is the server stream for the GateService's WatchGate RPC.
+type GateServiceWatchGateServerStream struct {
+	stream connect.ServerStream
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s GateServiceWatchGateServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s GateServiceWatchGateServerStream) Send(res *v1.WatchGateResponse) error {
+	return s.stream.Send(res)
 }
 
 // UnimplementedGateServiceHandler returns CodeUnimplemented from all methods.
@@ -109,6 +160,10 @@ func (UnimplementedGateServiceHandler) ListGates(context.Context, *v1.ListGatesR
 
 func (UnimplementedGateServiceHandler) GetGate(context.Context, *v1.GetGateRequest) (*v1.GetGateResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.gate.v1.GateService.GetGate is not implemented")
+}
+
+func (UnimplementedGateServiceHandler) WatchGate(context.Context, *v1.WatchGateRequest, GateServiceWatchGateServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "lockstep.gate.v1.GateService.WatchGate is not implemented")
 }
 
 func (UnimplementedGateServiceHandler) ReplayGate(context.Context, *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error) {
@@ -133,6 +188,14 @@ func (c *gateServiceClient) GetGate(ctx context.Context, req *v1.GetGateRequest)
 		return nil, err
 	}
 	return &res, nil
+}
+
+func (c *gateServiceClient) WatchGate(ctx context.Context, req *v1.WatchGateRequest) (GateServiceWatchGateClientStream, error) {
+	stream, err := c.client.CallServerStream(ctx, gateServiceWatchGateSpec(), req)
+	if err != nil {
+		return GateServiceWatchGateClientStream{}, err
+	}
+	return GateServiceWatchGateClientStream{stream: stream}, nil
 }
 
 func (c *gateServiceClient) ReplayGate(ctx context.Context, req *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error) {
@@ -167,6 +230,14 @@ func (h gateServiceHandler) getGate(ctx context.Context, _ connect.Spec, stream 
 		return err
 	}
 	return stream.Send(res)
+}
+
+func (h gateServiceHandler) watchGate(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.WatchGateRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	return h.svc.WatchGate(ctx, &req, GateServiceWatchGateServerStream{stream: stream})
 }
 
 func (h gateServiceHandler) replayGate(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {

@@ -101,6 +101,7 @@ type RolloutServiceClient interface {
 	PlanRollout(context.Context, *v1.PlanRolloutRequest) (*v1.PlanRolloutResponse, error)
 	// StartRollout plans again and starts. The same request_id never starts twice.
 	StartRollout(context.Context, *v1.StartRolloutRequest) (*v1.StartRolloutResponse, error)
+	// GetRollout returns one rollout as it stands.
 	GetRollout(context.Context, *v1.GetRolloutRequest) (*v1.GetRolloutResponse, error)
 	// ListRollouts returns rollouts, newest first.
 	ListRollouts(context.Context, *v1.ListRolloutsRequest) (*v1.ListRolloutsResponse, error)
@@ -146,6 +147,7 @@ type RolloutServiceHandler interface {
 	PlanRollout(context.Context, *v1.PlanRolloutRequest) (*v1.PlanRolloutResponse, error)
 	// StartRollout plans again and starts. The same request_id never starts twice.
 	StartRollout(context.Context, *v1.StartRolloutRequest) (*v1.StartRolloutResponse, error)
+	// GetRollout returns one rollout as it stands.
 	GetRollout(context.Context, *v1.GetRolloutRequest) (*v1.GetRolloutResponse, error)
 	// ListRollouts returns rollouts, newest first.
 	ListRollouts(context.Context, *v1.ListRolloutsRequest) (*v1.ListRolloutsResponse, error)

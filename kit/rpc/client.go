@@ -1,0 +1,186 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+
+	"github.com/lockstep-fleet/lockstep/kit/errs"
+)
+
+const (
+	// maxURL bounds the URL of a call that goes as a GET, in bytes; proxies on the
+	// way take little more. A longer one goes as a POST.
+	maxURL = 4 << 10
+	// answerLimit bounds a unary call whose caller sets no limit, so that a server
+	// that hangs does not hang its callers. It leaves a server time to say itself
+	// that a call takes too long.
+	answerLimit = DefaultTimeout + 15*time.Second
+
+	dialTimeout = 10 * time.Second
+	keepAlive   = 15 * time.Second
+	// firstWait and longestWait bound how long a client waits before it calls
+	// again.
+	firstWait, longestWait = 100 * time.Millisecond, 2 * time.Second
+)
+
+// ClientOptions says whom a client calls, and as whom.
+type ClientOptions struct {
+	// URL of the server, such as "https://lockstep.example.org".
+	URL string
+	// Token is the bearer token.
+	Token string
+	// Retries is how often a unary call is made again that the server was not
+	// there for; only calls that change nothing when they are repeated are.
+	Retries int
+	// Transport carries the requests; nil means one of the client's own.
+	Transport http.RoundTripper
+}
+
+// Client calls the procedures of one server: give its Client to the constructors
+// of generated clients. Close it at the end.
+type Client struct {
+	*connect.Client
+	close func()
+}
+
+// NewClient prepares a client. Nothing is sent yet.
+func NewClient(opts ClientOptions) (*Client, error) {
+	u, err := url.Parse(opts.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, errs.New(errs.Invalid, "LS-API-016", "%q is not the address of a server; write one such as http://127.0.0.1:8470", opts.URL)
+	}
+	transport, done := opts.Transport, func() {}
+	if transport == nil {
+		own := newTransport()
+		transport, done = own, own.CloseIdleConnections
+	}
+	calls := connecthttp.NewTransport(&http.Client{
+		Transport: &bearer{"Bearer " + opts.Token, transport},
+		// A redirect would carry the token elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, strings.TrimSuffix(opts.URL, "/"),
+		connecthttp.WithReadMaxBytes(MaxMessage), connecthttp.WithSendMaxBytes(MaxMessage),
+		connecthttp.WithHTTPGet(), connecthttp.WithHTTPGetMaxURLSize(maxURL, true))
+	return &Client{connect.NewClient(calls, patience(opts.Retries)), done}, nil
+}
+
+// Close lets go of connections that are not in use.
+func (c *Client) Close() { c.close() }
+
+func newTransport() *http.Transport {
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 4,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+	}
+}
+
+// bearer shows the token with every request.
+type bearer struct {
+	authorization string
+	next          http.RoundTripper
+}
+
+func (b *bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", b.authorization)
+	return b.next.RoundTrip(r)
+}
+
+// patience bounds unary calls in time, and makes those again that may be
+// repeated.
+func patience(retries int) connect.ClientInterceptor {
+	return func(next connect.ClientFunc) connect.ClientFunc {
+		return func(ctx context.Context, spec connect.Spec) (connect.ClientStream, error) {
+			if spec.StreamType != connect.StreamTypeUnary {
+				return next(ctx, spec)
+			}
+			cancel := func() {}
+			if _, limited := ctx.Deadline(); !limited {
+				ctx, cancel = context.WithTimeout(ctx, answerLimit)
+			}
+			call := &unaryCall{
+				open:   func() (connect.ClientStream, error) { return next(ctx, spec) },
+				pause:  func(d time.Duration) error { return pause(ctx, d) },
+				cancel: cancel,
+			}
+			if spec.IdempotencyLevel != connect.IdempotencyUnknown {
+				call.retries = retries
+			}
+			var err error
+			if call.ClientStream, err = call.open(); err != nil {
+				cancel()
+				return nil, err
+			}
+			return call, nil
+		}
+	}
+}
+
+// unaryCall is a call of one message and one answer that may be made several
+// times.
+type unaryCall struct {
+	connect.ClientStream
+	open    func() (connect.ClientStream, error)
+	pause   func(time.Duration) error
+	cancel  func()
+	retries int
+	message any
+}
+
+func (c *unaryCall) Send(message any) error {
+	c.message = message
+	return c.ClientStream.Send(message)
+}
+
+func (c *unaryCall) Receive(answer any) error {
+	err := c.ClientStream.Receive(answer)
+	for wait := firstWait; connect.CodeOf(err) == connect.CodeUnavailable && c.retries > 0; wait = min(2*wait, longestWait) {
+		c.retries--
+		// Callers that lost the same server do not come back all at once.
+		if c.pause(wait/2+rand.N(wait/2)) != nil {
+			return err
+		}
+		err = c.again(answer)
+	}
+	return err
+}
+
+func (c *unaryCall) again(answer any) error {
+	stream, err := c.open()
+	if err != nil {
+		return err
+	}
+	_ = c.ClientStream.Close() // it failed, and said so
+	c.ClientStream = stream
+	if err := errors.Join(stream.Send(c.message), stream.CloseSend()); err != nil {
+		return err
+	}
+	return stream.Receive(answer)
+}
+
+func (c *unaryCall) Close() error {
+	defer c.cancel()
+	return c.ClientStream.Close()
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
