@@ -15,6 +15,7 @@ import (
 // as it is.
 func (s *server) openStore(ctx context.Context, dsn, dir string) (*clickhouse.Store, app.Role, error) {
 	role := app.Role{Name: "store", Run: func(ctx context.Context) error { <-ctx.Done(); return nil }}
+	down := func() error { return nil }
 	options := clickhouse.Options{DSN: dsn, Log: s.log}
 	if dsn == "" {
 		library, err := chdb.FindLibrary(chdb.LibraryOptions{Path: os.Getenv("LOCKSTEP_ENGINE_LIBRARY")})
@@ -32,7 +33,7 @@ func (s *server) openStore(ctx context.Context, dsn, dir string) (*clickhouse.St
 			defer cancel()
 			return engine.Stop(ctx)
 		})
-		options.Dial = engine.DialContext
+		options.Dial, down = engine.DialContext, engine.Err
 		role.Run = func(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
@@ -46,13 +47,14 @@ func (s *server) openStore(ctx context.Context, dsn, dir string) (*clickhouse.St
 	defer cancel()
 	store, err := clickhouse.Open(openCtx, options)
 	if err != nil {
-		if dsn != "" {
-			err = fmt.Errorf("%w; check --clickhouse (or LOCKSTEP_SERVER_CLICKHOUSE) and that this server answers there", err)
-		}
 		return nil, role, err
 	}
 	s.onClose(store.Close)
 	role.Check = func() error {
+		// Why a child does not serve says more than that it does not answer.
+		if err := down(); err != nil {
+			return err
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		return store.Ping(ctx)
