@@ -149,7 +149,7 @@ func (h *hold) move(ctx context.Context, to item) error {
 	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_ = to
+	h.at.Sequence, h.at.Created = to.Sequence, to.created
 	for try := 1; ; try++ {
 		err := h.write(ctx)
 		if err == nil || errors.Is(err, errLost) || ctx.Err() != nil {
