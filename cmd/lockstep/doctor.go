@@ -495,7 +495,7 @@ func checkVendor(ctx context.Context, file fleetfile.File) finding {
 	const owner = "correct the path, or let the server's user read the file"
 	key, err := os.ReadFile(string(v.AccessKeyFile))
 	if err != nil {
-		return failed(fmt.Errorf("reading vendor.access_key_file: %w", err), owner)
+		return failed(errs.New(errs.Invalid, "LS-VEN-008", "reading vendor.access_key_file: %w", err), owner)
 	}
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
 	defer transport.CloseIdleConnections()
@@ -577,7 +577,7 @@ func checkWebhook(ctx context.Context, w fleetfile.Webhook) finding {
 	if w.SecretFile != "" {
 		var err error
 		if secret, err = os.ReadFile(string(w.SecretFile)); err != nil {
-			return failed(fmt.Errorf("reading secret_file: %w", err), "correct the path, or let the server's user read the file")
+			return failed(errs.New(errs.Invalid, "LS-NOT-001", "reading secret_file: %w", err), "correct the path, or let the server's user read the file")
 		}
 	}
 	if _, err := webhook.New(webhook.Options{URL: w.URL, Secret: string(secret), Now: time.Now}); err != nil {

@@ -329,7 +329,7 @@ func TestDoctorOfAVendor(t *testing.T) {
 		t.Error("the key is shown")
 	}
 	wrong.AccessKeyFile = "/no/key"
-	checkVendor(t.Context(), fleetfile.File{Vendor: &wrong}).says(t, "fail", "reading vendor.access_key_file", "correct the path", "")
+	checkVendor(t.Context(), fleetfile.File{Vendor: &wrong}).says(t, "fail", "reading vendor.access_key_file", "correct the path", "LS-VEN-008")
 	vendor.SetDown(true)
 	checkVendor(t.Context(), file).says(t, "fail", "no complete answer", "check the address", "LS-VEN-002")
 }
@@ -449,7 +449,7 @@ func TestDoctorOfAWebhook(t *testing.T) {
 	t.Parallel()
 	checkWebhook(t.Context(), fleetfile.Webhook{URL: "https://127.0.0.1:1/hush"}).says(t, "ok", "127.0.0.1 is found; nothing was sent", "", "")
 	checkWebhook(t.Context(), fleetfile.Webhook{URL: "https://nowhere.invalid/hush"}).says(t, "fail", "its host is not found", "DNS", "")
-	checkWebhook(t.Context(), fleetfile.Webhook{URL: "https://127.0.0.1", SecretFile: "/no/secret"}).says(t, "fail", "reading secret_file", "correct the path", "")
+	checkWebhook(t.Context(), fleetfile.Webhook{URL: "https://127.0.0.1", SecretFile: "/no/secret"}).says(t, "fail", "reading secret_file", "correct the path", "LS-NOT-001")
 	secret := config.Path(write(t, filepath.Join(t.TempDir(), "secret"), "!!", 0o600))
 	checkWebhook(t.Context(), fleetfile.Webhook{URL: "https://127.0.0.1", SecretFile: secret}).says(t, "fail", "not base64", "", "LS-NOT-001")
 }

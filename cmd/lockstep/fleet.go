@@ -16,6 +16,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/services/collector"
 	"github.com/lockstep-fleet/lockstep/services/evaluator"
 	"github.com/lockstep-fleet/lockstep/services/executor"
@@ -128,10 +129,10 @@ func (s *server) sources(file fleetfile.File, deployments map[fleet.ClusterID]*c
 	}
 	key, err := os.ReadFile(string(file.Vendor.AccessKeyFile))
 	if err != nil {
-		return nil, fmt.Errorf("reading vendor.access_key_file: %w", err)
+		return nil, errs.New(errs.Invalid, "LS-VEN-008", "reading vendor.access_key_file: %w", err)
 	}
 	if len(strings.TrimSpace(string(key))) == 0 {
-		return nil, fmt.Errorf("reading vendor.access_key_file: %s is empty; put the vendor's access key there", file.Vendor.AccessKeyFile)
+		return nil, errs.New(errs.Invalid, "LS-VEN-008", "reading vendor.access_key_file: %s is empty; put the vendor's access key there", file.Vendor.AccessKeyFile)
 	}
 	client, err := akeyless.New(akeyless.Options{
 		BaseURL: file.Vendor.URL, AccessID: file.Vendor.AccessID, AccessKey: akeyless.Secret(key), Log: s.log.With("part", "vendor"),
@@ -184,7 +185,7 @@ func sinks(notify fleetfile.Notify) (map[string]notifier.Sink, error) {
 		if w.SecretFile != "" {
 			var err error
 			if secret, err = os.ReadFile(string(w.SecretFile)); err != nil {
-				return nil, fmt.Errorf("webhook %s: reading secret_file: %w", w.Name, err)
+				return nil, errs.New(errs.Invalid, "LS-NOT-001", "webhook %s: reading secret_file: %w", w.Name, err)
 			}
 		}
 		sink, err := webhook.New(webhook.Options{URL: w.URL, Secret: strings.TrimSpace(string(secret)), Client: &http.Client{}, Now: time.Now})

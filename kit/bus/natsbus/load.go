@@ -164,7 +164,7 @@ func told(answer *nats.Msg, key string) string {
 	if len(values) == 0 {
 		return ""
 	}
-	return values[0]
+	return values[len(values)-1]
 }
 
 // remaining reads the answer that is no message but ends them.

@@ -224,7 +224,7 @@ func (h *hold) write(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if now.Holder != h.holder {
+		if now.Holder == "-" {
 			h.end(errLost)
 			return errLost
 		}
