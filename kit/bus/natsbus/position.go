@@ -183,7 +183,7 @@ func (h *hold) keep(ctx context.Context) {
 		case <-ticker.C:
 		}
 		h.mu.Lock()
-		if time.Since(h.written) > h.ackWait/4 {
+		if time.Since(h.written) > h.ackWait/5 {
 			if err := h.write(ctx); err != nil && ctx.Err() == nil {
 				h.b.log.Warn("holding a position failed; trying again", "consumer", h.c.Durable, "error", err)
 			}
@@ -224,7 +224,7 @@ func (h *hold) write(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if now.Holder == "-" {
+		if now.Holder != h.holder {
 			h.end(errLost)
 			return errLost
 		}

@@ -48,9 +48,9 @@ func newTelemetry(tracers trace.TracerProvider, meters metric.MeterProvider) (te
 		to         *metric.Int64Counter
 		name, text string
 	}{
-		{&t.handled, "lockstep_bus_handled_messages", "Messages that handlers answered, by consumer and outcome: ok, retried or given_up."},
-		{&t.published, "lockstep_bus_published_messages", "Messages that a stream acknowledged, by stream."},
-		{&t.letters, "lockstep_bus_dead_letters", "Messages given up and kept as dead letters, by consumer."},
+		{&t.handled, "lockstep_bus_handled_messages_total", "Messages that handlers answered, by consumer and outcome: ok, retried or given_up."},
+		{&t.published, "lockstep_bus_published_messages_total", "Messages that a stream acknowledged, by stream."},
+		{&t.letters, "lockstep_bus_dead_letters_total", "Messages given up and kept as dead letters, by consumer."},
 	} {
 		counter, err := meter.Int64Counter(c.name, metric.WithUnit("{message}"), metric.WithDescription(c.text))
 		if err != nil {

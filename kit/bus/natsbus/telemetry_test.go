@@ -177,16 +177,16 @@ func TestMessagesAreCounted(t *testing.T) {
 		next(t, "a handled message", handled)
 	}
 	want := strings.Join([]string{
-		"lockstep_bus_dead_letters consumer=batches 3",
-		"lockstep_bus_dead_letters consumer=worker 3",
-		"lockstep_bus_handled_messages consumer=batches,outcome=given_up 3",
-		"lockstep_bus_handled_messages consumer=batches,outcome=ok 1",
-		"lockstep_bus_handled_messages consumer=worker,outcome=given_up 3",
-		"lockstep_bus_handled_messages consumer=worker,outcome=ok 1",
-		"lockstep_bus_handled_messages consumer=worker,outcome=retried 1",
+		"lockstep_bus_dead_letters_total consumer=batches 3",
+		"lockstep_bus_dead_letters_total consumer=worker 3",
+		"lockstep_bus_handled_messages_total consumer=batches,outcome=given_up 3",
+		"lockstep_bus_handled_messages_total consumer=batches,outcome=ok 1",
+		"lockstep_bus_handled_messages_total consumer=worker,outcome=given_up 3",
+		"lockstep_bus_handled_messages_total consumer=worker,outcome=ok 1",
+		"lockstep_bus_handled_messages_total consumer=worker,outcome=retried 1",
 		"lockstep_bus_handling_seconds consumer=batches s",
 		"lockstep_bus_handling_seconds consumer=worker 5 s",
-		"lockstep_bus_published_messages stream=LOG 4",
+		"lockstep_bus_published_messages_total stream=LOG 4",
 	}, "\n")
 	var got string
 	eventually(t, "the counts", func() bool { got = counts(t, reader); return got == want || t.Context().Err() != nil })
