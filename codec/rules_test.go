@@ -3,6 +3,7 @@ package codec_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -60,7 +61,7 @@ func TestWhatMayBeAsked(t *testing.T) {
 	}
 	requests := []proto.Message{
 		&fleetv1.ListClustersRequest{},
-		&fleetv1.ListClustersRequest{PageSize: 1000, PageToken: strings.Repeat("x", 512), States: states, Ids: many(5000), Release: "4.53.0-rc_1"},
+		&fleetv1.ListClustersRequest{PageSize: 1001, PageToken: strings.Repeat("x", 512), States: states, Ids: many(5000), Release: "4.53.0-rc_1"},
 		&fleetv1.WatchClustersRequest{},
 		&fleetv1.WatchClustersRequest{States: states, Ids: many(5000), Release: long},
 		&rolloutv1.PlanRolloutRequest{Release: "5.1.0"},
@@ -68,12 +69,12 @@ func TestWhatMayBeAsked(t *testing.T) {
 		&rolloutv1.StartRolloutRequest{Release: "spring", RequestId: "ci/nightly:2026-03-04T12:00:00Z/" + long},
 		&rolloutv1.GetRolloutRequest{Id: "r33b518cc90"},
 		&rolloutv1.WatchRolloutRequest{Id: "r33b518cc90"},
-		&rolloutv1.ListRolloutsRequest{},
+		&rolloutv1.ListRolloutsRequest{PageSize: math.MaxInt32},
 		&rolloutv1.ListRolloutsRequest{Phases: phases, Cluster: "berlin", Release: "5.1.0"},
 		// That it needs a reason is said by an error with an id.
 		&rolloutv1.RollbackRolloutRequest{Id: "r33b518cc90", RequestId: "1"},
 		&rolloutv1.RollbackRolloutRequest{Id: "r33b518cc90", RequestId: "1", Reason: strings.Repeat("é", 1000)},
-		&gatev1.ListGatesRequest{},
+		&gatev1.ListGatesRequest{PageSize: 1001},
 		&gatev1.GetGateRequest{Id: rollout.GateID(rollout.ID(long), fleet.ClusterID(long), "gateway")},
 		&gatev1.WatchGateRequest{Id: "r33b518cc90-berlin-sra"},
 		&gatev1.ReplayGateRequest{Id: "r33b518cc90-berlin-sra"},
@@ -96,7 +97,6 @@ func TestWhatMayNotBeAsked(t *testing.T) {
 		field   string
 	}{
 		{&fleetv1.ListClustersRequest{PageSize: -1}, "page_size"},
-		{&fleetv1.ListClustersRequest{PageSize: 1001}, "page_size"},
 		{&fleetv1.ListClustersRequest{PageToken: strings.Repeat("x", 513)}, "page_token"},
 		{&fleetv1.ListClustersRequest{States: []string{"lost"}}, "states[0]"},
 		{&fleetv1.ListClustersRequest{States: []string{"dark", "dark"}}, "states"},
@@ -120,7 +120,7 @@ func TestWhatMayNotBeAsked(t *testing.T) {
 		{&rolloutv1.ListRolloutsRequest{Cluster: long}, "cluster"},
 		{&rolloutv1.RollbackRolloutRequest{Id: "r1", Reason: "why"}, "request_id"},
 		{&rolloutv1.RollbackRolloutRequest{Id: "r1", RequestId: "1", Reason: strings.Repeat("x", 1001)}, "reason"},
-		{&gatev1.ListGatesRequest{PageSize: 1001}, "page_size"},
+		{&gatev1.ListGatesRequest{PageSize: -1}, "page_size"},
 		{&gatev1.ListGatesRequest{Verdict: "perhaps"}, "verdict"},
 		{&gatev1.ListGatesRequest{Rollout: "r1;"}, "rollout"},
 		{&gatev1.GetGateRequest{}, "id"},
@@ -129,6 +129,21 @@ func TestWhatMayNotBeAsked(t *testing.T) {
 	} {
 		if fields := broken(t, test.request); len(fields) != 1 || fields[0] != test.field {
 			t.Errorf("%T{%v} is refused for %v, want %s", test.request, test.request, fields, test.field)
+		}
+	}
+}
+
+// A caller that leaves its request id out learns what one looks like.
+func TestARequestIDIsAskedForInWords(t *testing.T) {
+	t.Parallel()
+	for _, m := range []proto.Message{
+		&rolloutv1.StartRolloutRequest{Release: "spring"},
+		&rolloutv1.StartRolloutRequest{Release: "spring", RequestId: "a\n"},
+		&rolloutv1.RollbackRolloutRequest{Id: "r1", RequestId: "é"},
+	} {
+		const want = "request_id: must be set: 1 to 128 characters of A-Za-z0-9._:/-"
+		if err := protovalidate.Validate(m); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%T: %v, want %s", m, err, want)
 		}
 	}
 }

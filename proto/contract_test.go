@@ -108,8 +108,8 @@ func TestWhatChangesThingsHasARequestID(t *testing.T) {
 			continue
 		}
 		field := m.Input().Fields().ByName("request_id")
-		if rules(field).GetString().GetPattern() == "" {
-			t.Errorf("%s changes things, so %s needs a string request_id with a pattern that refuses an empty one", m.FullName(), m.Input().Name())
+		if len(rules(field).GetCel()) == 0 {
+			t.Errorf("%s changes things, so %s needs a string request_id with a rule that refuses an empty one in words", m.FullName(), m.Input().Name())
 		}
 	}
 }

@@ -28,7 +28,7 @@ var ErrStopped = errors.New("the embedded ClickHouse engine was stopped")
 const supported = runtime.GOOS == "linux" && runtime.GOARCH == "amd64"
 
 func errUnsupported() error {
-	return errs.New(errs.Invalid, "LS-ENG-003", "the embedded ClickHouse engine runs on linux/amd64 only, this is %s/%s; use a ClickHouse server with --clickhouse <dsn>", runtime.GOOS, runtime.GOARCH)
+	return errs.New(errs.Invalid, "LS-ENG-003", "the embedded ClickHouse engine runs on linux/amd64 only, this is %s/%s; "+serverInstead, runtime.GOOS, runtime.GOARCH)
 }
 
 // ErrOrphaned is returned by Serve when the process that started the child is

@@ -16,7 +16,7 @@ const Version = "26.5.3"
 
 const libraryName = "libchdb.so"
 
-// LibraryOptions say where FindLibrary looks.
+// LibraryOptions say where FindLibrary and Look look.
 type LibraryOptions struct {
 	// Path is used, and nothing else, when set.
 	Path string
@@ -34,17 +34,44 @@ type LibraryOptions struct {
 // returns has been looked at as far as that is quick: it is a whole library for
 // this machine.
 func FindLibrary(opts LibraryOptions) (string, error) {
+	found, load, err := find(opts)
+	if err == nil && found.Attached && !found.Unpacked {
+		err = load.unpack(found.Path)
+	}
+	return found.Path, err
+}
+
+// Found is the engine library that FindLibrary returns.
+type Found struct {
+	// Path is where the library lies, or where the attached one will.
+	Path string
+	// Attached says that it comes with the executable, and Unpacked that it
+	// already lies at Path then.
+	Attached, Unpacked bool
+	// Size is the bytes that an attached one takes when it is unpacked.
+	Size int64
+}
+
+// Look finds what FindLibrary would, as far as that goes without unpacking, and
+// writes nothing.
+func Look(opts LibraryOptions) (Found, error) {
+	found, _, err := find(opts)
+	return found, err
+}
+
+// find returns the payload of an attached library beside what was found.
+func find(opts LibraryOptions) (Found, *payload, error) {
 	if !supported {
-		return "", errUnsupported()
+		return Found{}, nil, errUnsupported()
 	}
 	if opts.Path != "" {
-		return opts.Path, checkLibrary(opts.Path)
+		return Found{Path: opts.Path}, nil, checkLibrary(opts.Path)
 	}
 	executable := opts.Executable
 	if executable == "" {
 		own, err := os.Executable()
 		if err != nil {
-			return "", fmt.Errorf("find this program's file, which may carry the ClickHouse engine: %w", err)
+			return Found{}, nil, fmt.Errorf("find this program's file, which may carry the ClickHouse engine: %w", err)
 		}
 		executable = own
 	}
@@ -52,7 +79,7 @@ func FindLibrary(opts LibraryOptions) (string, error) {
 	if cache == "" {
 		user, err := os.UserCacheDir()
 		if err != nil {
-			return "", errs.New(errs.Invalid, "LS-ENG-004", "find the cache folder of the ClickHouse engine: %w; set XDG_CACHE_HOME to a folder that this user may write", err)
+			return Found{}, nil, errs.New(errs.Invalid, "LS-ENG-004", "find the cache folder of the ClickHouse engine: %w; set XDG_CACHE_HOME to a folder that this user may write", err)
 		}
 		cache = filepath.Join(user, "lockstep")
 	}
@@ -60,21 +87,26 @@ func FindLibrary(opts LibraryOptions) (string, error) {
 
 	load, err := findPayload(executable)
 	if err != nil {
-		return "", err
+		return Found{}, nil, err
 	}
 	if load != nil {
-		return load.unpack(engines)
+		path := load.path(engines)
+		return Found{Path: path, Attached: true, Unpacked: load.unpacked(path), Size: load.plain}, load, nil
 	}
 	fetched := filepath.Join(engines, Version, libraryName)
 	err = checkLibrary(fetched)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", errs.New(errs.NotFound, "LS-ENG-001", "no ClickHouse engine library: none is attached to %s and there is no %s; run `make engine` to fetch it, name one with LOCKSTEP_ENGINE_LIBRARY, or use a ClickHouse server with --clickhouse <dsn>", executable, fetched)
+		return Found{}, nil, errs.New(errs.NotFound, "LS-ENG-001", "no ClickHouse engine library: none is attached to %s and there is no %s; run `make engine` to fetch it, name one with LOCKSTEP_ENGINE_LIBRARY, or "+serverInstead, executable, fetched)
 	}
-	return fetched, err
+	return Found{Path: fetched}, nil, err
 }
 
-// otherLibrary says what to do about a library that is of no use.
-const otherLibrary = "fetch it again with `make engine`, name another with LOCKSTEP_ENGINE_LIBRARY, or use a ClickHouse server with --clickhouse <dsn>"
+const (
+	// serverInstead says how to do without the engine.
+	serverInstead = "use a ClickHouse server (--clickhouse, LOCKSTEP_STORE_DSN or store.dsn_file)"
+	// otherLibrary says what to do about a library that is of no use.
+	otherLibrary = "fetch it again with `make engine`, name another with LOCKSTEP_ENGINE_LIBRARY, or " + serverInstead
+)
 
 // checkLibrary looks at what would make the loader fail or crash: a file that is
 // missing, cannot be read, is no shared library for this machine, or is cut

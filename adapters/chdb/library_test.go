@@ -165,6 +165,48 @@ func TestFindLibraryUnpacksOnce(t *testing.T) {
 	}
 }
 
+// Look tells what FindLibrary would return, by the same checks, and writes nothing.
+func TestLookUnpacksNothing(t *testing.T) {
+	t.Parallel()
+	library := strings.Repeat("library ", 1000)
+	executable := attached(t, "program", library, sha256.Sum256([]byte(library)))
+	opts := LibraryOptions{Executable: executable, CacheDir: filepath.Join(t.TempDir(), "cache")}
+	look := func(unpacked bool) string {
+		t.Helper()
+		found, err := Look(opts)
+		want := Found{Path: found.Path, Attached: true, Unpacked: unpacked, Size: int64(len(library))}
+		if err != nil || found != want {
+			t.Errorf("found %+v, %v, want %+v", found, err, want)
+		}
+		return found.Path
+	}
+	look(false)
+	if _, err := os.Stat(opts.CacheDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the cache was made: %v", err)
+	}
+	path, err := FindLibrary(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if looked := look(true); looked != path {
+		t.Errorf("looked at %s, unpacked to %s", looked, path)
+	}
+	// One of the same size that was written since is not the one that was checked.
+	if err := os.WriteFile(path, []byte("L"+library[1:]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	look(false)
+
+	given := file(t, emptyLibrary(elf.ET_DYN, elf.EM_X86_64))
+	opts.Path = given
+	if found, err := Look(opts); err != nil || found != (Found{Path: given}) {
+		t.Errorf("a given one: %+v, %v", found, err)
+	}
+	if _, err := Look(LibraryOptions{Executable: file(t, "short"), CacheDir: opts.CacheDir + "-none"}); errs.IDOf(err) != "LS-ENG-001" {
+		t.Errorf("none: %v", err)
+	}
+}
+
 func TestUnpackingErrorsSayWhatIsInTheWay(t *testing.T) {
 	t.Parallel()
 	library := strings.Repeat("library ", 1000)

@@ -63,7 +63,7 @@ func findPayload(executable string) (*payload, error) {
 	packed := binary.LittleEndian.Uint64(trailer[16:])
 	plain := binary.LittleEndian.Uint64(trailer[24:])
 	if packed > uint64(info.Size()-trailerSize) || plain > 1<<40 {
-		return nil, errs.New(errs.Invalid, "LS-ENG-006", "the ClickHouse engine attached to %s is damaged (%d bytes packed, %d plain, in a file of %d): install the program again", executable, packed, plain, info.Size())
+		return nil, errs.New(errs.Invalid, "LS-ENG-006", "the ClickHouse engine attached to %s is damaged (%d bytes packed, %d plain, in a file of %d); install the program again", executable, packed, plain, info.Size())
 	}
 	p := &payload{executable: executable, packed: int64(packed), plain: int64(plain)}
 	p.offset = info.Size() - trailerSize - p.packed
@@ -71,15 +71,15 @@ func findPayload(executable string) (*payload, error) {
 	return p, nil
 }
 
-// unpack puts the library into <engines>/<first 16 digits of its digest>/ and
-// returns its path. Processes wait for each other.
-func (p *payload) unpack(engines string) (string, error) {
-	dir := filepath.Join(engines, hex.EncodeToString(p.digest[:8]))
-	path := filepath.Join(dir, libraryName)
-	if p.unpacked(path) {
-		return path, nil
-	}
-	return path, p.problem(dir, p.unpackInto(dir, path))
+// path is where the library is unpacked to.
+func (p *payload) path(engines string) string {
+	return filepath.Join(engines, hex.EncodeToString(p.digest[:8]), libraryName)
+}
+
+// unpack puts the library at path. Processes wait for each other.
+func (p *payload) unpack(path string) error {
+	dir := filepath.Dir(path)
+	return p.problem(dir, p.unpackInto(dir, path))
 }
 
 // problem says what is in the way of unpacking into dir.

@@ -26,6 +26,9 @@ import (
 // DefaultDatabase holds the product's tables when the DSN names none.
 const DefaultDatabase = "lockstep"
 
+// named is where people name a server.
+const named = "--clickhouse, LOCKSTEP_STORE_DSN or store.dsn_file"
+
 // Options say which ClickHouse to open.
 type Options struct {
 	// DSN names a server: clickhouse://user:password@host:9000/database, or
@@ -70,7 +73,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	s := &Store{
 		options: *options, http: options.Protocol == ch.HTTP, database: options.Auth.Database, log: opts.Log,
-		where: "ClickHouse at " + strings.Join(options.Addr, ", "), remedy: "check --clickhouse (LOCKSTEP_SERVER_CLICKHOUSE) and that this server answers there",
+		where: "ClickHouse at " + strings.Join(options.Addr, ", "), remedy: "check the DSN (" + named + ") and that this server answers there",
 	}
 	if opts.Dial != nil {
 		s.where, s.remedy = "the embedded ClickHouse engine", "it is started again by itself"
@@ -136,7 +139,7 @@ func (o Options) client() (*ch.Options, error) {
 		}
 		if err != nil {
 			// The DSN may hold a password, so it is not repeated.
-			return nil, errs.New(errs.Invalid, "LS-STO-001", "read the ClickHouse DSN: %w; it looks like clickhouse://user@host:9000/database or https://user@host:8443/database?secure=true", err)
+			return nil, errs.New(errs.Invalid, "LS-STO-001", "read the ClickHouse DSN (%s): %w; it looks like clickhouse://user@host:9000/database or https://user@host:8443/database?secure=true", named, err)
 		}
 		options = parsed
 	default:

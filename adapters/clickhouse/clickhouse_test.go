@@ -353,6 +353,29 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
+// A server that takes a connection and then says nothing is told in words that
+// help, by whoever would wait longer.
+func TestASilentServer(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	_, err = Open(limited(t, time.Minute), Options{DSN: "http://" + silent.Addr().String()})
+	if errs.IDOf(err) != "LS-STO-002" {
+		t.Fatalf("the error is %v", err)
+	}
+	for _, part := range []string{silent.Addr().String(), "said nothing within 5s", "--clickhouse", "LOCKSTEP_STORE_DSN", "store.dsn_file"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("the error %q does not say %q", err, part)
+		}
+	}
+	if strings.Contains(err.Error(), "max open conn") {
+		t.Errorf("the error advises what nobody can set: %v", err)
+	}
+}
+
 // What a server says no to comes with what to do about it, whatever the store was
 // doing.
 func TestServerErrors(t *testing.T) {

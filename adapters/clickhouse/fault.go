@@ -47,7 +47,7 @@ func (s *Store) fault(ctx context.Context, doing string, err error) error {
 		return nil
 	}
 	if ended := ctx.Err(); ended != nil {
-		if err = cause(err); !errors.Is(err, ended) {
+		if err = s.cause(err); !errors.Is(err, ended) {
 			err = fmt.Errorf("%w: %w", ended, err)
 		}
 		if errors.Is(ended, context.DeadlineExceeded) {
@@ -58,12 +58,12 @@ func (s *Store) fault(ctx context.Context, doing string, err error) error {
 	status, _ := errors.AsType[*ch.HTTPError](err)
 	switch code := Code(err); {
 	case code == codeNotEnoughSpace || code != 0 && strings.Contains(err.Error(), "No space left on device"):
-		return errs.New(errs.Exhausted, "LS-STO-006", "%s: the disk of %s is full: %w; free space there, it goes on by itself", doing, s.where, err)
+		return errs.New(errs.Exhausted, "LS-STO-006", "%s: the disk of %s is full: %w; free space there, the store goes on by itself", doing, s.where, err)
 	case code == codeMemoryLimit:
 		return errs.New(errs.Exhausted, "LS-STO-010", "%s: it needs more memory than %s may take: %w", doing, s.where, err)
 	case code == codeAuthenticationFailed, code == codeUnknownUser, code == codeWrongPassword, code == codeRequiredPassword,
 		code == 0 && status != nil && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
-		return errs.New(errs.Unauthenticated, "LS-STO-003", "%s: %s does not accept the user %q with this password: %w; correct both in --clickhouse", doing, s.where, s.options.Auth.Username, err)
+		return errs.New(errs.Unauthenticated, "LS-STO-003", "%s: %s does not accept the user %q with this password: %w; correct both in the DSN (%s)", doing, s.where, s.options.Auth.Username, err, named)
 	case code == codeAccessDenied, code == codeDatabaseAccessDenied, code == codeReadonly:
 		return errs.New(errs.PermissionDenied, "LS-STO-004", "%s: the user %q lacks a right at %s: %w", doing, s.options.Auth.Username, s.where, err)
 	case code == codeUnknownDatabase, code == codeUnknownTable, code == codeNoSuchColumn, code == codeUnknownIdentifier:
@@ -71,7 +71,7 @@ func (s *Store) fault(ctx context.Context, doing string, err error) error {
 	case code != 0:
 		return fmt.Errorf("%s: %w", doing, err)
 	case status != nil || unreachable(err):
-		return errs.New(errs.Unavailable, "LS-STO-002", "%s: %s cannot be reached: %w; %s", doing, s.where, cause(err), s.remedy)
+		return errs.New(errs.Unavailable, "LS-STO-002", "%s: %s cannot be reached: %w; %s", doing, s.where, s.cause(err), s.remedy)
 	default:
 		return fmt.Errorf("%s: %w", doing, err)
 	}
@@ -87,8 +87,12 @@ func unreachable(err error) bool {
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// cause leaves out a request's address, which has every setting in it.
-func cause(err error) error {
+// cause leaves out a request's address, which has every setting in it, and the
+// client's advice about its own options.
+func (s *Store) cause(err error) error {
+	if errors.Is(err, ch.ErrAcquireConnTimeout) {
+		return fmt.Errorf("it said nothing within %s: it takes connections and is silent, something on the way drops them, or all %d are busy", s.options.DialTimeout, s.options.MaxOpenConns)
+	}
 	if request, ok := errors.AsType[*url.Error](err); ok {
 		return request.Err
 	}

@@ -174,6 +174,8 @@ FROM
     SELECT source, incarnation, part, source_sequence FROM progress_marks WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
     UNION ALL
     SELECT source, incarnation, part, source_sequence FROM inventory_instances WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
+    UNION ALL
+    SELECT source, incarnation, part, source_sequence FROM registrations WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
 )
 GROUP BY source, incarnation, part`
 

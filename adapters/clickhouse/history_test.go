@@ -109,6 +109,37 @@ func historyIsKept(t *testing.T, w way) {
 	}
 }
 
+// A source that sends one kind of observation alone is known by it.
+func TestPositionsOfEveryKindOfSource(t *testing.T) {
+	t.Parallel()
+	s := openHistory(t, embedded(shared))
+	ctx := limited(t, time.Minute)
+	now := time.Now().UTC()
+	var records []codec.Record
+	want := make(map[codec.Position]uint64)
+	for source, o := range map[fleet.SourceID]codec.Observation{
+		"inventories":   {Inventory: &fleet.Inventory{Cluster: "berlin", ObservedAt: now}},
+		"registrations": {Registration: &fleet.Registration{Cluster: "berlin", ObservedAt: now}},
+		"sessions":      {Session: &fleet.Session{ID: "s1", Cluster: "berlin", Start: now}},
+		"marks":         {Mark: &fleet.Mark{Cluster: "berlin", CompleteUntil: now}},
+	} {
+		records = append(records, codec.Record{
+			Observation: o, Tenant: fleet.DefaultTenant, ObservedAt: now, RecordedAt: now, Source: source, Incarnation: "i1", Part: 7, SourceSequence: 5,
+		})
+		want[codec.Position{Source: source, Incarnation: "i1", Part: 7}] = 5
+	}
+	if err := s.InsertRecords(ctx, records); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Positions(ctx, fleet.DefaultTenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("positions (-want +got):\n%s", diff)
+	}
+}
+
 // A loss stays told when its message comes again without it.
 func lossStaysTold(t *testing.T, w way) {
 	s := w.open(t)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -110,7 +109,7 @@ func embedded(engine *chdb.Engine) Options {
 func openStore(t testing.TB, opts Options) *Store {
 	t.Helper()
 	s := openStoreOnly(t, opts)
-	if _, err := s.Migrate(limited(t, time.Minute), fstest.MapFS{}); err != nil {
+	if err := s.prepare(limited(t, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return s

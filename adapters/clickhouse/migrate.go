@@ -37,7 +37,9 @@ var migrationName = regexp.MustCompile(`^(\d{4})_([a-z0-9_]+(?:\.breaking)?)\.sq
 
 // Migrate applies the files NNNN_name.sql of a folder that were not applied
 // yet, in the order of their numbers, and returns how many those were. It makes
-// the database where that is missing.
+// the database where that is missing. Where nothing is to be applied it only
+// reads, so a user who may create nothing can start on a database that others
+// migrated.
 //
 // A statement ends with a semicolon at the end of a line. ClickHouse has no
 // transaction over several statements and a crash may fall between them and
@@ -47,7 +49,7 @@ var migrationName = regexp.MustCompile(`^(\d{4})_([a-z0-9_]+(?:\.breaking)?)\.sq
 // breaking (NNNN_name.breaking.sql). One process at a time migrates.
 func (s *Store) Migrate(ctx context.Context, files fs.FS) (applied int, err error) {
 	pending, err := s.Pending(ctx, files)
-	if err != nil {
+	if err != nil || len(pending) == 0 {
 		return 0, err
 	}
 	if err := s.prepare(ctx); err != nil {
@@ -95,20 +97,6 @@ func (s *Store) Pending(ctx context.Context, files fs.FS) ([]Migration, error) {
 		}
 	}
 	return pending, nil
-}
-
-// CheckSchema is the error of a database to which migrations are missing, for
-// those that do not apply them.
-func (s *Store) CheckSchema(ctx context.Context, files fs.FS) error {
-	pending, err := s.Pending(ctx, files)
-	if err != nil || len(pending) == 0 {
-		return err
-	}
-	names := make([]string, len(pending))
-	for i, m := range pending {
-		names[i] = fmt.Sprintf("%04d_%s", m.Version, m.Name)
-	}
-	return errs.New(errs.Conflict, "LS-STO-008", "the database %s at %s lacks the migrations %s; run `lockstep migrate`", s.database, s.where, strings.Join(names, ", "))
 }
 
 // prepare makes the database and the table of migrations where they are missing.

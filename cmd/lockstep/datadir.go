@@ -16,6 +16,9 @@ import (
 // release. It grows only when an older server would read the folder wrongly.
 const dataFormat = 1
 
+// formatFile holds the format of the data directory that it is in.
+const formatFile = "format"
+
 // dataDir is a data directory that this process holds.
 type dataDir struct {
 	path    string
@@ -45,7 +48,7 @@ func (d *dataDir) store() string { return filepath.Join(d.path, "store") }
 // checkFormat refuses a folder whose layout this version does not know, before
 // anything in it is touched, and marks a folder that has no mark.
 func (d *dataDir) checkFormat() error {
-	name := filepath.Join(d.path, "format")
+	name := filepath.Join(d.path, formatFile)
 	text, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
 		// Written aside and renamed: a mark cut short would lock its owner out.

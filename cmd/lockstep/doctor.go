@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +39,9 @@ import (
 const (
 	// checkLimit bounds each check; they run side by side.
 	checkLimit = 5 * time.Second
+	// answerLimit bounds the wait for whoever holds an address, so that what comes
+	// of it can still be told.
+	answerLimit = 3 * time.Second
 	// skewLimit is how far this clock may be from the vendor's: vendor.source_lag
 	// has to cover it, and is five seconds where nobody says otherwise.
 	skewLimit = 2 * time.Second
@@ -130,12 +129,14 @@ func checks(opts cli.DoctorOptions) []check {
 		check{"data directory", func(context.Context) finding { return checkDataDir(dir) }},
 		check{"free space", func(context.Context) finding { return checkSpace(dir) }},
 		check{"admin token", func(context.Context) finding { return checkToken(file.Server.TokenFile()) }},
-		check{"API address", func(ctx context.Context) finding { return checkAddress(ctx, file.Server.Listen, file.Server.URL()) }},
+		check{"API address", func(ctx context.Context) finding {
+			return checkAddress(ctx, dir, file.Server.Listen, file.Server.URL())
+		}},
 		check{"admin address", func(ctx context.Context) finding {
 			if file.Server.AdminURL() == "" {
 				return skipped("the server has none")
 			}
-			return checkAddress(ctx, file.Server.AdminListen, file.Server.AdminURL())
+			return checkAddress(ctx, dir, file.Server.AdminListen, file.Server.AdminURL())
 		}},
 		check{"bus", func(ctx context.Context) finding { return checkBus(ctx, file.Bus) }},
 		check{"store", func(ctx context.Context) finding { return checkStore(ctx, opts) }},
@@ -289,8 +290,9 @@ func checkToken(path string) finding {
 	return fine("%s", path)
 }
 
-// checkAddress says whether a server could listen, or does.
-func checkAddress(ctx context.Context, listen, base string) finding {
+// checkAddress says whether a server on the data directory dir could listen, or
+// does.
+func checkAddress(ctx context.Context, dir, listen, base string) finding {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 	if err == nil {
 		return closed(l, listen)
@@ -303,8 +305,16 @@ func checkAddress(ctx context.Context, listen, base string) finding {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	status, header, body, err := get(ctx, client, base+"/readyz?verbose")
+	asking, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	status, header, body, err := get(asking, client, base+"/readyz?verbose")
 	version := header.Get(versionHeader)
+	// Whoever is silent while a server has the data directory is that server.
+	if err != nil && asking.Err() != nil {
+		if holder := heldBy(dir); holder != "" {
+			return doubtful("look again in a minute; if it stays so, see the server's log", "something listens at %s and does not answer; the server (%s) is starting or hangs", listen, holder)
+		}
+	}
 	switch {
 	case err != nil || version == "":
 		return failed(refused, "something else than a Lockstep server listens there: stop it, or "+todo)
@@ -396,64 +406,25 @@ func checkStore(ctx context.Context, opts cli.DoctorOptions) finding {
 
 // checkLibrary looks for the engine without unpacking it.
 func checkLibrary(path string) finding {
-	const server = "use a ClickHouse server instead: LOCKSTEP_STORE_DSN or store.dsn_file"
-	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		return failed(errs.New(errs.Invalid, "LS-ENG-003", "the embedded engine runs on linux/amd64 only, this is %s/%s", runtime.GOOS, runtime.GOARCH), server)
+	found, err := chdb.Look(chdb.LibraryOptions{Path: path})
+	if err != nil {
+		return failed(err, "")
 	}
 	if !cpu.X86.HasSSE42 || !cpu.X86.HasPOPCNT {
-		return failed(errors.New("the embedded engine needs a processor with SSE 4.2 and POPCNT, which this one, or the virtual machine, does not offer"), server)
+		return failed(errors.New("the embedded engine needs a processor with SSE 4.2 and POPCNT, which this one, or the virtual machine, does not offer"),
+			"use a ClickHouse server instead: LOCKSTEP_STORE_DSN or store.dsn_file")
 	}
-	executable, err := os.Executable()
-	if err != nil {
-		return failed(fmt.Errorf("finding this program's file: %w", err), "start it by its full path")
+	switch {
+	case !found.Attached:
+		return fine("the embedded engine, %s", found.Path)
+	case found.Unpacked:
+		return fine("the embedded engine, unpacked at %s", found.Path)
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil && path == "" {
-		return failed(fmt.Errorf("finding the cache folder of the engine: %w", err), "set XDG_CACHE_HOME")
+	above := standing(found.Path)
+	if err := unix.Access(above, unix.W_OK|unix.X_OK); err != nil {
+		return failed(errs.New(errs.Invalid, "LS-ENG-004", "the embedded engine is unpacked to %s, where this user may not write: %w", above, err), "set XDG_CACHE_HOME to a folder that it may write")
 	}
-	if path == "" {
-		digest, plain, err := attached(executable)
-		if err != nil {
-			return failed(err, "install the program again")
-		}
-		if digest != "" {
-			unpacked := filepath.Join(cache, "lockstep", "engine", digest[:16], "libchdb.so")
-			if info, err := os.Stat(unpacked); err == nil && info.Size() == plain {
-				return fine("the embedded engine, unpacked at %s", unpacked)
-			}
-			above := standing(unpacked)
-			if err := unix.Access(above, unix.W_OK|unix.X_OK); err != nil {
-				return failed(fmt.Errorf("the embedded engine is unpacked to %s, where this user may not write: %w", above, err), "set XDG_CACHE_HOME to a folder that it may write")
-			}
-			return fine("the embedded engine is attached; the first start unpacks it to %s (%d MiB)", unpacked, plain>>20)
-		}
-	}
-	library, err := chdb.FindLibrary(chdb.LibraryOptions{Path: path})
-	if err != nil {
-		return failed(err, server)
-	}
-	return fine("the embedded engine, %s", library)
-}
-
-// attached reads the trailer that adapters/chdb describes: the digest and the
-// size of the library behind an executable, or nothing.
-func attached(executable string) (digest string, plain int64, err error) {
-	file, err := os.Open(executable)
-	if err != nil {
-		return "", 0, err
-	}
-	defer file.Close()
-	var trailer [64]byte
-	if _, err := file.Seek(-int64(len(trailer)), io.SeekEnd); err != nil {
-		return "", 0, err
-	}
-	if _, err := io.ReadFull(file, trailer[:]); err != nil {
-		return "", 0, err
-	}
-	if !bytes.HasPrefix(trailer[:], []byte("LOCKSTEP-ENGINE1")) {
-		return "", 0, nil
-	}
-	return hex.EncodeToString(trailer[32:]), int64(binary.LittleEndian.Uint64(trailer[24:])), nil
+	return fine("the embedded engine is attached; the first start unpacks it to %s (%d MiB)", found.Path, found.Size>>20)
 }
 
 // clock is a transport that compares the clock of whoever answers with ours.
@@ -496,6 +467,9 @@ func checkVendor(ctx context.Context, file fleetfile.File) finding {
 	key, err := os.ReadFile(string(v.AccessKeyFile))
 	if err != nil {
 		return failed(errs.New(errs.Invalid, "LS-VEN-008", "reading vendor.access_key_file: %w", err), owner)
+	}
+	if len(strings.TrimSpace(string(key))) == 0 {
+		return failed(errs.New(errs.Invalid, "LS-VEN-008", "reading vendor.access_key_file: %s is empty", v.AccessKeyFile), "put the vendor's access key there")
 	}
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
 	defer transport.CloseIdleConnections()

@@ -14,7 +14,6 @@ import (
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
-	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/services/collector"
@@ -93,15 +92,10 @@ func evaluatorConfig(file fleetfile.File) evaluator.Config {
 }
 
 func executorConfig(file fleetfile.File) executor.Config {
-	g := file.Gate
 	config := executor.Config{
 		Tenant: fleet.DefaultTenant, Releases: releases(file), Window: file.Rollout.Window, Lookback: file.Rollout.Lookback, Beat: beat,
 		Unseen: make(map[fleet.ClusterID]string),
-		Gate: gate.Policy{
-			Alpha: g.Alpha, Beta: g.Beta, Tol: g.Tolerance, Margin: g.Margin, AcceptableRate: g.AcceptableRate, FloorRate: g.FloorRate,
-			Partners: g.Partners, PlannedTrials: g.PlannedTrials, Maturation: g.Maturation, BurstWindow: g.BurstWindow, Bucket: g.Bucket,
-			Deadline: g.Deadline, MaxLate: g.MaxLate,
-		},
+		Gate:   file.Gate.Policy(),
 	}
 	for _, c := range file.Clusters {
 		config.Clusters = append(config.Clusters, c.ID)

@@ -10,9 +10,7 @@ import (
 // health serves what machines ask of a process. It needs no token; of the fleet it
 // tells nothing.
 func (s *server) health(mux *http.ServeMux) {
-	alive := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
-	mux.HandleFunc("GET /livez", alive)
-	mux.HandleFunc("GET /healthz", alive)
+	alive(mux)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		states, ready := s.app.Readiness()
 		if !ready {
@@ -35,6 +33,12 @@ func (s *server) health(mux *http.ServeMux) {
 			fmt.Fprintln(w, "ok")
 		}
 	})
+}
+
+func alive(mux *http.ServeMux) {
+	ok := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
+	mux.HandleFunc("GET /livez", ok)
+	mux.HandleFunc("GET /healthz", ok)
 }
 
 // ready says which roles are not, or nil.

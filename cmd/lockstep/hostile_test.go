@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -132,5 +134,46 @@ func TestAKilledEngineComesBack(t *testing.T) {
 	}
 	if got := r.waitBastions(); got != before {
 		t.Errorf("bastions before %s, after %s", before, got)
+	}
+}
+
+// Whoever asks while the start waits for something hears for what.
+func TestAServerThatStartsSaysWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	opts := options(folder(t))
+	opts.ClickHouse = "http://" + listen(t).Addr().String() // takes connections and says nothing
+	log := newJournal(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	tel := journalled(t, log)
+	wired := make(chan error, 1)
+	go func() {
+		s, err := wire(ctx, opts, tel, time.Now())
+		if err == nil {
+			err = errors.Join(errors.New("the server came up"), s.close())
+		}
+		wired <- err
+	}()
+	begun := log.wait(t, "starting", 1)
+	r := &running{t: t, url: begun.attrs["listen"], admin: begun.attrs["admin_listen"]}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for _, body := r.get("/readyz"); !strings.Contains(body, "store"); _, body = r.get("/readyz") {
+		<-tick.C
+	}
+	for _, url := range []string{r.url, r.admin} {
+		if status, body := r.fetch(url + "/livez"); status != http.StatusOK || body != "ok\n" {
+			t.Errorf("livez: %d %q", status, body)
+		}
+		if status, body := r.fetch(url + "/readyz"); status != http.StatusServiceUnavailable || body != "[-]store: being opened\n" {
+			t.Errorf("readyz: %d %q", status, body)
+		}
+		if status, body := r.fetch(url + "/anything"); status != http.StatusServiceUnavailable || !strings.Contains(body, "LS-API-005") {
+			t.Errorf("anything: %d %q", status, body)
+		}
+	}
+	cancel()
+	if err := <-wired; err == nil || strings.Contains(err.Error(), "came up") {
+		t.Errorf("a start that was ended: %v", err)
 	}
 }

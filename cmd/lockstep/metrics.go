@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -43,8 +44,8 @@ func metersFor(provider metric.MeterProvider, build cli.Version) (*meters, error
 		evaluated: counter("lockstep_evaluator_decisions_total", "Facts decided, by noun and what was decided."),
 		latency: seconds("lockstep_evaluator_decision_latency_seconds", "From a batch's arrival in the stream until everything that follows from it is decided.",
 			growing(0.001, 2, 14)),
-		polls:          counter("lockstep_collector_polls_total", "Polls of sources, by source and outcome."),
-		published:      counter("lockstep_collector_observations_total", "Observations handed to the bus, by source."),
+		polls:          counter("lockstep_collector_polls_total", "Polls of sources, by kind and outcome."),
+		published:      counter("lockstep_collector_observations_total", "Observations handed to the bus, by kind."),
 		pollSeconds:    seconds("lockstep_collector_poll_seconds", "How long a poll of a source took.", growing(0.001, 3, 10)),
 		rolloutFacts:   counter("lockstep_executor_facts_total", "Rollout facts decided, by name."),
 		commands:       counter("lockstep_executor_commands_total", "Commands done by the driver, by action and outcome."),
@@ -67,7 +68,8 @@ func metersFor(provider metric.MeterProvider, build cli.Version) (*meters, error
 func growing(first, factor float64, n int) []float64 {
 	bounds := make([]float64, 0, n)
 	for bound := first; len(bounds) < n; bound *= factor {
-		bounds = append(bounds, bound)
+		// Labels are made of them: 0.009, and not what multiplying leaves of it.
+		bounds = append(bounds, math.Round(bound*1e6)/1e6)
 	}
 	return bounds
 }
@@ -91,13 +93,13 @@ func (m *meters) Observed(kind string, n int) { add(m.observed, n, attribute.Str
 
 func (m *meters) DecisionLatency(d time.Duration) { record(m.latency, d) }
 
-func (m *meters) Polled(source string, failed bool, took time.Duration) {
-	add(m.polls, 1, attribute.String("source", source), outcome(failed))
-	record(m.pollSeconds, took, attribute.String("source", source))
+func (m *meters) Polled(kind string, failed bool, took time.Duration) {
+	add(m.polls, 1, attribute.String("kind", kind), outcome(failed))
+	record(m.pollSeconds, took, attribute.String("kind", kind))
 }
 
-func (m *meters) Published(source string, n int) {
-	add(m.published, n, attribute.String("source", source))
+func (m *meters) Published(kind string, n int) {
+	add(m.published, n, attribute.String("kind", kind))
 }
 
 func (m *meters) Commanded(action string, failed bool, took time.Duration) {

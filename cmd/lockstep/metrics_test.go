@@ -24,28 +24,28 @@ const exposition = `
 # HELP lockstep_build_info What this process was built from; the value is always 1.
 # TYPE lockstep_build_info gauge
 lockstep_build_info{commit="abc",go="go1.26",version="1.2.3"} 1
-# HELP lockstep_collector_observations_total Observations handed to the bus, by source.
+# HELP lockstep_collector_observations_total Observations handed to the bus, by kind.
 # TYPE lockstep_collector_observations_total counter
-lockstep_collector_observations_total{source="vendor-sessions"} 7
+lockstep_collector_observations_total{kind="session"} 7
 # HELP lockstep_collector_poll_seconds How long a poll of a source took.
 # TYPE lockstep_collector_poll_seconds histogram
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="0.001"} 0
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="0.003"} 0
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="0.009000000000000001"} 0
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="0.027000000000000003"} 2
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="0.08100000000000002"} 2
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="0.24300000000000005"} 2
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="0.7290000000000001"} 2
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="2.1870000000000003"} 2
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="6.561000000000001"} 2
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="19.683000000000003"} 2
-lockstep_collector_poll_seconds_bucket{source="vendor-sessions",le="+Inf"} 2
-lockstep_collector_poll_seconds_sum{source="vendor-sessions"} 0.04
-lockstep_collector_poll_seconds_count{source="vendor-sessions"} 2
-# HELP lockstep_collector_polls_total Polls of sources, by source and outcome.
+lockstep_collector_poll_seconds_bucket{kind="session",le="0.001"} 0
+lockstep_collector_poll_seconds_bucket{kind="session",le="0.003"} 0
+lockstep_collector_poll_seconds_bucket{kind="session",le="0.009"} 0
+lockstep_collector_poll_seconds_bucket{kind="session",le="0.027"} 2
+lockstep_collector_poll_seconds_bucket{kind="session",le="0.081"} 2
+lockstep_collector_poll_seconds_bucket{kind="session",le="0.243"} 2
+lockstep_collector_poll_seconds_bucket{kind="session",le="0.729"} 2
+lockstep_collector_poll_seconds_bucket{kind="session",le="2.187"} 2
+lockstep_collector_poll_seconds_bucket{kind="session",le="6.561"} 2
+lockstep_collector_poll_seconds_bucket{kind="session",le="19.683"} 2
+lockstep_collector_poll_seconds_bucket{kind="session",le="+Inf"} 2
+lockstep_collector_poll_seconds_sum{kind="session"} 0.04
+lockstep_collector_poll_seconds_count{kind="session"} 2
+# HELP lockstep_collector_polls_total Polls of sources, by kind and outcome.
 # TYPE lockstep_collector_polls_total counter
-lockstep_collector_polls_total{outcome="failed",source="vendor-sessions"} 1
-lockstep_collector_polls_total{outcome="ok",source="vendor-sessions"} 1
+lockstep_collector_polls_total{kind="session",outcome="failed"} 1
+lockstep_collector_polls_total{kind="session",outcome="ok"} 1
 # HELP lockstep_evaluator_decision_latency_seconds From a batch's arrival in the stream until everything that follows from it is decided.
 # TYPE lockstep_evaluator_decision_latency_seconds histogram
 lockstep_evaluator_decision_latency_seconds_bucket{le="0.001"} 0
@@ -128,9 +128,9 @@ func TestWhatIsCountedKeepsItsNames(t *testing.T) {
 	judging.Decided("gate", "pass")
 	judging.DecisionLatency(3 * time.Millisecond)
 	judging.DecisionLatency(time.Minute)
-	collecting.Polled("vendor-sessions", true, 20*time.Millisecond)
-	collecting.Polled("vendor-sessions", false, 20*time.Millisecond)
-	collecting.Published("vendor-sessions", 7)
+	collecting.Polled("session", true, 20*time.Millisecond)
+	collecting.Polled("session", false, 20*time.Millisecond)
+	collecting.Published("session", 7)
 	conducting.Decided("step_passed")
 	conducting.Commanded("apply", false, 90*time.Second)
 	telling.Sent("ops", "rollout_succeeded", false)

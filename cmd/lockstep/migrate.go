@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
@@ -21,19 +22,10 @@ import (
 func migrate(ctx context.Context, opts cli.ServerOptions, dryRun bool) (changes []cli.Change, err error) {
 	s := &server{log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	defer func() { err = errors.Join(err, s.close()) }()
-	path := string(opts.Config.Server.DataDir)
-	if _, err := os.Stat(path); dryRun && errors.Is(err, os.ErrNotExist) {
-		// What would be made is found out elsewhere.
-		if path, err = os.MkdirTemp("", "lockstep-migrate-"); err != nil {
-			return nil, fmt.Errorf("making a folder to try in: %w", err)
-		}
-		s.onClose(func() error { return os.RemoveAll(path) })
-	}
-	dir, err := openDataDir(path)
+	dir, err := s.dataFor(opts, dryRun)
 	if err != nil {
 		return nil, err
 	}
-	s.onClose(func() error { dir.release(); return nil })
 	events, _, err := s.openBus(opts.Config.Bus, dir.bus(), &obs.Telemetry{Log: s.log, Traces: tracenoop.NewTracerProvider(), Meters: metricnoop.NewMeterProvider()})
 	if err != nil {
 		return nil, err
@@ -47,6 +39,27 @@ func migrate(ctx context.Context, opts cli.ServerOptions, dryRun bool) (changes 
 	}
 	tables, err := migrateStore(ctx, store, dryRun)
 	return append(changes, tables...), err
+}
+
+// dataFor takes the data directory where something is kept in it; a server whose
+// bus and store are elsewhere may go on beside this.
+func (s *server) dataFor(opts cli.ServerOptions, dryRun bool) (dir *dataDir, err error) {
+	path := string(opts.Config.Server.DataDir)
+	if opts.Config.Bus.URL != "" && opts.ClickHouse != "" {
+		return &dataDir{path: path}, nil
+	}
+	if _, err := os.Stat(filepath.Join(path, formatFile)); dryRun && errors.Is(err, os.ErrNotExist) {
+		// Nothing is there yet: what would be made is found out elsewhere.
+		if path, err = os.MkdirTemp("", "lockstep-migrate-"); err != nil {
+			return nil, fmt.Errorf("making a folder to try in: %w", err)
+		}
+		s.onClose(func() error { return os.RemoveAll(path) })
+	}
+	if dir, err = openDataDir(path); err != nil {
+		return nil, err
+	}
+	s.onClose(func() error { dir.release(); return nil })
+	return dir, nil
 }
 
 // migrateBus brings streams and buckets up to date.

@@ -29,7 +29,7 @@ func (s *server) openStore(ctx context.Context, dsn, dir string) (*clickhouse.St
 			return nil, role, fmt.Errorf("starting the embedded ClickHouse engine: %w", err)
 		}
 		s.onClose(func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), drain)
+			ctx, cancel := context.WithTimeout(context.Background(), engineDrain)
 			defer cancel()
 			return engine.Stop(ctx)
 		})

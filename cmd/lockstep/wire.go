@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
@@ -33,6 +33,8 @@ const (
 	drain = 30 * time.Second
 	// requestDrain bounds how long requests under way have to end within drain.
 	requestDrain = 5 * time.Second
+	// engineDrain bounds how long the engine may take to end after them.
+	engineDrain = 10 * time.Second
 	// storeLimit bounds how long a ClickHouse has to answer at the start.
 	storeLimit = 10 * time.Second
 	// beat is how often time alone is considered; windows and deadlines are
@@ -48,6 +50,8 @@ type server struct {
 	// closers undo what wiring opened, last first.
 	closers []func() error
 	log     *slog.Logger
+	// opening names what the start is waiting for.
+	opening atomic.Pointer[string]
 }
 
 // Run runs the roles until ctx ends and gives back what wiring took.
@@ -67,6 +71,7 @@ func (s *server) onClose(fn func() error) { s.closers = append(s.closers, fn) }
 // find, and ties them together.
 func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began time.Time) (_ *server, err error) {
 	s := &server{log: tel.Log}
+	s.opens("configuration")
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -77,10 +82,20 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 		return nil, err
 	}
 	s.onClose(func() error { dir.release(); return nil })
-	listener, err := s.listen(opts.Config.Server.Listen, "--listen")
+	public, err := s.open(opts.Config.Server.Listen, "--listen")
 	if err != nil {
 		return nil, err
 	}
+	fronts, adminURL := []app.Role{public.role("api")}, fleetfile.Off
+	var private *front
+	if address := opts.Config.Server.AdminListen; address != fleetfile.Off {
+		if private, err = s.open(address, "--admin-listen"); err != nil {
+			return nil, err
+		}
+		fronts, adminURL = append(fronts, private.role("admin")), private.url()
+	}
+	tel.Log.Info("starting", "version", version, "listen", public.url(), "admin_listen", adminURL,
+		"data_dir", dir.path, "token_file", opts.Config.Server.TokenFile(), "config", opts.ConfigPath, "clusters", len(opts.Config.Clusters))
 	api, err := s.api(opts.Config, tel)
 	if err != nil {
 		return nil, err
@@ -102,16 +117,7 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 	if err != nil {
 		return nil, err
 	}
-	var admin []app.Role
-	adminURL := fleetfile.Off
-	if address := opts.Config.Server.AdminListen; address != fleetfile.Off {
-		listener, err := s.listen(address, "--admin-listen")
-		if err != nil {
-			return nil, err
-		}
-		admin = append(admin, s.adminRole(listener, tel.MetricsHandler()))
-		adminURL = "http://" + listener.Addr().String()
-	}
+	s.opens("store")
 	store, storeRole, err := s.openStore(ctx, opts.ClickHouse, dir.store())
 	if err != nil {
 		return nil, err
@@ -119,6 +125,7 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 	if _, err := migrateStore(ctx, store, false); err != nil {
 		return nil, err
 	}
+	s.opens("bus")
 	events, busRole, err := s.openBus(opts.Config.Bus, dir.bus(), tel)
 	if err != nil {
 		return nil, err
@@ -149,17 +156,19 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 
 	// What people and machines ask comes first and goes last, so that it can say what
 	// is not ready.
-	s.app = app.New(tel.Log, drain, slices.Concat([]app.Role{s.apiRole(listener, api)}, admin, []app.Role{
+	s.app = app.New(tel.Log, drain, append(fronts,
 		storeRole,
 		busRole,
-		{Name: topology.Evaluator, Run: eval.Run, Ready: eval.Ready()},
-		{Name: topology.Executor, Run: exec.Run, Ready: exec.Ready()},
-		{Name: topology.Notifier, Run: tell.Run},
-		{Name: topology.Collector, Run: coll.Run},
-	})...)
+		app.Role{Name: topology.Evaluator, Run: eval.Run, Ready: eval.Ready()},
+		app.Role{Name: topology.Executor, Run: exec.Run, Ready: exec.Ready()},
+		app.Role{Name: topology.Notifier, Run: tell.Run},
+		app.Role{Name: topology.Collector, Run: coll.Run},
+	)...)
 	s.app.Began = began
-	tel.Log.Info("starting", "version", version, "listen", "http://"+listener.Addr().String(), "admin_listen", adminURL,
-		"data_dir", dir.path, "token_file", opts.Config.Server.TokenFile(), "config", opts.ConfigPath, "clusters", len(opts.Config.Clusters))
+	public.show(s.served(api))
+	if private != nil {
+		private.show(s.administered(tel.MetricsHandler()))
+	}
 	return s, nil
 }
 
@@ -191,7 +200,14 @@ func (s *server) api(file fleetfile.File, tel *obs.Telemetry) (*rpc.Server, erro
 // admit lets calls in once every role is ready and until the first is to stop.
 func (s *server) admit() error {
 	if !s.app.Serving() {
-		return errs.New(errs.Unavailable, "LS-API-005", "the server is starting or stopping; try again in a moment (/readyz?verbose says what is not ready)")
+		return errStarting()
 	}
 	return nil
 }
+
+func errStarting() error {
+	return errs.New(errs.Unavailable, "LS-API-005", "the server is starting or stopping; try again in a moment (/readyz?verbose says what is not ready)")
+}
+
+// opens notes what the start waits for from now.
+func (s *server) opens(what string) { s.opening.Store(&what) }

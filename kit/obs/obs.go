@@ -28,7 +28,6 @@ import (
 	"go.opentelemetry.io/otel"
 	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/propagation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -61,8 +60,6 @@ type Telemetry struct {
 	// Traces makes spans that cost nothing unless traces are exported.
 	Traces trace.TracerProvider
 	Meters metric.MeterProvider
-	// Propagator carries traces over process borders as W3C trace context.
-	Propagator propagation.TextMapPropagator
 
 	registry *prometheus.Registry
 	stop     []func(context.Context) error
@@ -88,7 +85,7 @@ func Start(ctx context.Context, opts Options) (*Telemetry, error) {
 	if err != nil {
 		return nil, wrong("OTEL_RESOURCE_ATTRIBUTES cannot be read: %w; write name=value, several parted by commas", err)
 	}
-	t := &Telemetry{Log: log, Traces: noop.NewTracerProvider(), Propagator: propagation.TraceContext{}, registry: prometheus.NewRegistry()}
+	t := &Telemetry{Log: log, Traces: noop.NewTracerProvider(), registry: prometheus.NewRegistry()}
 	if err := t.count(ctx, res, disabled); err != nil {
 		return nil, errors.Join(err, t.Shutdown(ctx))
 	}

@@ -184,7 +184,7 @@ func TestALogLineNamesTheSpanItWasWrittenIn(t *testing.T) {
 	var out bytes.Buffer
 	telemetry := start(t, options(&out))
 	caller := propagation.MapCarrier{"traceparent": "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"}
-	ctx := telemetry.Propagator.Extract(t.Context(), caller)
+	ctx := propagation.TraceContext{}.Extract(t.Context(), caller)
 	telemetry.Log.With("part", "bus").InfoContext(ctx, "inside")
 	telemetry.Log.Info("outside")
 	const ids = " trace_id=0123456789abcdef0123456789abcdef span_id=0123456789abcdef"
@@ -197,7 +197,7 @@ func TestALogLineNamesTheSpanItWasWrittenIn(t *testing.T) {
 	ctx, span := telemetry.Traces.Tracer("test").Start(ctx, "work")
 	span.End()
 	passed := propagation.MapCarrier{}
-	telemetry.Propagator.Inject(ctx, passed)
+	propagation.TraceContext{}.Inject(ctx, passed)
 	if diff := cmp.Diff(caller, passed); diff != "" {
 		t.Error(diff)
 	}
@@ -358,7 +358,7 @@ func TestASamplerDecidesWhatIsTraced(t *testing.T) {
 		t.Error("a trace of its own is recorded")
 	}
 	span.End()
-	ctx = telemetry.Propagator.Extract(ctx, propagation.MapCarrier{"traceparent": "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"})
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"})
 	_, span = telemetry.Traces.Tracer("test").Start(ctx, "asked for")
 	if !span.IsRecording() {
 		t.Error("a trace that its caller records is not")

@@ -8,21 +8,18 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
-// Sizes of a page: what 0 means and what no request exceeds.
+// Sizes of a page: what 0 means, or less, and what no request exceeds.
 const (
 	DefaultSize = 100
 	MaxSize     = 1000
 )
 
 // Of returns the page of items that follows the token and the token of the next
-// page, empty after the last. Keys are unique and not empty. A token names the last item of the page before, so
-// that items which come and go do not shift pages; an item that has gone makes
-// its token invalid.
+// page, empty after the last. Keys are unique and not empty. A token names the
+// last item of the page before, so that items which come and go do not shift
+// pages; an item that has gone makes its token invalid.
 func Of[T any](items []T, key func(T) string, size int32, token string) ([]T, string, error) {
-	if size < 0 {
-		return nil, "", errs.New(errs.Invalid, "LS-API-001", "page_size is %d; it must not be negative", size)
-	}
-	if size == 0 {
+	if size <= 0 {
 		size = DefaultSize
 	}
 	size = min(size, MaxSize)

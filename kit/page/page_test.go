@@ -35,6 +35,7 @@ func TestSizeOfAPage(t *testing.T) {
 		{11, 10, 10, true},
 		{page.DefaultSize, 0, page.DefaultSize, false},
 		{page.DefaultSize + 1, 0, page.DefaultSize, true},
+		{page.DefaultSize + 1, -1, page.DefaultSize, true},
 		{page.MaxSize + 1, page.MaxSize + 1, page.MaxSize, true},
 		{page.MaxSize + 1, 1<<31 - 1, page.MaxSize, true},
 	} {
@@ -89,15 +90,13 @@ func TestWhatIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		size  int32
 		token string
 		want  string
 	}{
-		"a negative size":        {-1, "", "LS-API-001: page_size is -1; it must not be negative"},
-		"a token of a gone item": {1, gone, "LS-API-002: page_token is not valid any more; start again without one"},
-		"a token of nonsense":    {1, "%%%", "LS-API-002: page_token is not valid any more; start again without one"},
+		"a token of a gone item": {gone, "LS-API-002: page_token is not valid any more; start again without one"},
+		"a token of nonsense":    {"%%%", "LS-API-002: page_token is not valid any more; start again without one"},
 	} {
-		items, token, err := page.Of([]string{"b", "c"}, self, c.size, c.token)
+		items, token, err := page.Of([]string{"b", "c"}, self, 1, c.token)
 		if err == nil || err.Error() != c.want || errs.KindOf(err) != errs.Invalid {
 			t.Errorf("%s: %v", name, err)
 		}

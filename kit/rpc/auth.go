@@ -25,7 +25,8 @@ const (
 	Viewer Role = iota + 1
 	// Operator may start, hold and take back.
 	Operator
-	// Approver may let through what waits for a person's word.
+	// Approver may do what an operator may; what waits for a person's word will ask
+	// for it.
 	Approver
 	// Admin may do everything.
 	Admin

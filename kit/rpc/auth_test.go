@@ -104,6 +104,11 @@ func TestARoleIsNeeded(t *testing.T) {
 				if err != nil {
 					t.Errorf("%s is needed: %s: %v", needed, token, err)
 				}
+				// Reading is no news; who did more than that is asked later.
+				line := fmt.Sprintf(`msg="a call was carried out" procedure=%s principal="the %s"`, say().Procedure, strings.TrimPrefix(token, "lst_"))
+				if told := strings.Contains(log.String(), line); told != (needed > rpc.Viewer) {
+					t.Errorf("%s is needed, %s calls: the log says %s", needed, token, log)
+				}
 				continue
 			}
 			had := strings.TrimPrefix(token, "lst_")

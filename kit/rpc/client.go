@@ -2,8 +2,6 @@ package rpc
 
 import (
 	"context"
-	"errors"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -27,9 +25,6 @@ const (
 
 	dialTimeout = 10 * time.Second
 	keepAlive   = 15 * time.Second
-	// firstWait and longestWait bound how long a client waits before it calls
-	// again.
-	firstWait, longestWait = 100 * time.Millisecond, 2 * time.Second
 )
 
 // ClientOptions says whom a client calls, and as whom.
@@ -38,9 +33,6 @@ type ClientOptions struct {
 	URL string
 	// Token is the bearer token.
 	Token string
-	// Retries is how often a unary call is made again that the server was not
-	// there for; only calls that change nothing when they are repeated are.
-	Retries int
 	// Transport carries the requests; nil means one of the client's own.
 	Transport http.RoundTripper
 }
@@ -70,7 +62,7 @@ func NewClient(opts ClientOptions) (*Client, error) {
 	}, strings.TrimSuffix(opts.URL, "/"),
 		connecthttp.WithReadMaxBytes(MaxMessage), connecthttp.WithSendMaxBytes(MaxMessage),
 		connecthttp.WithHTTPGet(), connecthttp.WithHTTPGetMaxURLSize(maxURL, true))
-	return &Client{connect.NewClient(calls, patience(opts.Retries)), done}, nil
+	return &Client{connect.NewClient(calls, patience), done}, nil
 }
 
 // Close lets go of connections that are not in use.
@@ -97,90 +89,29 @@ func (b *bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return b.next.RoundTrip(r)
 }
 
-// patience bounds unary calls in time, and makes those again that may be
-// repeated.
-func patience(retries int) connect.ClientInterceptor {
-	return func(next connect.ClientFunc) connect.ClientFunc {
-		return func(ctx context.Context, spec connect.Spec) (connect.ClientStream, error) {
-			if spec.StreamType != connect.StreamTypeUnary {
-				return next(ctx, spec)
-			}
-			cancel := func() {}
-			if _, limited := ctx.Deadline(); !limited {
-				ctx, cancel = context.WithTimeout(ctx, answerLimit)
-			}
-			call := &unaryCall{
-				open:   func() (connect.ClientStream, error) { return next(ctx, spec) },
-				pause:  func(d time.Duration) error { return pause(ctx, d) },
-				cancel: cancel,
-			}
-			if spec.IdempotencyLevel != connect.IdempotencyUnknown {
-				call.retries = retries
-			}
-			var err error
-			if call.ClientStream, err = call.open(); err != nil {
-				cancel()
-				return nil, err
-			}
-			return call, nil
+// patience bounds unary calls in time.
+func patience(next connect.ClientFunc) connect.ClientFunc {
+	return func(ctx context.Context, spec connect.Spec) (connect.ClientStream, error) {
+		if _, limited := ctx.Deadline(); limited || spec.StreamType != connect.StreamTypeUnary {
+			return next(ctx, spec)
 		}
+		ctx, cancel := context.WithTimeout(ctx, answerLimit)
+		stream, err := next(ctx, spec)
+		if err != nil {
+			cancel()
+			return nil, err
+		}
+		return &boundedCall{stream, cancel}, nil
 	}
 }
 
-// unaryCall is a call of one message and one answer that may be made several
-// times.
-type unaryCall struct {
+// boundedCall lets go of its limit when it is over.
+type boundedCall struct {
 	connect.ClientStream
-	open    func() (connect.ClientStream, error)
-	pause   func(time.Duration) error
-	cancel  func()
-	retries int
-	message any
+	cancel func()
 }
 
-func (c *unaryCall) Send(message any) error {
-	c.message = message
-	return c.ClientStream.Send(message)
-}
-
-func (c *unaryCall) Receive(answer any) error {
-	err := c.ClientStream.Receive(answer)
-	for wait := firstWait; connect.CodeOf(err) == connect.CodeUnavailable && c.retries > 0; wait = min(2*wait, longestWait) {
-		c.retries--
-		// Callers that lost the same server do not come back all at once.
-		if c.pause(wait/2+rand.N(wait/2)) != nil {
-			return err
-		}
-		err = c.again(answer)
-	}
-	return err
-}
-
-func (c *unaryCall) again(answer any) error {
-	stream, err := c.open()
-	if err != nil {
-		return err
-	}
-	_ = c.ClientStream.Close() // it failed, and said so
-	c.ClientStream = stream
-	if err := errors.Join(stream.Send(c.message), stream.CloseSend()); err != nil {
-		return err
-	}
-	return stream.Receive(answer)
-}
-
-func (c *unaryCall) Close() error {
+func (c *boundedCall) Close() error {
 	defer c.cancel()
 	return c.ClientStream.Close()
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

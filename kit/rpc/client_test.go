@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -134,89 +133,6 @@ func TestAMissingServerIsToldAsSuch(t *testing.T) {
 	if !errors.Is(err, syscall.ECONNREFUSED) || !errors.As(err, &e) || e.IsRemote() || e.Code() != connect.CodeUnavailable {
 		t.Errorf("got %v", err)
 	}
-}
-
-// idempotent is a change that may be repeated.
-func idempotent() connect.Spec {
-	spec := say()
-	spec.IdempotencyLevel = connect.IdempotencyIdempotent
-	return spec
-}
-
-func TestACallThatMayBeRepeatedIs(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		name    string
-		spec    connect.Spec
-		retries int
-		fails   int // calls that fail before one does not
-		with    errs.Kind
-		calls   int
-		good    bool
-	}{
-		{"a read", look(), 3, 2, errs.Unavailable, 3, true},
-		{"a change that may be repeated", idempotent(), 3, 3, errs.Unavailable, 4, true},
-		{"not more often than said", look(), 3, 9, errs.Unavailable, 4, false},
-		{"not unless said", look(), 0, 1, errs.Unavailable, 1, false},
-		{"not any change", say(), 3, 1, errs.Unavailable, 1, false},
-		{"not what is refused", look(), 3, 1, errs.Conflict, 1, false},
-		{"not what took too long", look(), 3, 1, errs.Timeout, 1, false},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			var calls atomic.Int32
-			p, _, _ := bubble(t, false, rpc.Options{}, unary(c.spec, func(_ context.Context, text string) (string, error) {
-				if calls.Add(1) <= int32(c.fails) {
-					return "", errs.New(c.with, "LS-TST-001", "not now")
-				}
-				return text, nil
-			}))
-			transport := p.transport(false)
-			defer transport.CloseIdleConnections()
-			client := newClient(t, rpc.ClientOptions{URL: "http://pipe", Retries: c.retries, Transport: transport})
-			began := time.Now()
-			got, err := ask(t, client.Client, c.spec, "hello")
-			if (err == nil) != c.good || c.good && got != "hello" || int(calls.Load()) != c.calls {
-				t.Errorf("%s: %q, %v after %d calls, want %d", c.name, got, err, calls.Load(), c.calls)
-			}
-			if !c.good {
-				if reason(t, err) != "LS-TST-001" {
-					t.Errorf("%s: the last error is %v", c.name, err)
-				}
-			}
-			// 100, 200 and 400 ms, or half of that.
-			waited := time.Since(began)
-			most := (100*time.Millisecond)<<(c.calls-1) - 100*time.Millisecond
-			if waited > most || waited < most/2 {
-				t.Errorf("%s: waited %s for %d calls, want %s to %s", c.name, waited, c.calls, most/2, most)
-			}
-		})
-	}
-}
-
-func TestARepetitionEndsWithItsCaller(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var calls atomic.Int32
-		p, _, _ := bubble(t, false, rpc.Options{}, unary(look(), func(context.Context, string) (string, error) {
-			calls.Add(1)
-			return "", errs.New(errs.Unavailable, "LS-TST-001", "not now")
-		}))
-		transport := p.transport(false)
-		defer transport.CloseIdleConnections()
-		client := newClient(t, rpc.ClientOptions{URL: "http://pipe", Retries: 1 << 20, Transport: transport})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		began := time.Now()
-		err := client.CallUnary(ctx, look(), wrapperspb.String(""), &wrapperspb.StringValue{})
-		if took := time.Since(began); took != time.Minute {
-			t.Errorf("it took %s", took)
-		}
-		// The server's word is worth more than that time ran out.
-		refused(t, "at the end", err, connect.CodeUnavailable, "LS-TST-001", "not now")
-		if n := calls.Load(); n < 30 || n > 80 {
-			t.Errorf("%d calls in a minute", n)
-		}
-	})
 }
 
 func TestAServerThatHangsDoesNotHangTheClient(t *testing.T) {

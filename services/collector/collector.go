@@ -48,8 +48,8 @@ type Publisher interface {
 
 // Meter counts what the collector does.
 type Meter interface {
-	Polled(source string, failed bool, took time.Duration)
-	Published(source string, observations int)
+	Polled(kind string, failed bool, took time.Duration)
+	Published(kind string, observations int)
 }
 
 // Deps are what the collector works with.
@@ -108,7 +108,7 @@ func (p *poller) poll(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	p.deps.Meter.Polled(string(p.source.ID), err != nil, p.deps.Now().Sub(began))
+	p.deps.Meter.Polled(p.source.Kind, err != nil, p.deps.Now().Sub(began))
 	switch {
 	case err != nil && !p.failing:
 		p.deps.Log.Error("a source cannot be read; it is asked again", "source", p.source.ID, "every", p.source.Every, "error", err)
@@ -171,7 +171,7 @@ func (p *poller) publish(ctx context.Context, batch *observationv1.Batch) bool {
 	for attempt := 1; ; attempt++ {
 		_, err := p.deps.Bus.Publish(ctx, m)
 		if err == nil {
-			p.deps.Meter.Published(string(p.source.ID), len(batch.Observations))
+			p.deps.Meter.Published(p.source.Kind, len(batch.Observations))
 			return true
 		}
 		if ctx.Err() != nil {

@@ -93,9 +93,6 @@ func (a *rolloutAPI) clusterIDs(names []string) ([]fleet.ClusterID, error) {
 }
 
 func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRolloutRequest) (*rolloutv1.StartRolloutResponse, error) {
-	if req.GetRequestId() == "" {
-		return nil, errs.New(errs.Invalid, "LS-API-003", "request_id is empty; give each start one of its own, so that a repeat does not start twice")
-	}
 	c := a.conductor
 	id := rolloutID(c.config.Tenant, req.GetRequestId())
 	if started := a.started(id); started != nil {

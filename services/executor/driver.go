@@ -224,12 +224,11 @@ func (d *driver) restore(ctx context.Context, deployment Deployment, command rol
 // inTime bounds one touch of a cluster: an engine that hangs must not hold up the
 // commands behind it for ever.
 func inTime(ctx context.Context, fn func(context.Context) error) error {
-	limit := errs.New(errs.Timeout, "LS-ROL-020", "given up after %s, the longest that one command may take at a cluster", rollout.StepAllowance)
-	limited, cancel := context.WithTimeoutCause(ctx, rollout.StepAllowance, limit)
+	limited, cancel := context.WithTimeout(ctx, rollout.StepAllowance)
 	defer cancel()
 	err := fn(limited)
 	if err != nil && ctx.Err() == nil && limited.Err() != nil {
-		return limit
+		return errs.New(errs.Timeout, "LS-ROL-020", "given up after %s, the longest that one command may take at a cluster: %w", rollout.StepAllowance, err)
 	}
 	return err
 }

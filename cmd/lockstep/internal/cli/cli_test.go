@@ -132,6 +132,7 @@ func TestToken(t *testing.T) {
 		return execute(t.Context(), o, append([]string{"status", "-o", "name", "--server", f.url}, args...)...)
 	}
 	call(cli.Options{Env: env()}, "--token-file", wrong).wants(t, 1, f.url+" does not accept the token in "+wrong)
+	call(cli.Options{Env: env()}, "--token-file", wrong).wants(t, 1, "once its hash is in access.tokens of the server's configuration and the server was restarted")
 	call(cli.Options{Env: env()}, "--token-file", empty).wants(t, 1, empty+" is empty")
 	call(cli.Options{Env: env()}, "--token-file", file(t, "fleet.yaml", "server:\n  listen: x\n")).wants(t, 1, "fleet.yaml holds something else than one token")
 	call(cli.Options{Env: env()}, "--token-file", absent).wants(t, 1, "there is no file "+absent+"; `lockstep server` writes it when it first starts")

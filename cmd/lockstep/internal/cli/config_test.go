@@ -57,6 +57,27 @@ func TestServerFlagsOverrideEnvironmentAndFile(t *testing.T) {
 	}
 }
 
+func TestAFlagTakesNoPassword(t *testing.T) {
+	t.Parallel()
+	const dsn = "clickhouse://lockstep:hush@db:9000/lockstep"
+	for _, args := range [][]string{{"server"}, {"migrate"}, {"config", "validate"}} {
+		got := execute(t.Context(), cli.Options{Env: env("HOME", "/h")}, append(args, "--clickhouse", dsn)...)
+		got.wants(t, 2, "--clickhouse carries a password")
+		got.wants(t, 2, "store.dsn_file names, or set it as LOCKSTEP_STORE_DSN")
+		if strings.Contains(got.err+got.out, "hush") {
+			t.Errorf("%s shows it: %s", args[0], got.err)
+		}
+	}
+	var given string
+	o := cli.Options{Env: env("HOME", "/h", "LOCKSTEP_STORE_DSN", dsn), Server: func(_ context.Context, so cli.ServerOptions) error { given = so.ClickHouse; return nil }}
+	execute(t.Context(), o, "server").wants(t, 0, "")
+	if given != dsn {
+		t.Errorf("the environment gives %s", given)
+	}
+	o.Env = env("HOME", "/h")
+	execute(t.Context(), o, "server", "--clickhouse", "clickhouse://lockstep@db:9000/lockstep").wants(t, 0, "")
+}
+
 func TestADSNFileThatHoldsNone(t *testing.T) {
 	t.Parallel()
 	for name, path := range map[string]string{"is empty": file(t, "dsn", " \n"), "no such file": filepath.Join(t.TempDir(), "absent")} {

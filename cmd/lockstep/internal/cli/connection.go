@@ -142,7 +142,7 @@ func (c *client) problem(err error) string {
 	case !errors.As(err, &e):
 		return fmt.Sprintf(" at %s: %v", c.server, err)
 	case e.Code() == connect.CodeUnauthenticated:
-		return fmt.Sprintf(": %s does not accept the token in %s; name the token of this server with --token-file", c.server, c.tokenFile)
+		return fmt.Sprintf(": %s does not accept the token in %s; name the token of this server with --token-file. A new one of `lockstep token create` counts once its hash is in access.tokens of the server's configuration and the server was restarted", c.server, c.tokenFile)
 	case e.Code() == connect.CodePermissionDenied:
 		return fmt.Sprintf(": the token in %s does not allow it: %s", c.tokenFile, words(e))
 	case e.Code() == connect.CodeUnimplemented:

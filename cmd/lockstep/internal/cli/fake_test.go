@@ -69,6 +69,7 @@ type fake struct {
 	fleets   [][]*fleetv1.Cluster // one a call, the last for good
 	listed   func()               // called when the last of fleets is served
 	problems []*rolloutv1.Problem
+	idle     bool // the plan moves no cluster
 	rollouts []*rolloutv1.Rollout
 	watches  [][]*rolloutv1.Rollout // one a stream; what follows is an error or hangs
 	after    []string               // what ends each stream: "", "drop", "unknown" or "hang"
@@ -203,7 +204,11 @@ func (f *fake) PlanRollout(_ context.Context, r *rolloutv1.PlanRolloutRequest) (
 	if f.fail != nil {
 		return nil, f.fail
 	}
-	return &rolloutv1.PlanRolloutResponse{Plan: plan(), Problems: f.problems}, nil
+	p := plan()
+	if f.idle {
+		p.Clusters = nil
+	}
+	return &rolloutv1.PlanRolloutResponse{Plan: p, Problems: f.problems}, nil
 }
 
 func (f *fake) StartRollout(_ context.Context, r *rolloutv1.StartRolloutRequest) (*rolloutv1.StartRolloutResponse, error) {

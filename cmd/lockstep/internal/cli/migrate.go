@@ -23,8 +23,12 @@ func (s *shell) migrateCommand() *cobra.Command {
 		Use:   "migrate",
 		Short: "Bring streams, buckets and tables up to date",
 		Long: `Bring the streams and buckets of the bus and the tables of the store up to date:
-those of the NATS and ClickHouse servers that the configuration names, or those in
-the data folder while no server uses it. Repeating it changes nothing.
+those of the NATS and ClickHouse servers that the configuration names, or embedded
+ones in the data folder. Repeating it changes nothing.
+
+Where both are elsewhere it may run beside a live server. Embedded ones need the data
+folder for themselves: stop its server first. With --dry-run an existing data folder
+is opened as well, and no schema is changed.
 
 A server does the same when it starts. Use this where servers may not change the
 schema, before a new version is started, or with --dry-run to see what that

@@ -9,10 +9,28 @@ import (
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 )
 
-// planText is a plan for people, problems last, where the eye ends up.
+// planText is a plan for people: what stands in its way, then what it would do.
 func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
 	p := res.GetPlan()
 	var b strings.Builder
+	if n := int64(len(res.GetProblems())); n > 0 {
+		b.WriteString(plural(n, "Problem") + ":\n")
+	}
+	for _, problem := range res.GetProblems() {
+		parts := make([]string, 0, 3)
+		for _, part := range []string{problem.GetId(), problem.GetCluster()} {
+			if part != "" {
+				parts = append(parts, clean(part))
+			}
+		}
+		fmt.Fprintf(&b, "  %s\n", strings.Join(append(parts, clean(problem.GetText())), ": "))
+	}
+	if len(p.GetClusters()) == 0 {
+		return b.String()
+	}
+	if b.Len() > 0 {
+		b.WriteByte('\n')
+	}
 	fmt.Fprintf(&b, "Release %s on %s, one after the other.\n\n", clean(p.GetRelease()), count(int64(len(p.GetClusters())), "cluster"))
 	t := &table{header: []string{"CLUSTER", "STEP", "FROM", "TO", "COMPONENTS", "IMAGE"}}
 	for _, c := range p.GetClusters() {
@@ -27,9 +45,7 @@ func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
 			t.add(name, step.GetName(), step.GetFromVersion(), step.GetToVersion(), strings.Join(step.GetComponents(), ", "), step.GetImage())
 		}
 	}
-	if len(t.rows) > 0 {
-		b.WriteString(t.render(false) + "\n")
-	}
+	b.WriteString(t.render(false) + "\n")
 	if p.GetWindow() != nil {
 		fmt.Fprintf(&b, "Window  one cluster may be mixed for %s, from its first step to its end.\n", length(p.GetWindow()))
 	}
@@ -39,18 +55,6 @@ func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
 			b.WriteString("          " + sentence + "\n")
 		}
 		fmt.Fprintf(&b, "        The baseline is sessions that started up to %s before the cluster is first touched.\n", length(p.GetLookback()))
-	}
-	for i, problem := range res.GetProblems() {
-		if i == 0 {
-			fmt.Fprintf(&b, "\n%s:\n", plural(int64(len(res.GetProblems())), "Problem"))
-		}
-		parts := make([]string, 0, 3)
-		for _, part := range []string{problem.GetId(), problem.GetCluster()} {
-			if part != "" {
-				parts = append(parts, clean(part))
-			}
-		}
-		fmt.Fprintf(&b, "  %s\n", strings.Join(append(parts, clean(problem.GetText())), ": "))
 	}
 	return b.String()
 }

@@ -81,6 +81,11 @@ func TestStartRefusesAPlanWithProblems(t *testing.T) {
 	t.Parallel()
 	f := serve(t, &fake{problems: []*rolloutv1.Problem{{Id: "LS-ROL-003", Text: "no"}}})
 	f.run(t, "rollout", "start", "-r", "5.1.0", "--yes").wants(t, 1, "the plan has a problem and does not start")
+	f.idle = true
+	got := f.run(t, "rollout", "start", "-r", "5.1.0", "--yes")
+	if want := "Problem:\n  LS-ROL-003: no\nlockstep: the plan has a problem and does not start\n"; got.err != want {
+		t.Errorf("said %s\nwant %s", got.err, want)
+	}
 	if len(f.started) != 0 {
 		t.Error("it was started")
 	}

@@ -18,7 +18,7 @@ before the defaults: 'lockstep help configuration'. 'lockstep doctor' says what
 is missing before you start, and 'lockstep status' what runs where once it is up.`,
 		Example: `  lockstep server --config /etc/lockstep/fleet.yaml
   lockstep server --data-dir ./data --listen 127.0.0.1:9000 --admin-listen off
-  LOCKSTEP_STORE_DSN=clickhouse://lockstep:secret@db:9000/lockstep lockstep server --nats nats://a:4222,nats://b:4222`,
+  LOCKSTEP_STORE_DSN_FILE=/etc/lockstep/clickhouse.dsn lockstep server --nats nats://a:4222,nats://b:4222`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			opts, err := s.accepted(&v)

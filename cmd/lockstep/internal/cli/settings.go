@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 
@@ -32,7 +33,7 @@ func (v *settings) flags(c *cobra.Command) {
 func (v *settings) places(c *cobra.Command) {
 	c.Flags().StringVar(&v.dataDir, "data-dir", "", "`folder` for all data (default server.data_dir, $XDG_DATA_HOME/lockstep)")
 	c.Flags().StringVar(&v.nats, "nats", "", "`URLs` of NATS servers (default bus.url: the embedded bus)")
-	c.Flags().StringVar(&v.clickhouse, "clickhouse", "", "`DSN` of a ClickHouse server (default what store.dsn_file holds: the embedded engine); pass one with a password as LOCKSTEP_STORE_DSN")
+	c.Flags().StringVar(&v.clickhouse, "clickhouse", "", "`DSN` of a ClickHouse server (default what store.dsn_file holds: the embedded engine); one with a password goes into LOCKSTEP_STORE_DSN or that file")
 }
 
 // given lists the settings by the key that each stands for.
@@ -66,6 +67,12 @@ func (s *shell) accepted(v *settings) (ServerOptions, error) {
 
 // dsn is the ClickHouse server that the flag, the environment or a file names.
 func (s *shell) dsn(v *settings, file fleetfile.File) (string, error) {
+	if u, err := url.Parse(v.clickhouse); err == nil && u.User != nil {
+		if _, secret := u.User.Password(); secret {
+			// Not repeated in the text.
+			return "", usage("--clickhouse carries a password, which everyone on this machine can read in the list of processes; keep the DSN in a file that store.dsn_file names, or set it as LOCKSTEP_STORE_DSN")
+		}
+	}
 	for _, given := range []string{v.clickhouse, s.Env("LOCKSTEP_STORE_DSN"), s.Env("LOCKSTEP_SERVER_CLICKHOUSE")} {
 		if given != "" {
 			return given, nil

@@ -30,8 +30,9 @@ a script can keep it; the lines to add to the configuration, which hold its hash
 go to standard error. It counts once they are there and the server was restarted.
 
 Roles, each with what those before it may: viewer sees everything and plans, operator
-starts rollouts and rolls them back, approver approves what others want to start,
-admin does everything. To take a token back, remove its lines and restart.`,
+starts rollouts and rolls them back, approver is for what waits for an approval
+(nothing waits for an approval yet), admin does everything. To take a token back,
+remove its lines and restart.`,
 		Example: `  (umask 077; lockstep token create --name ci --role operator > ci.token)
   lockstep status --server https://lockstep.example --token-file ci.token`,
 		Args: exactly(),
@@ -58,9 +59,9 @@ access:
 			return nil
 		},
 	}
-	c.Flags().StringVar(&name, "name", "", "who it is given to, as the records `name` it (required)")
+	c.Flags().StringVar(&name, "name", "", "who it is given to; the log calls it by this `name` (required)")
 	c.Flags().StringVar(&role, "role", "", "`role`: "+strings.Join(fleetfile.Roles(), ", ")+" (required)")
-	c.Flags().StringVar(&tenant, "tenant", string(fleet.DefaultTenant), "`tenant` it acts for")
+	c.Flags().StringVar(&tenant, "tenant", string(fleet.DefaultTenant), "`tenant` it acts for; only default exists so far")
 	offer(c, "role", fleetfile.Roles()...)
 	return c
 }

@@ -15,7 +15,7 @@ import (
 // TestTokenCreate puts the lines it says to add into a configuration.
 func TestTokenCreate(t *testing.T) {
 	t.Parallel()
-	got := runWith(t, t.Context(), "", "token", "create", "--name", "ci", "--role", "operator", "--tenant", "null")
+	got := runWith(t, t.Context(), "", "token", "create", "--name", "null", "--role", "operator")
 	got.wants(t, 0, "This token is shown once.")
 	token := strings.TrimSpace(got.out)
 	if token == "" || strings.Contains(got.err, token) || strings.Count(got.out, "\n") != 1 {
@@ -26,7 +26,7 @@ func TestTokenCreate(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v in %s", err, lines)
 	}
-	want := fleetfile.Token{Name: "ci", Role: "operator", Tenant: "null", SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(token)))}
+	want := fleetfile.Token{Name: "null", Role: "operator", Tenant: "default", SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(token)))}
 	if len(file.Access.Tokens) != 1 || file.Access.Tokens[0] != want {
 		t.Errorf("the lines declare %+v, want %+v", file.Access.Tokens, want)
 	}
@@ -40,7 +40,7 @@ func TestTokenCreate(t *testing.T) {
 	if got, err := known.Authenticate(request); err != nil || got != who.Principal {
 		t.Errorf("a server takes it for %+v, %v", got, err)
 	}
-	if again := runWith(t, t.Context(), "", "token", "create", "--name", "ci", "--role", "viewer"); again.out == got.out {
+	if again := runWith(t, t.Context(), "", "token", "create", "--name", "null", "--role", "viewer"); again.out == got.out {
 		t.Error("the same token again")
 	}
 }
@@ -50,9 +50,11 @@ func TestTokenCreateRefuses(t *testing.T) {
 	got := runWith(t, t.Context(), "", "token", "create", "--name", "C I", "--role", "root", "--tenant", "")
 	got.wants(t, 2, `--name: "C I" is not a name`)
 	got.wants(t, 2, `--role: "root" is none of viewer, operator, approver, admin`)
-	got.wants(t, 2, "--tenant: missing")
+	got.wants(t, 2, `--tenant: there is no tenant ""; only one exists so far, default`)
 	if got.out != "" {
 		t.Errorf("it made %s", got.out)
 	}
 	runWith(t, t.Context(), "", "token", "create").wants(t, 2, "--role: missing; use one of")
+	runWith(t, t.Context(), "", "token", "create", "--name", "ci", "--role", "viewer", "--tenant", "acme").wants(t, 2, `--tenant: there is no tenant "acme"`)
+	runWith(t, t.Context(), "", "token", "create", "--name", "admin", "--role", "viewer").wants(t, 2, "--name: admin is whoever holds admin.token")
 }

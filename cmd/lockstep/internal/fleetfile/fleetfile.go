@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/kit/config"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
 )
@@ -80,11 +81,15 @@ type Access struct {
 
 // Token lets its bearer do what a role may do.
 type Token struct {
-	Name   string         `yaml:"name" comment:"who it is given to; the records name it" example:"ci"`
-	Role   string         `yaml:"role" comment:"viewer, operator, approver or admin" example:"operator"`
-	Tenant fleet.TenantID `yaml:"tenant" comment:"the tenant it acts for"`
+	Name   string         `yaml:"name" comment:"who it is given to; the log names it; admin is taken, by the token in admin.token" example:"ci"`
+	Role   string         `yaml:"role" comment:"viewer, operator, approver (nothing waits for an approval yet) or admin" example:"operator"`
+	Tenant fleet.TenantID `yaml:"tenant" comment:"the tenant it acts for; only default exists so far"`
 	SHA256 string         `yaml:"sha256" comment:"the token's SHA-256, as lockstep token create prints it" example:"0000000000000000000000000000000000000000000000000000000000000000"`
 }
+
+// adminName is what the server calls the administrator, whose token it makes
+// itself.
+const adminName = "admin"
 
 // Hash is the token's hash as kit/rpc writes it.
 func (t Token) Hash() string { return hashPrefix + t.SHA256 }
@@ -201,6 +206,15 @@ type Gate struct {
 	Bucket         time.Duration `yaml:"bucket" comment:"width in which sessions are ordered by start"`
 	Deadline       time.Duration `yaml:"deadline" comment:"after this an undecided gate is inconclusive and the rollout holds"`
 	MaxLate        float64       `yaml:"max_late" comment:"share of sessions first heard of too late above which a gate is inconclusive"`
+}
+
+// Policy is what the numbers demand of a gate.
+func (g Gate) Policy() gate.Policy {
+	return gate.Policy{
+		Alpha: g.Alpha, Beta: g.Beta, Tol: g.Tolerance, Margin: g.Margin, AcceptableRate: g.AcceptableRate, FloorRate: g.FloorRate,
+		Partners: g.Partners, PlannedTrials: g.PlannedTrials, Maturation: g.Maturation, BurstWindow: g.BurstWindow, Bucket: g.Bucket,
+		Deadline: g.Deadline, MaxLate: g.MaxLate,
+	}
 }
 
 // Notify says who is told.

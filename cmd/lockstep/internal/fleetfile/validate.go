@@ -125,8 +125,13 @@ func (t Token) Problems() config.Problems {
 
 func (p *findings) accessToken(prefix string, t Token) {
 	p.token(prefix+"name", t.Name)
+	if t.Name == adminName {
+		p.add(prefix+"name", "admin is whoever holds admin.token; choose another name")
+	}
 	p.oneOf(prefix+"role", t.Role, Roles())
-	p.token(prefix+"tenant", string(t.Tenant))
+	if t.Tenant != fleet.DefaultTenant {
+		p.add(prefix+"tenant", "there is no tenant %q; only one exists so far, %s", t.Tenant, fleet.DefaultTenant)
+	}
 	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(t.SHA256) {
 		// Not repeated in the text: it may be the token itself.
 		p.add(prefix+"sha256", "this is not a SHA-256, 64 lower-case hexadecimal digits; `lockstep token create` makes a token and prints its own")
@@ -309,18 +314,13 @@ func (p *findings) rollout(r Rollout, g Gate) {
 }
 
 func (p *findings) gate(g Gate, v *Vendor) {
-	p.between("gate.alpha", g.Alpha, 0, 1)
-	p.between("gate.beta", g.Beta, 0, 1)
-	p.between("gate.acceptable_rate", g.AcceptableRate, 0, 1)
-	p.fraction("gate.floor_rate", g.FloorRate)
-	p.fraction("gate.max_late", g.MaxLate)
 	if !(g.Tolerance >= 1) || math.IsInf(g.Tolerance, 0) {
 		p.add("gate.tolerance", "%v is not an odds ratio of at least 1; 1 tolerates nothing, 1.25 is usual", g.Tolerance)
 	}
 	if !(g.Margin > 1) || math.IsInf(g.Margin, 0) {
 		p.add("gate.margin", "%v is not an odds ratio above 1; 2 suits busy clusters, 3 to 5 quiet ones", g.Margin)
-	} else if g.Margin < g.Tolerance {
-		p.add("gate.margin", "%v is below gate.tolerance %v; promotion would have to show more than a rollback tolerates", g.Margin, g.Tolerance)
+	} else if g.Margin <= g.Tolerance {
+		p.add("gate.margin", "%v is not above gate.tolerance %v; promotion would have to show more than a rollback tolerates", g.Margin, g.Tolerance)
 	}
 	if g.Partners < 2 {
 		p.add("gate.partners", "%d is too few; a new session is compared with at least 2, usually 10", g.Partners)
@@ -340,6 +340,25 @@ func (p *findings) gate(g Gate, v *Vendor) {
 	}
 	if g.Deadline > 0 && wait > 0 && g.Deadline <= wait {
 		p.add("gate.deadline", "%s is not longer than %s (%s), so no session could be judged in time; raise it", g.Deadline, of, wait)
+	}
+	p.policy(g.Policy().Validate())
+}
+
+// policy adds what no gate could use, for keys of which nothing is said yet.
+func (p *findings) policy(err error) {
+	if err == nil {
+		return
+	}
+	for finding := range strings.SplitSeq(strings.TrimPrefix(err.Error(), "gate policy: "), "; ") {
+		name, rest, _ := strings.Cut(finding, " is ")
+		value, bounds, _ := strings.Cut(rest, " but must be ")
+		if name == "tol" {
+			name = "tolerance"
+		}
+		key := "gate." + name
+		if !slices.ContainsFunc(p.problems, func(known config.Problem) bool { return known.Key == key }) {
+			p.add(key, "%s is out of range; it must be %s", value, bounds)
+		}
 	}
 }
 
@@ -372,20 +391,6 @@ func (p *findings) absolute(key string, path config.Path) {
 func (p *findings) positive(key string, d time.Duration) {
 	if d <= 0 {
 		p.add(key, "%s is not a length of time; write a duration above zero, such as 30s", d)
-	}
-}
-
-// between is for chances and rates that mean nothing at either end. Written so
-// that NaN fails too.
-func (p *findings) between(key string, v, low, high float64) {
-	if !(v > low && v < high) {
-		p.add(key, "%v is out of range; write a number above %v and below %v, such as 0.05", v, low, high)
-	}
-}
-
-func (p *findings) fraction(key string, v float64) {
-	if !(v >= 0 && v < 1) {
-		p.add(key, "%v is out of range; write a fraction of 1 such as 0.02, for 2 %%", v)
 	}
 }
 

@@ -35,7 +35,7 @@ const (
 	Role_ROLE_VIEWER Role = 1
 	// Moves clusters: starts rollouts and rolls them back.
 	Role_ROLE_OPERATOR Role = 2
-	// Approves what others want to start.
+	// Approves what others want to start; nothing waits for an approval yet.
 	Role_ROLE_APPROVER Role = 3
 	// Decides who has which role, and changes how the installation works.
 	Role_ROLE_ADMIN Role = 4

@@ -30,7 +30,7 @@ const (
 // given.
 type ListClustersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most this many clusters, up to 1000; 0 means 100.
+	// At most this many clusters; 0 means 100, more than 1000 is taken as 1000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the page before, with the same filters; empty for the
 	// first page.
@@ -669,10 +669,9 @@ var File_lockstep_fleet_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xb0\x02\n" +
-	"\x13ListClustersRequest\x12'\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xad\x02\n" +
+	"\x13ListClustersRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12W\n" +
 	"\x06states\x18\x03 \x03(\tB?\xbaH<\x92\x019\x18\x01\"5r3R\x06lockedR\bsteppingR\aoverdueR\adriftedR\x04darkR\aunknownR\x06states\x125\n" +

@@ -34,7 +34,7 @@ type ListGatesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only gates of this rollout; empty means any.
 	Rollout string `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	// At most this many gates, up to 1000; 0 means 100.
+	// At most this many gates; 0 means 100, more than 1000 is taken as 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the page before, with the same filters; empty for the
 	// first page.
@@ -1633,11 +1633,10 @@ var File_lockstep_gate_v1_gate_proto protoreflect.FileDescriptor
 
 const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\n" +
-	"\x1blockstep/gate/v1/gate.proto\x12\x10lockstep.gate.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xa1\x02\n" +
+	"\x1blockstep/gate/v1/gate.proto\x12\x10lockstep.gate.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\x9e\x02\n" +
 	"\x10ListGatesRequest\x126\n" +
-	"\arollout\x18\x01 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x12'\n" +
-	"\tpage_size\x18\x02 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\arollout\x18\x01 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x126\n" +
 	"\acluster\x18\x04 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12K\n" +

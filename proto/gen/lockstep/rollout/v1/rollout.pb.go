@@ -413,7 +413,7 @@ func (x *GetRolloutResponse) GetRollout() *Rollout {
 // given.
 type ListRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most this many rollouts, up to 1000; 0 means 100.
+	// At most this many rollouts; 0 means 100, more than 1000 is taken as 1000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the page before, with the same filters; empty for the
 	// first page.
@@ -2392,10 +2392,12 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\aProblem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"\xcd\x01\n" +
-	"\x13StartRolloutRequest\x12?\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\x9f\x02\n" +
+	"\x13StartRolloutRequest\x12\x90\x01\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[A-Za-z0-9._:/-]{1,128}$R\trequestId\x124\n" +
+	"request_id\x18\x01 \x01(\tBq\xbaHn\xba\x01k\n" +
+	"\n" +
+	"request_id\x122must be set: 1 to 128 characters of A-Za-z0-9._:/-\x1a)this.matches('^[A-Za-z0-9._:/-]{1,128}$')R\trequestId\x124\n" +
 	"\arelease\x18\x02 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12?\n" +
 	"\bclusters\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\"N\n" +
 	"\x14StartRolloutResponse\x126\n" +
@@ -2403,10 +2405,9 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x11GetRolloutRequest\x12)\n" +
 	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\"L\n" +
 	"\x12GetRolloutResponse\x126\n" +
-	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xbb\x02\n" +
-	"\x13ListRolloutsRequest\x12'\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xb8\x02\n" +
+	"\x13ListRolloutsRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12a\n" +
 	"\x06phases\x18\x03 \x03(\tBI\xbaHF\x92\x01C\x18\x01\"?r=R\arunningR\x04heldR\tsucceededR\frolling_backR\vrolled_backR\x06failedR\x06phases\x126\n" +
@@ -2418,10 +2419,12 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x13WatchRolloutRequest\x12)\n" +
 	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\"N\n" +
 	"\x14WatchRolloutResponse\x126\n" +
-	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xa6\x01\n" +
-	"\x16RollbackRolloutRequest\x12?\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xf8\x01\n" +
+	"\x16RollbackRolloutRequest\x12\x90\x01\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^[A-Za-z0-9._:/-]{1,128}$R\trequestId\x12)\n" +
+	"request_id\x18\x01 \x01(\tBq\xbaHn\xba\x01k\n" +
+	"\n" +
+	"request_id\x122must be set: 1 to 128 characters of A-Za-z0-9._:/-\x1a)this.matches('^[A-Za-z0-9._:/-]{1,128}$')R\trequestId\x12)\n" +
 	"\x02id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x12 \n" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"Q\n" +
 	"\x17RollbackRolloutResponse\x126\n" +

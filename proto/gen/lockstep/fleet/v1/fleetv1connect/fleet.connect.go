@@ -51,7 +51,7 @@ var (
 
 // FleetServiceClient is a client for the lockstep.fleet.v1.FleetService service.
 type FleetServiceClient interface {
-	// ListClusters returns the clusters of the caller's tenant in order of id.
+	// ListClusters returns the clusters in order of id.
 	ListClusters(context.Context, *v1.ListClustersRequest) (*v1.ListClustersResponse, error)
 	// WatchClusters sends every cluster that is asked for, then each one again
 	// when its state, release, rollout or lines change; instances, bastions and
@@ -89,7 +89,7 @@ func (s FleetServiceWatchClustersClientStream) Close() error {
 
 // FleetServiceHandler is an implementation of the lockstep.fleet.v1.FleetService service.
 type FleetServiceHandler interface {
-	// ListClusters returns the clusters of the caller's tenant in order of id.
+	// ListClusters returns the clusters in order of id.
 	ListClusters(context.Context, *v1.ListClustersRequest) (*v1.ListClustersResponse, error)
 	// WatchClusters sends every cluster that is asked for, then each one again
 	// when its state, release, rollout or lines change; instances, bastions and
