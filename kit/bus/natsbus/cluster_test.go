@@ -36,7 +36,7 @@ func TestNothingIsLostWhenALeaderGoes(t *testing.T) {
 		took.take(batch)
 		return len(batch), nil
 	})
-	values, stopWatch := watch(t, w, ">")
+	values, stopWatch := watch(t, w, "a")
 
 	restart := func() {}
 	for i := range n {

@@ -24,17 +24,17 @@ const defaultAckWait = 30 * time.Second
 // position cannot be made at all, or that Close was called.
 func (b *Bus) Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) error {
 	cons, err := b.consumer(ctx, c)
-	for try := 0; err == nil; {
+	for try := 1; err == nil; {
 		var worked bool
 		if worked, err = b.pull(ctx, c, cons, handle); worked {
-			try = 0
+			try = 1
 		}
-		for err != nil && ctx.Err() == nil && !final(err) {
-			b.log.Warn("the bus does not answer a consumer; asking it again", "consumer", c.Durable, "error", err)
-			if try > 0 {
-				pause(ctx, backoff(try))
-			}
-			try++
+		for ; err != nil && ctx.Err() == nil && !final(err); try++ {
+			delay := backoff(try)
+			b.log.Warn("the bus does not answer a consumer; asking it again", "consumer", c.Durable, "again_in", delay, "error", err)
+			// Not at once: a server that says that it deletes a position may not have, and
+			// would give the new one the old one's place.
+			pause(ctx, delay)
 			cons, err = b.consumer(ctx, c)
 		}
 	}
@@ -81,7 +81,7 @@ func (b *Bus) pull(ctx context.Context, c bus.Consumer, cons jetstream.Consumer,
 	if err != nil {
 		return false, explain(ctx, err, "pulling messages of consumer %s of %s", c.Durable, c.Stream)
 	}
-	defer p.stop()
+	defer p.handBack()
 	at := b.attend(c)
 	defer at.stop()
 	for {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +132,23 @@ func testConsumeBringsAnUnansweredMessageAgainAtOnceAfterAStop(t *testing.T, w *
 	expect(t, "then", next(t, "the third", seen), "3")
 	settled(t, w, "worker")
 	expect(t, "more", len(seen), 0)
+}
+
+// testConsumeHandsBackWhatIsUnderWayAtAStop stops again and again while messages
+// flow. One that went to nobody comes after AckWait; there is no time for many.
+func testConsumeHandsBackWhatIsUnderWayAtAStop(t *testing.T, w *world) {
+	const n = 30
+	fill(t, w.Bus, "log.a", 0, n)
+	seen := make(chan string, n)
+	for len(seen) < n {
+		before := len(seen)
+		stop := consume(t, w.Bus, worker(patience/3), func(_ context.Context, d bus.Delivery) error { seen <- string(d.Data); return nil })
+		eventually(t, "one more message", func() bool { return len(seen) > before })
+		expect(t, "end", stop(), nil)
+	}
+	for want := range n {
+		expect(t, "message", <-seen, strconv.Itoa(want))
+	}
 }
 
 func testConsumeBringsAMessageAgainWhenItsConsumerDied(t *testing.T, w *world) {

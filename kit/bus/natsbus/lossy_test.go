@@ -157,10 +157,10 @@ func TestWhatIsLostOnTheWayIsReadAgain(t *testing.T) {
 // sends the message again when AckWait is over.
 func TestAMessageThatIsLostOnTheWayComesBeforeTheNext(t *testing.T) {
 	t.Parallel()
-	for name, lost := range waysToLose() {
+	for _, name := range []string{"one in the middle", "all after the first message"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := lossyWorld(t, lost())
+			w := lossyWorld(t, waysToLose()[name]())
 			publish(t, w.Bus, "log.a", "1", "2", "3")
 			seen := make(chan string, 10)
 			stop := consume(t, w.open(t), worker(shortly), func(_ context.Context, d bus.Delivery) error { seen <- string(d.Data); return nil })

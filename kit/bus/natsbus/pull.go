@@ -19,6 +19,8 @@ const (
 	heartbeat = time.Second
 	// pullFor is how long the server keeps a pull when there is nothing to give.
 	pullFor = 30 * time.Second
+	// quietFor is how long a message may be on its way.
+	quietFor = 100 * time.Millisecond
 )
 
 // puller brings a consumer's messages. nats.go has one, too, which this package
@@ -146,27 +148,49 @@ func (p *puller) heed(m *nats.Msg) error {
 	return fmt.Errorf("the server ends a pull: %s %s", status, text)
 }
 
-// stop ends the pull and hands back what was under way, or the next consumer would
-// wait for it for AckWait.
+// stop ends the pull. What is under way is lost.
 func (p *puller) stop() {
-	var err error
-	if p.left == 0 {
-		err = p.sub.Unsubscribe()
-	} else if err = p.sub.Drain(); err == nil {
-		timer := time.NewTimer(heartbeat)
-		defer timer.Stop()
-		select {
-		case <-p.closed:
-		case <-p.b.gone:
-		case <-timer.C:
-		}
-	}
-	for err == nil && len(p.in) > 0 {
-		if m := <-p.in; m.Reply != "" {
-			err = p.b.conn.Publish(m.Reply, []byte("-NAK"))
-		}
-	}
-	if err != nil {
+	if err := p.sub.Unsubscribe(); err != nil {
 		p.b.log.Debug("ending a pull", "error", err)
+	}
+}
+
+// handBack ends the pull and refuses what is under way, or the next consumer would
+// wait for it for AckWait. A pull cannot be taken back: where it was just asked for,
+// its message may still be on its way from another server.
+func (p *puller) handBack() {
+	if p.left > 0 {
+		quiet := time.NewTimer(quietFor)
+		defer quiet.Stop()
+		select {
+		case m := <-p.in:
+			p.refuse(m)
+		case <-p.b.gone:
+		case <-quiet.C:
+		}
+	}
+	if err := p.sub.Drain(); err != nil {
+		p.b.log.Debug("ending a pull", "error", err)
+		return
+	}
+	limit := time.NewTimer(heartbeat)
+	defer limit.Stop()
+	select {
+	case <-p.closed:
+	case <-p.b.gone:
+	case <-limit.C:
+	}
+	for len(p.in) > 0 {
+		p.refuse(<-p.in)
+	}
+}
+
+// refuse lets a message come again at once, unless it is a word of the server's.
+func (p *puller) refuse(m *nats.Msg) {
+	if m.Reply == "" {
+		return
+	}
+	if err := p.b.conn.Publish(m.Reply, []byte("-NAK")); err != nil {
+		p.b.log.Debug("handing a message back", "error", err)
 	}
 }

@@ -115,7 +115,7 @@ func TestBatchesAndWatchesGoOnAfterARestartOfTheServers(t *testing.T) {
 	if err := w.PutKey(limited(t), bucket, "a", []byte("1")); err != nil {
 		t.Fatal(err)
 	}
-	values, stopWatch := watch(t, w, ">")
+	values, stopWatch := watch(t, w, "a")
 	values.await(t, "what is there", map[string]string{"a": "1"})
 	const n = 100
 	fill(t, w.Bus, "log.a", 0, n)

@@ -3,6 +3,7 @@ package natsbus_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -22,6 +23,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// These tests wait for servers more than they compute.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	// nats.go 1.55 starts this goroutine for every blob that is stored; one that
 	// gets its turn only after the store was done waits for ever. It is small.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect"))
@@ -74,6 +79,7 @@ func suite() map[string]func(*testing.T, *world) {
 		"consume moves a permanent failure to the dead letters":       testConsumeMovesAPermanentFailureToTheDeadLetters,
 		"consume keeps a message whose dead letter cannot be written": testConsumeKeepsAMessageWhoseDeadLetterCannotBeWritten,
 		"consume brings an unanswered message again after a stop":     testConsumeBringsAnUnansweredMessageAgainAtOnceAfterAStop,
+		"consume hands back what is under way at a stop":              testConsumeHandsBackWhatIsUnderWayAtAStop,
 		"consume brings a message again when its consumer died":       testConsumeBringsAMessageAgainWhenItsConsumerDied,
 		"consume does not repeat what is being handled":               testConsumeDoesNotRepeatWhatIsBeingHandled,
 		"consume ends with its context":                               testConsumeEndsWithItsContext,
@@ -117,8 +123,9 @@ const (
 	stream     = "LOG"
 	letters    = "LETTERS"
 	deadLetter = "letters.worker"
-	bucket     = "control"
 	blobs      = "blobs"
+	// Any bucket will do, and this one has to be there.
+	bucket = bus.Positions
 )
 
 // world is a bus with the streams and buckets of these tests and nothing in them.
@@ -135,7 +142,7 @@ func (w *world) wanted() (streams []bus.Stream, keyValues []bus.Bucket) {
 		{Name: stream, Subjects: []string{"log.>"}, Replicas: w.replicas},
 		{Name: letters, Subjects: []string{"letters.>"}, MaxAge: time.Hour, Replicas: w.replicas},
 	}
-	return streams, []bus.Bucket{{Name: bucket, Replicas: w.replicas}, {Name: bus.Positions, Replicas: w.replicas}}
+	return streams, []bus.Bucket{{Name: bus.Positions, Replicas: w.replicas}}
 }
 
 // withBlobs adds the bucket that only blobs need.
