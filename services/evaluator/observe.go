@@ -19,8 +19,12 @@ import (
 type arrival struct {
 	position codec.Position
 	sequence uint64
+	stream   uint64 // its sequence in the stream
 	at       time.Time
 	records  []codec.Record
+	// sessions is false when it is of a source that sees no sessions, so that no
+	// gate misses what is missing of it.
+	sessions bool
 	place
 }
 
@@ -29,7 +33,8 @@ type place struct {
 	repeat bool
 	// missing counts the messages between it and the one before it.
 	missing uint64
-	reason  string
+	// hole tells every cluster of the part of them, before the message's records.
+	hole []codec.Record
 }
 
 // observe handles messages of observations: their rows first, then the fold, then
@@ -38,9 +43,8 @@ type place struct {
 // were handled before an error.
 func (w *watch) observe(ctx context.Context, deliveries []bus.Delivery) (handled int, err error) {
 	var (
-		came    []*arrival
-		records []codec.Record
-		unread  error
+		came   []*arrival
+		unread error
 	)
 	for _, d := range deliveries {
 		a, err := w.read(d)
@@ -49,18 +53,17 @@ func (w *watch) observe(ctx context.Context, deliveries []bus.Delivery) (handled
 			break
 		}
 		came = append(came, a)
-		records = append(records, a.records...)
 	}
 	w.mu.Lock()
-	next := w.arrivals.follow(came, w.clusters)
+	next := w.arrivals.follow(came)
 	w.mu.Unlock()
-	err = w.deps.Store.InsertRecords(ctx, records)
+	err = w.insert(ctx, came)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.deaf = err != nil; w.deaf {
 		return 0, fmt.Errorf("storing observations: %w", err)
 	}
-	w.arrivals.accept(next)
+	maps.Copy(w.arrivals, next)
 	for i, a := range came {
 		if err := w.arrived(ctx, a); err != nil {
 			// The rest is stored and remembered, so it would not be folded when it comes
@@ -74,6 +77,54 @@ func (w *watch) observe(ctx context.Context, deliveries []bus.Delivery) (handled
 	return len(came), unread
 }
 
+// insert stores messages. A hole is stored after what came before it and before
+// the message behind it: an evaluator that dies in between and starts anew takes
+// the newest row for all that is stored, and must forget neither.
+func (w *watch) insert(ctx context.Context, came []*arrival) error {
+	var records []codec.Record
+	for _, a := range came {
+		if a.missing > 0 {
+			a.hole = w.hole(a)
+		}
+		if len(a.hole) > 0 {
+			for _, rows := range [][]codec.Record{records, a.hole} {
+				if err := w.deps.Store.InsertRecords(ctx, rows); err != nil {
+					return err
+				}
+			}
+			records = nil
+		}
+		records = append(records, a.records...)
+	}
+	return w.deps.Store.InsertRecords(ctx, records)
+}
+
+// hole returns the marks that tell of what is missing before a message, one for
+// every cluster of its part. They have the sequence of the last message that is
+// missing and stand first among the rows of the one that came. What is missing was
+// sent before that one arrived, so it is of sessions that started before.
+func (w *watch) hole(a *arrival) []codec.Record {
+	if !a.sessions {
+		return nil
+	}
+	var out []codec.Record
+	for id := range w.clusters {
+		if topology.Part(id) != a.position.Part {
+			continue
+		}
+		out = append(out, codec.Record{
+			Observation: codec.Observation{Mark: &fleet.Mark{
+				Cluster: id, CompleteUntil: a.at, Blind: true, Lost: true,
+				BlindReason: fmt.Sprintf("messages %d to %d of source %s are missing", a.sequence-a.missing, a.sequence-1, a.position.Source),
+			}},
+			Tenant: w.config.Tenant, ObservedAt: a.at, RecordedAt: a.at,
+			Source: a.position.Source, Incarnation: a.position.Incarnation, Part: a.position.Part, SourceSequence: a.sequence - 1,
+			StreamSequence: a.stream,
+		})
+	}
+	return out
+}
+
 // read decodes a message and drops observations that have no place here.
 func (w *watch) read(d bus.Delivery) (*arrival, error) {
 	var batch observationv1.Batch
@@ -82,7 +133,7 @@ func (w *watch) read(d bus.Delivery) (*arrival, error) {
 	}
 	a := &arrival{
 		position: codec.Position{Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart()},
-		sequence: batch.GetSequence(), at: d.Time,
+		sequence: batch.GetSequence(), stream: d.Sequence, at: d.Time, sessions: len(batch.GetObservations()) == 0,
 	}
 	for i, m := range batch.GetObservations() {
 		o, err := codec.ObservationFromProto(m)
@@ -93,6 +144,9 @@ func (w *watch) read(d bus.Delivery) (*arrival, error) {
 			Observation: o, Tenant: w.config.Tenant, ObservedAt: m.GetObservedAt().AsTime(), RecordedAt: d.Time,
 			Source: a.position.Source, Incarnation: a.position.Incarnation, Part: a.position.Part, SourceSequence: a.sequence,
 			StreamSequence: d.Sequence, Index: uint32(i),
+		}
+		if o.Session != nil || o.Mark != nil {
+			a.sessions = true
 		}
 		if _, known := w.clusters[o.Cluster()]; !known {
 			w.deps.Meter.Observed("unknown_cluster", 1)
@@ -134,6 +188,9 @@ func (w *watch) takeAll(a *arrival) {
 		w.deps.Log.Warn("a hole in a source's messages", "source", a.position.Source, "part", a.position.Part, "before", a.sequence, "missing", a.missing)
 		w.deps.Meter.Observed("missing_message", int(a.missing))
 	}
+	for _, r := range a.hole {
+		w.take(r)
+	}
 	for _, r := range a.records {
 		w.take(r)
 	}
@@ -165,74 +222,24 @@ func plausible(r codec.Record) bool {
 	return within(r.ObservedAt)
 }
 
-// arrivals knows which messages of each position are stored, and which holes
-// among them no stored mark tells of yet.
-type arrivals struct {
-	last map[codec.Position]uint64
-	// untold holds, per position, the clusters of its part whose next mark must say
-	// what is missing.
-	untold map[codec.Position]map[fleet.ClusterID]string
-}
+// arrivals knows the newest stored message of each position.
+type arrivals map[codec.Position]uint64
 
-func newArrivals() arrivals {
-	return arrivals{last: make(map[codec.Position]uint64), untold: make(map[codec.Position]map[fleet.ClusterID]string)}
-}
-
-// follow finds the place of each message, makes marks say what is missing before
-// them (it may be sessions), and returns what is known once all are stored. It
-// changes nothing itself, because the messages may come again until they are.
-func (k arrivals) follow(came []*arrival, clusters map[fleet.ClusterID]*clusterWatch) arrivals {
-	next := newArrivals()
+// follow finds the place of each message and returns what is known once all are
+// stored. It changes nothing itself, because the messages may come again until
+// they are.
+func (k arrivals) follow(came []*arrival) arrivals {
+	next := make(arrivals)
 	for _, a := range came {
-		if _, looked := next.last[a.position]; !looked {
-			next.last[a.position] = k.last[a.position]
-			next.untold[a.position] = maps.Clone(k.untold[a.position])
+		last, looked := next[a.position]
+		if !looked {
+			last = k[a.position]
 		}
-		next.place(a, clusters)
+		a.place = place{repeat: a.sequence <= last}
+		if !a.repeat {
+			a.missing = a.sequence - last - 1
+		}
+		next[a.position] = max(last, a.sequence)
 	}
 	return next
-}
-
-// accept takes over what follow returned.
-func (k arrivals) accept(next arrivals) {
-	maps.Copy(k.last, next.last)
-	for position, clusters := range next.untold {
-		if len(clusters) == 0 {
-			delete(k.untold, position)
-			continue
-		}
-		k.untold[position] = clusters
-	}
-}
-
-// place finds where a message stands. A hole concerns every cluster of the part
-// and stays untold until a mark of the cluster is stored.
-func (k arrivals) place(a *arrival, clusters map[fleet.ClusterID]*clusterWatch) {
-	last := k.last[a.position]
-	a.place = place{repeat: a.sequence <= last}
-	if a.repeat {
-		return
-	}
-	k.last[a.position] = a.sequence
-	if a.missing = a.sequence - last - 1; a.missing > 0 {
-		a.reason = fmt.Sprintf("messages %d to %d of source %s are missing", last+1, a.sequence-1, a.position.Source)
-		untold := make(map[fleet.ClusterID]string)
-		for id := range clusters {
-			if topology.Part(id) == a.position.Part {
-				untold[id] = a.reason
-			}
-		}
-		k.untold[a.position] = untold
-	}
-	told := make(map[fleet.ClusterID]bool)
-	for _, r := range a.records {
-		if r.Mark == nil {
-			continue
-		}
-		if reason := k.untold[a.position][r.Cluster()]; reason != "" {
-			r.Mark.Blind, r.Mark.Lost, r.Mark.BlindReason = true, true, reason
-			told[r.Cluster()] = true
-		}
-	}
-	maps.DeleteFunc(k.untold[a.position], func(id fleet.ClusterID, _ string) bool { return told[id] })
 }

@@ -74,7 +74,7 @@ func newWatch(config Config, deps Deps) *watch {
 	w := &watch{
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch),
-		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: newArrivals(),
+		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals),
 	}
 	for _, c := range config.Clusters {
 		w.clusters[c.ID] = &clusterWatch{
@@ -112,7 +112,7 @@ func (w *watch) rebuild(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.arrivals.last = positions
+	w.arrivals = positions
 	for id, c := range w.clusters {
 		inventories, err := w.deps.Store.Inventories(ctx, w.config.Tenant, id, now.Add(-w.config.Limits.MixedWindow-w.config.Limits.DarkAfter))
 		if err != nil {

@@ -95,16 +95,16 @@ func (a *rolloutAPI) clusterIDs(names []string) ([]fleet.ClusterID, error) {
 func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRolloutRequest) (*rolloutv1.StartRolloutResponse, error) {
 	c := a.conductor
 	id := rolloutID(c.config.Tenant, req.GetRequestId())
-	if started := a.started(id); started != nil {
-		return started, nil
+	if started, err := a.started(id, req); started != nil || err != nil {
+		return started, err
 	}
 	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters())
 	if err != nil {
 		return nil, err
 	}
 	// The same request may have started meanwhile and be what stands in the way.
-	if started := a.started(id); started != nil {
-		return started, nil
+	if started, err := a.started(id, req); started != nil || err != nil {
+		return started, err
 	}
 	if len(problems) > 0 {
 		lines := make([]string, len(problems))
@@ -135,15 +135,30 @@ func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRollo
 	return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(c.get(id).state)}, nil
 }
 
-// started answers a start that was made already, nil when there is none.
-func (a *rolloutAPI) started(id rollout.ID) *rolloutv1.StartRolloutResponse {
+// started answers a start that was made already, nil when there is none. A request
+// that asks for something else than what its id started is refused, so that nobody
+// takes the old rollout for the new one. Clusters that ran the release already are
+// in the request and not in the plan.
+func (a *rolloutAPI) started(id rollout.ID, req *rolloutv1.StartRolloutRequest) (*rolloutv1.StartRolloutResponse, error) {
 	a.conductor.mu.Lock()
 	defer a.conductor.mu.Unlock()
 	r := a.conductor.rollouts[id]
 	if r == nil || !r.state.Exists() {
-		return nil
+		return nil, nil
 	}
-	return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(r.state)}
+	plan := r.state.Plan
+	other := string(plan.Release) != req.GetRelease() || len(req.GetClusters()) > 0 && slices.ContainsFunc(plan.Clusters, func(c rollout.ClusterPlan) bool {
+		return !slices.Contains(req.GetClusters(), string(c.Cluster))
+	})
+	if other {
+		names := make([]string, len(plan.Clusters))
+		for i, c := range plan.Clusters {
+			names[i] = string(c.Cluster)
+		}
+		return nil, errs.New(errs.Conflict, "LS-ROL-022", "request_id %q has started rollout %s of %s on %s already, which is not what it asks for now; give this start a request_id of its own",
+			req.GetRequestId(), id, plan.Release, strings.Join(names, ", "))
+	}
+	return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(r.state)}, nil
 }
 
 // rolloutID makes the id a function of the request, so that the stream itself

@@ -455,6 +455,29 @@ func TestOneRequestStartsOneRollout(t *testing.T) {
 	same(t, "the id after a restart", id, w.start(nil).roll("one", "spring", "paris"))
 }
 
+// Whoever uses a request id again for something else must not be shown the old
+// rollout as if it were the new one.
+func TestARequestIDIsForOneRequest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	l := w.start(nil)
+	id := l.roll("one", "spring", "paris", "rome")
+	for _, again := range []*rolloutv1.StartRolloutRequest{
+		{Release: "summer", Clusters: []string{"paris", "rome"}, RequestId: "one"},
+		{Release: "spring", Clusters: []string{"paris"}, RequestId: "one"},
+		{Release: "winter", RequestId: "one"},
+	} {
+		_, err := l.api.StartRollout(t.Context(), again)
+		refused(t, err, "LS-ROL-022")
+		if errs.KindOf(err) != errs.Conflict || !strings.Contains(err.Error(), "rollout "+id+" of spring on paris, rome") {
+			t.Errorf("refused with %v", err)
+		}
+	}
+	same(t, "the id of the same request", id, l.roll("one", "spring", "paris", "rome"))
+	same(t, "the id with the clusters in another order", id, l.roll("one", "spring", "rome", "paris"))
+	same(t, "the id for every cluster", id, l.roll("one", "spring"))
+}
+
 func TestOneClusterHasOneRollout(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
