@@ -429,6 +429,38 @@ func TestAHoleBlindsTheGate(t *testing.T) {
 	}
 }
 
+// A message whose rows were stored in part when the evaluator died is folded whole
+// once it is stored whole.
+func TestAHalfStoredMessageIsFoldedWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris")
+	l := w.start()
+	s := w.source("paris")
+	s.send(append(w.sessions("paris", "old", -500*time.Second, 100, 20), w.mark("paris", 0))...)
+	_, id := w.apply("paris")
+	w.awaitOpen(id)
+	l.awaitBatches(1)
+	failed := make(chan struct{})
+	once := sync.OnceFunc(func() { close(failed) })
+	w.store.script(func(when string, records []codec.Record) error {
+		if when != "before" {
+			return nil
+		}
+		defer once()
+		// The mark goes to another table, after the sessions.
+		sessions := slices.DeleteFunc(slices.Clone(records), func(r codec.Record) bool { return r.Session == nil })
+		return errors.Join(errors.New("connection reset"), w.store.Store.InsertRecords(w.t.Context(), sessions))
+	})
+	complete := func() time.Time { return l.gate(id).GetDecision().GetCompleteUntil().AsTime() }
+	before := complete()
+	s.send(append(w.sessions("paris", "new", 10*time.Second, 20, 0), w.mark("paris", 40*time.Second))...)
+	<-failed
+	l.stop()
+	w.store.script(nil)
+	l = w.start()
+	await(t, "the mark of the message", func() bool { return complete().Equal(before.Add(40 * time.Second)) })
+}
+
 // An evaluator that dies once it has seen a hole, whatever it has stored by then,
 // leaves one behind that knows of it, for every cluster that may miss something.
 func TestAHoleOutlivesARestart(t *testing.T) {

@@ -64,6 +64,7 @@ func (w *watch) observe(ctx context.Context, deliveries []bus.Delivery) (handled
 		return 0, fmt.Errorf("storing observations: %w", err)
 	}
 	maps.Copy(w.arrivals, next)
+	w.mend(came)
 	for i, a := range came {
 		if err := w.arrived(ctx, a); err != nil {
 			// The rest is stored and remembered, so it would not be folded when it comes
@@ -123,6 +124,28 @@ func (w *watch) hole(a *arrival) []codec.Record {
 		})
 	}
 	return out
+}
+
+// mend has the gates read their rows anew that a message from before the start
+// speaks of: it may have been stored in part only, and now it is whole.
+func (w *watch) mend(came []*arrival) {
+	again := make(map[fleet.ClusterID]bool)
+	for _, a := range came {
+		last, known := w.recalled[a.position]
+		if known && a.sequence > last {
+			delete(w.recalled, a.position)
+		}
+		if known && a.sequence <= last {
+			for _, r := range a.records {
+				again[r.Cluster()] = true
+			}
+		}
+	}
+	for _, g := range w.gates {
+		if again[g.Cluster] {
+			g.fold = nil
+		}
+	}
 }
 
 // read decodes a message and drops observations that have no place here.

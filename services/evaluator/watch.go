@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -38,6 +39,9 @@ type watch struct {
 	gates    map[string]*gateWatch
 	rollouts map[rollout.ID]*rolloutWatch
 	arrivals arrivals
+	// recalled is what was stored before the start, of positions that nothing newer
+	// has come of.
+	recalled arrivals
 	// deaf is set while reports cannot be stored.
 	deaf bool
 }
@@ -112,7 +116,7 @@ func (w *watch) rebuild(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.arrivals = positions
+	w.arrivals, w.recalled = positions, maps.Clone(positions)
 	for id, c := range w.clusters {
 		inventories, err := w.deps.Store.Inventories(ctx, w.config.Tenant, id, now.Add(-w.config.Limits.MixedWindow-w.config.Limits.DarkAfter))
 		if err != nil {
