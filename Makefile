@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 LISTEN  ?= 127.0.0.1:8470
 BENCH   ?= .
 # Per package: a test that hangs should say so before a person gives up.
@@ -54,7 +55,7 @@ endif
 # Go knows best what is stale; the file changes only when the program does.
 .cache/lockstep: FORCE
 	@mkdir -p .cache
-	$(GO) build -ldflags '-s -w -X main.version=$(VERSION)' -o $@.new ./cmd/lockstep
+	$(GO) build -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o $@.new ./cmd/lockstep
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 .PHONY: FORCE

@@ -23,8 +23,11 @@ import (
 	"github.com/lockstep-fleet/lockstep/topology"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and commit are set by the linker.
+var (
+	version = "dev"
+	commit  string
+)
 
 func main() {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -73,14 +76,9 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 const engineCommandName = "engine"
 
 func buildVersion() cli.Version {
-	v := cli.Version{Version: version}
+	v := cli.Version{Version: version, Commit: commit}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		v.Go = info.GoVersion
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				v.Commit = s.Value
-			}
-		}
 	}
 	return v
 }

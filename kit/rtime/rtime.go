@@ -24,8 +24,8 @@ func Every(ctx context.Context, interval time.Duration) func(turn func() bool) {
 	}
 }
 
-// Sleep waits for d and returns nil, or ctx's error when that ends first.
-func Sleep(ctx context.Context, d time.Duration) error {
+// Wait returns nil after d, or ctx's error when that ends first.
+func Wait(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -89,7 +89,7 @@ func TestALoopMayBeLeft(t *testing.T) {
 	})
 }
 
-func TestSleep(t *testing.T) {
+func TestWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
@@ -99,7 +99,7 @@ func TestSleep(t *testing.T) {
 			err  error
 			took time.Duration
 		}{{nil, time.Minute}, {context.DeadlineExceeded, 90 * time.Second}, {context.DeadlineExceeded, 90 * time.Second}} {
-			if err := rtime.Sleep(ctx, time.Minute); !errors.Is(err, want.err) || time.Since(began) != want.took {
+			if err := rtime.Wait(ctx, time.Minute); !errors.Is(err, want.err) || time.Since(began) != want.took {
 				t.Errorf("after %s: %v; want %v after %s", time.Since(began), err, want.err, want.took)
 			}
 		}

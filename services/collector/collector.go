@@ -180,7 +180,7 @@ func (p *poller) publish(ctx context.Context, batch *observationv1.Batch) bool {
 		if attempt == 1 {
 			p.deps.Log.Error("publishing observations failed; they are kept and tried again", "source", p.source.ID, "error", err)
 		}
-		if rtime.Sleep(ctx, pauses.Next()) != nil {
+		if rtime.Wait(ctx, pauses.Next()) != nil {
 			return false
 		}
 	}

@@ -123,7 +123,7 @@ func (s *Service) Run(ctx context.Context) error {
 // beat lets time pass for states and gates that no message wakes.
 func (s *Service) beat(ctx context.Context) error {
 	// What arrived while nobody listened is taken in before its absence is judged.
-	if rtime.Sleep(ctx, s.config.Beat) != nil {
+	if rtime.Wait(ctx, s.config.Beat) != nil {
 		return nil //nolint:nilerr // being asked to stop is no error
 	}
 	for range rtime.Every(ctx, s.config.Beat) {

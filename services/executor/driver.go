@@ -207,7 +207,7 @@ func (d *driver) restore(ctx context.Context, deployment Deployment, command rol
 	var failures []error
 	for try := range restoreTries {
 		if try > 0 {
-			if err := rtime.Sleep(ctx, time.Duration(try)*2*time.Second); err != nil {
+			if err := rtime.Wait(ctx, time.Duration(try)*2*time.Second); err != nil {
 				return err
 			}
 		}

@@ -58,7 +58,6 @@ type ServerOptions struct {
 type Version struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit"`
-	Date    string `json:"date"`
 	Go      string `json:"go"`
 }
 
@@ -68,10 +67,8 @@ func (v Version) String() string {
 	if v.Commit != "" {
 		details = append(details, "commit "+v.Commit)
 	}
-	for _, known := range []string{v.Date, v.Go} {
-		if known != "" {
-			details = append(details, known)
-		}
+	if v.Go != "" {
+		details = append(details, v.Go)
 	}
 	return fmt.Sprintf("lockstep %s (%s)", v.Version, strings.Join(details, ", "))
 }

@@ -92,16 +92,16 @@ func TestCompletionSpeaksFourShells(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	t.Parallel()
-	if got := runWith(t, t.Context(), "", "version").out; got != "lockstep 1.2.3 (commit abc, 2026-03-01, go1.26)\n" {
+	if got := runWith(t, t.Context(), "", "version").out; got != "lockstep 1.2.3 (commit abc, go1.26)\n" {
 		t.Errorf("text %q", got)
 	}
-	if got := runWith(t, t.Context(), "", "--version").out; got != "lockstep 1.2.3 (commit abc, 2026-03-01, go1.26)\n" {
+	if got := runWith(t, t.Context(), "", "--version").out; got != "lockstep 1.2.3 (commit abc, go1.26)\n" {
 		t.Errorf("flag %q", got)
 	}
-	if got, want := runWith(t, t.Context(), "", "version", "-o", "json").out, "{\n  \"version\": \"1.2.3\",\n  \"commit\": \"abc\",\n  \"date\": \"2026-03-01\",\n  \"go\": \"go1.26\"\n}\n"; got != want {
+	if got, want := runWith(t, t.Context(), "", "version", "-o", "json").out, "{\n  \"version\": \"1.2.3\",\n  \"commit\": \"abc\",\n  \"go\": \"go1.26\"\n}\n"; got != want {
 		t.Errorf("json %q", got)
 	}
-	if got, want := runWith(t, t.Context(), "", "version", "-o", "yaml").out, "version: 1.2.3\ncommit: abc\ndate: \"2026-03-01\"\ngo: go1.26\n"; got != want {
+	if got, want := runWith(t, t.Context(), "", "version", "-o", "yaml").out, "version: 1.2.3\ncommit: abc\ngo: go1.26\n"; got != want {
 		t.Errorf("yaml %q", got)
 	}
 }

@@ -143,7 +143,7 @@ func execute(ctx context.Context, o cli.Options, args ...string) result {
 	if o.Environ == nil {
 		o.Environ = func() []string { return nil }
 	}
-	o.Version = cli.Version{Version: "1.2.3", Commit: "abc", Date: "2026-03-01", Go: "go1.26"}
+	o.Version = cli.Version{Version: "1.2.3", Commit: "abc", Go: "go1.26"}
 	root := cli.New(o)
 	root.SetArgs(append([]string{}, args...)) // cobra takes the test's own arguments when given nil
 	err := root.ExecuteContext(ctx)
