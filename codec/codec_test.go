@@ -2,6 +2,7 @@ package codec_test
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func TestObservationsRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cluster, at := fleet.ClusterID(text.Draw(t, "cluster")), sometime.Draw(t, "observed at")
 		var o codec.Observation
-		switch rapid.IntRange(0, 3).Draw(t, "kind") {
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
 		case 0:
 			inventory := anyOf[fleet.Inventory]().Draw(t, "inventory")
 			inventory.Cluster, inventory.ObservedAt = cluster, at
@@ -50,11 +51,22 @@ func TestObservationsRoundTrip(t *testing.T) {
 			mark := anyOf[fleet.Mark]().Draw(t, "mark")
 			mark.Cluster = cluster
 			mark.Blind = mark.Blind || mark.CompleteUntil.IsZero()
+			mark.About = fleet.Kind(text.Draw(t, "about"))
 			o.Mark = &mark
 		case 3:
 			registration := anyOf[fleet.Registration]().Draw(t, "registration")
 			registration.Cluster, registration.ObservedAt = cluster, at
 			o.Registration = &registration
+		case 4:
+			declared := anyOf[fleet.Package]().Draw(t, "package")
+			declared.Cluster, declared.ObservedAt = cluster, at
+			o.Package = &declared
+		case 5:
+			check := anyOf[fleet.Check]().Draw(t, "check")
+			check.Cluster, check.Name, check.At = cluster, text.Draw(t, "name"), sometime.Draw(t, "check at")
+			check.Kind = fleet.CheckKind(text.Draw(t, "check kind"))
+			maps.DeleteFunc(check.Readings, func(_ string, v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) })
+			o.Check = &check
 		}
 		m := wire(t, codec.ObservationToProto(o, at))
 		if !m.GetObservedAt().AsTime().Equal(at) {
@@ -69,6 +81,47 @@ func TestObservationsRoundTrip(t *testing.T) {
 			t.Fatalf("of %q, decoded as of %q", cluster, got.Cluster())
 		}
 	})
+}
+
+// An id is the same for the same thing seen, and another one for anything else.
+func TestObservationIDs(t *testing.T) {
+	t.Parallel()
+	session := fleet.Session{ID: "s1", Cluster: "oslo", Status: fleet.SessionConnected, Start: noon}
+	check := fleet.Check{Cluster: "oslo", Name: "login", Kind: fleet.CheckSSH, At: noon, OK: true}
+	mark := fleet.Mark{Cluster: "oslo", About: fleet.KindSession, CompleteUntil: noon}
+	inventory := fleet.Inventory{Cluster: "oslo", ObservedAt: noon}
+	id := func(source fleet.SourceID, o codec.Observation, at time.Time) string { return codec.ObservationID(source, o, at) }
+
+	later := session
+	later.User, later.Error = "somebody", "more is known"
+	if id("hub", codec.Observation{Session: &session}, noon) != id("hub", codec.Observation{Session: &later}, noon.Add(time.Hour)) {
+		t.Error("a session that is told again in the same state has another id")
+	}
+	if id("hub", codec.Observation{Check: &check}, noon) != id("hub", codec.Observation{Check: &check}, noon.Add(time.Hour)) {
+		t.Error("a check that is told again has another id")
+	}
+	ended, elsewhere, blind := session, session, mark
+	ended.Status, elsewhere.Cluster, blind.Blind = fleet.SessionCompleted, "rome", true
+	seen := make(map[string]int)
+	for i, o := range []codec.Observation{
+		{Session: &session}, {Session: &ended}, {Session: &elsewhere}, {Check: &check}, {Mark: &mark}, {Mark: &blind}, {Inventory: &inventory},
+	} {
+		for j, at := range []time.Time{noon, noon.Add(time.Second)} {
+			if j == 1 && (o.Session != nil || o.Check != nil) {
+				continue
+			}
+			for _, source := range []fleet.SourceID{"hub", "agent"} {
+				got := id(source, o, at)
+				if len(got) != 32 {
+					t.Errorf("id %q is not 16 bytes", got)
+				}
+				if other, taken := seen[got]; taken {
+					t.Errorf("observations %d and %d have one id", other, i)
+				}
+				seen[got] = i
+			}
+		}
+	}
 }
 
 func TestAnObservationOfNothingHasNoCluster(t *testing.T) {

@@ -136,6 +136,10 @@ func families() [][2]string {
 		{"ROL", "rollouts"},
 		{"GAT", "gates"},
 		{"CMP", "Docker and Compose"},
+		{"KUB", "Kubernetes and Helm"},
+		{"COL", "the collector and its spool"},
+		{"PRB", "probes and health checks"},
+		{"PIP", "recordings and log forwarding"},
 		{"VEN", "the vendor's API"},
 		{"NOT", "notices"},
 	}

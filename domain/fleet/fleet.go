@@ -97,6 +97,12 @@ type Instance struct {
 	Version   string // the application version the process was given (env VERSION), empty when none
 	Health    Health
 	StartedAt time.Time
+	// Declared is the image that the workload or the Compose file asks for now,
+	// empty when it cannot be read; Image is what this instance was made from.
+	Declared string
+	Labelled string // the version that the instance's labels claim, empty when none
+	Node     string // the machine it runs on, empty when the engine is the machine
+	Restarts uint32 // how often it was started again since it was created
 }
 
 // RunningVersion is the version the instance runs, as far as it can be told: what
@@ -125,6 +131,7 @@ type Registration struct {
 	ObservedAt time.Time
 	LastReport time.Time // the zero time when never reported
 	Bastions   []Bastion
+	Gateways   []RegisteredGateway
 }
 
 // Bastion is one registered bastion instance. Version is empty when the server
@@ -134,17 +141,35 @@ type Bastion struct {
 	Version string
 }
 
-// SessionStatus is the vendor's lifecycle status of a session.
+// RegisteredGateway is one gateway as the control plane lists it. Status is in
+// the vendor's words, such as "Running".
+type RegisteredGateway struct {
+	Name   string
+	Status string
+}
+
+// SessionStatus is the lifecycle status of a session.
 type SessionStatus string
 
-// Every value SessionStatus takes on the wire.
+// Every value SessionStatus takes. All but vanished are the vendor's.
 const (
 	SessionConnecting SessionStatus = "connecting"
 	SessionConnected  SessionStatus = "connected"
 	SessionFailed     SessionStatus = "failed"
 	SessionCompleted  SessionStatus = "completed"
 	SessionTerminated SessionStatus = "terminated"
+	// SessionVanished: it was open and is listed no more, without an end.
+	SessionVanished SessionStatus = "vanished"
 )
+
+// Event names what happened to a session when it came into a status: opened for
+// connecting, else the status itself.
+func (s SessionStatus) Event() string {
+	if s == SessionConnecting {
+		return "opened"
+	}
+	return string(s)
+}
 
 // Session is one person's or probe's session in the state a source last saw.
 type Session struct {
@@ -157,18 +182,46 @@ type Session struct {
 	Start      time.Time
 	End        time.Time // the zero time while active
 	Error      string    // the vendor's free text, empty unless failed
+	Failure    Failure   // what kind of failure Error tells of, empty unless failed
+	Protocol   string    // ssh, rdp, mysql, …, as the vendor names it; empty when unknown
+	TargetType string    // as the vendor names it, empty when unknown
 	Probe      bool      // synthetic; never mixed with people's sessions
 }
 
-// Mark is a source's promise about its own completeness: every session of
-// Cluster that started before CompleteUntil has been sent in its current or a
-// later state.
+// Kind is what sort of observation something is; it is also the last token of
+// the subject it travels on.
+type Kind string
+
+// Every kind of observation.
+const (
+	KindInventory    Kind = "inventory"
+	KindSession      Kind = "session"
+	KindRegistration Kind = "registration"
+	KindPackage      Kind = "package"
+	KindProbe        Kind = "probe"
+	KindHealth       Kind = "health"
+	KindPipeline     Kind = "pipeline"
+)
+
+// Kinds lists every kind in a fixed order.
+func Kinds() []Kind {
+	return []Kind{KindInventory, KindSession, KindRegistration, KindPackage, KindProbe, KindHealth, KindPipeline}
+}
+
+// Mark is a source's promise about its own completeness: everything of the kind
+// About that it saw of Cluster before CompleteUntil has been sent. For sessions:
+// every session that started before, in its current or a later state. For an
+// inventory, registration or package: the one sent last still held then.
 type Mark struct {
 	Cluster       ClusterID
+	About         Kind
 	CompleteUntil time.Time
-	Blind         bool   // the source knows it cannot see every session
+	Blind         bool   // the source knows it cannot see all
 	BlindReason   string // why, for people
 	// Lost says that something sent before this mark never arrived and never
 	// will; BlindReason says what.
 	Lost bool
+	// Skew is how far the clock of what the source reads is ahead of the source's
+	// own, as last measured; zero when they agree or it is unknown.
+	Skew time.Duration
 }

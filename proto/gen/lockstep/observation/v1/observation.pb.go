@@ -13,6 +13,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -108,8 +109,8 @@ func (x *Batch) GetObservations() []*Observation {
 	return nil
 }
 
-// Observation is one thing seen. Its identity is (stream sequence of the
-// batch, index in it); the ids inside recognise repeats.
+// Observation is one thing seen. Where it stands is (sequence of the batch,
+// index in it); its id recognises repeats.
 type Observation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id of the cluster it was seen in.
@@ -124,7 +125,13 @@ type Observation struct {
 	//	*Observation_Session
 	//	*Observation_Mark
 	//	*Observation_Registration
-	Kind          isObservation_Kind `protobuf_oneof:"kind"`
+	//	*Observation_Package
+	//	*Observation_Check
+	Kind isObservation_Kind `protobuf_oneof:"kind"`
+	// The same for the same thing seen by the same source, however often it is
+	// sent: the first 16 bytes of a SHA-256 in hexadecimal digits. Empty from
+	// sources older than this field.
+	Id            string `protobuf:"bytes,9,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -216,6 +223,31 @@ func (x *Observation) GetRegistration() *Registration {
 	return nil
 }
 
+func (x *Observation) GetPackage() *Package {
+	if x != nil {
+		if x, ok := x.Kind.(*Observation_Package); ok {
+			return x.Package
+		}
+	}
+	return nil
+}
+
+func (x *Observation) GetCheck() *Check {
+	if x != nil {
+		if x, ok := x.Kind.(*Observation_Check); ok {
+			return x.Check
+		}
+	}
+	return nil
+}
+
+func (x *Observation) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type isObservation_Kind interface {
 	isObservation_Kind()
 }
@@ -240,6 +272,16 @@ type Observation_Registration struct {
 	Registration *Registration `protobuf:"bytes,6,opt,name=registration,proto3,oneof"`
 }
 
+type Observation_Package struct {
+	// What is declared to run.
+	Package *Package `protobuf:"bytes,7,opt,name=package,proto3,oneof"`
+}
+
+type Observation_Check struct {
+	// The outcome of a probe, a health check or a look at a pipeline.
+	Check *Check `protobuf:"bytes,8,opt,name=check,proto3,oneof"`
+}
+
 func (*Observation_Inventory) isObservation_Kind() {}
 
 func (*Observation_Session) isObservation_Kind() {}
@@ -247,6 +289,10 @@ func (*Observation_Session) isObservation_Kind() {}
 func (*Observation_Mark) isObservation_Kind() {}
 
 func (*Observation_Registration) isObservation_Kind() {}
+
+func (*Observation_Package) isObservation_Kind() {}
+
+func (*Observation_Check) isObservation_Kind() {}
 
 // Inventory is every instance a source sees of the cluster at one instant.
 type Inventory struct {
@@ -316,7 +362,16 @@ type Instance struct {
 	// none (no health check is defined), starting, healthy, unhealthy or stopped.
 	Health string `protobuf:"bytes,9,opt,name=health,proto3" json:"health,omitempty"`
 	// When the instance started, absent when unknown.
-	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// The image that the workload or the Compose file asks for now, empty when it
+	// cannot be read; image is what this instance was made from.
+	Declared string `protobuf:"bytes,11,opt,name=declared,proto3" json:"declared,omitempty"`
+	// The version that the instance's labels claim, empty when none.
+	Labelled string `protobuf:"bytes,12,opt,name=labelled,proto3" json:"labelled,omitempty"`
+	// The machine it runs on, empty when the engine is the machine.
+	Node string `protobuf:"bytes,13,opt,name=node,proto3" json:"node,omitempty"`
+	// How often it was started again since it was created.
+	Restarts      uint32 `protobuf:"varint,14,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -421,13 +476,42 @@ func (x *Instance) GetStartedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Instance) GetDeclared() string {
+	if x != nil {
+		return x.Declared
+	}
+	return ""
+}
+
+func (x *Instance) GetLabelled() string {
+	if x != nil {
+		return x.Labelled
+	}
+	return ""
+}
+
+func (x *Instance) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Instance) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
 // Session is the state in which a source last saw one session.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The vendor's id; the same whatever the state.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// connecting, connected, failed, completed or terminated. A status that the
-	// vendor adds is passed on as it is and says nothing to a gate.
+	// connecting, connected, failed, completed, terminated, or vanished: it was
+	// open and is listed no more, without an end. A status that the vendor adds is
+	// passed on as it is and says nothing to a gate.
 	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
 	// Who opened it, as the vendor names people.
 	User string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
@@ -442,7 +526,14 @@ type Session struct {
 	// The vendor's words for a failure, empty unless failed.
 	Error string `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
 	// Synthetic; judged apart from people's sessions.
-	Probe         bool `protobuf:"varint,9,opt,name=probe,proto3" json:"probe,omitempty"`
+	Probe bool `protobuf:"varint,9,opt,name=probe,proto3" json:"probe,omitempty"`
+	// What kind of failure error tells of, such as target or timeout; empty unless
+	// failed.
+	Failure string `protobuf:"bytes,10,opt,name=failure,proto3" json:"failure,omitempty"`
+	// ssh, rdp, mysql, …, as the vendor names it; empty when unknown.
+	Protocol string `protobuf:"bytes,11,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// What kind of target it is, as the vendor names it; empty when unknown.
+	TargetType    string `protobuf:"bytes,12,opt,name=target_type,json=targetType,proto3" json:"target_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -540,8 +631,31 @@ func (x *Session) GetProbe() bool {
 	return false
 }
 
-// Mark promises that every session of the cluster that started before
-// complete_until has been sent in its current or a later state.
+func (x *Session) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *Session) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Session) GetTargetType() string {
+	if x != nil {
+		return x.TargetType
+	}
+	return ""
+}
+
+// Mark promises that all of one kind that the source saw of the cluster before
+// complete_until has been sent. For sessions: every session that started before,
+// in its current or a later state. For an inventory, registration or package:
+// the one sent last still held then.
 type Mark struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absent only when the mark is blind.
@@ -551,7 +665,13 @@ type Mark struct {
 	// Why it is blind or what is lost, for people; empty when neither.
 	BlindReason string `protobuf:"bytes,3,opt,name=blind_reason,json=blindReason,proto3" json:"blind_reason,omitempty"`
 	// Something sent before this mark is lost for good; blind_reason says what.
-	Lost          bool `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost bool `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`
+	// The kind it promises: inventory, session, registration, package, probe,
+	// health or pipeline. Empty, from sources older than this field, is session.
+	About string `protobuf:"bytes,5,opt,name=about,proto3" json:"about,omitempty"`
+	// How far the clock of what the source reads is ahead of the source's own, as
+	// last measured; absent when they agree or it is unknown.
+	ClockSkew     *durationpb.Duration `protobuf:"bytes,6,opt,name=clock_skew,json=clockSkew,proto3" json:"clock_skew,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -614,13 +734,29 @@ func (x *Mark) GetLost() bool {
 	return false
 }
 
+func (x *Mark) GetAbout() string {
+	if x != nil {
+		return x.About
+	}
+	return ""
+}
+
+func (x *Mark) GetClockSkew() *durationpb.Duration {
+	if x != nil {
+		return x.ClockSkew
+	}
+	return nil
+}
+
 // Registration is what the vendor's control plane reports of the bastions.
 type Registration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When the bastions last reported to the vendor, absent when never.
 	LastReport *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
 	// The bastions that are registered.
-	Bastions      []*Bastion `protobuf:"bytes,2,rep,name=bastions,proto3" json:"bastions,omitempty"`
+	Bastions []*Bastion `protobuf:"bytes,2,rep,name=bastions,proto3" json:"bastions,omitempty"`
+	// The gateways of the cluster as the control plane lists them.
+	Gateways      []*RegisteredGateway `protobuf:"bytes,3,rep,name=gateways,proto3" json:"gateways,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -665,6 +801,13 @@ func (x *Registration) GetLastReport() *timestamppb.Timestamp {
 func (x *Registration) GetBastions() []*Bastion {
 	if x != nil {
 		return x.Bastions
+	}
+	return nil
+}
+
+func (x *Registration) GetGateways() []*RegisteredGateway {
+	if x != nil {
+		return x.Gateways
 	}
 	return nil
 }
@@ -724,17 +867,597 @@ func (x *Bastion) GetVersion() string {
 	return ""
 }
 
+// RegisteredGateway is one gateway as the control plane lists it.
+type RegisteredGateway struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The vendor's cluster name of it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// In the vendor's words, such as Running.
+	Status        string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisteredGateway) Reset() {
+	*x = RegisteredGateway{}
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisteredGateway) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisteredGateway) ProtoMessage() {}
+
+func (x *RegisteredGateway) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisteredGateway.ProtoReflect.Descriptor instead.
+func (*RegisteredGateway) Descriptor() ([]byte, []int) {
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RegisteredGateway) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegisteredGateway) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+// Package is what is declared to run in a cluster: what was asked for, beside
+// the inventory, which is what runs.
+type Package struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest revision of each Helm release.
+	Helm []*HelmRelease `protobuf:"bytes,1,rep,name=helm,proto3" json:"helm,omitempty"`
+	// The services of its Compose project, declared or running.
+	Compose []*ComposeService `protobuf:"bytes,2,rep,name=compose,proto3" json:"compose,omitempty"`
+	// The gateway's own configuration, absent when it was not read.
+	RemoteAccess  *RemoteAccess `protobuf:"bytes,3,opt,name=remote_access,json=remoteAccess,proto3" json:"remote_access,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Package) Reset() {
+	*x = Package{}
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Package) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Package) ProtoMessage() {}
+
+func (x *Package) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Package.ProtoReflect.Descriptor instead.
+func (*Package) Descriptor() ([]byte, []int) {
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Package) GetHelm() []*HelmRelease {
+	if x != nil {
+		return x.Helm
+	}
+	return nil
+}
+
+func (x *Package) GetCompose() []*ComposeService {
+	if x != nil {
+		return x.Compose
+	}
+	return nil
+}
+
+func (x *Package) GetRemoteAccess() *RemoteAccess {
+	if x != nil {
+		return x.RemoteAccess
+	}
+	return nil
+}
+
+// HelmRelease is the newest revision of one release in Helm's own storage.
+type HelmRelease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The release's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The namespace that Helm keeps it in.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The chart's name.
+	Chart string `protobuf:"bytes,3,opt,name=chart,proto3" json:"chart,omitempty"`
+	// The chart's version.
+	ChartVersion string `protobuf:"bytes,4,opt,name=chart_version,json=chartVersion,proto3" json:"chart_version,omitempty"`
+	// The application version that the chart claims; it need not be what runs.
+	AppVersion string `protobuf:"bytes,5,opt,name=app_version,json=appVersion,proto3" json:"app_version,omitempty"`
+	// Counts the release's upgrades and rollbacks from 1.
+	Revision uint32 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	// In Helm's words: deployed, failed, pending-upgrade and so on.
+	Status string `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"`
+	// SHA-256 of the values that people gave, sha256:….
+	ValuesHash string `protobuf:"bytes,8,opt,name=values_hash,json=valuesHash,proto3" json:"values_hash,omitempty"`
+	// When this revision was made, absent when not said.
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// The versions that chart and values together declare, by line; none for a
+	// chart that is not the vendor's.
+	Versions      map[string]string `protobuf:"bytes,10,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HelmRelease) Reset() {
+	*x = HelmRelease{}
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HelmRelease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HelmRelease) ProtoMessage() {}
+
+func (x *HelmRelease) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HelmRelease.ProtoReflect.Descriptor instead.
+func (*HelmRelease) Descriptor() ([]byte, []int) {
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *HelmRelease) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetChart() string {
+	if x != nil {
+		return x.Chart
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetChartVersion() string {
+	if x != nil {
+		return x.ChartVersion
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetAppVersion() string {
+	if x != nil {
+		return x.AppVersion
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetRevision() uint32 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *HelmRelease) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetValuesHash() string {
+	if x != nil {
+		return x.ValuesHash
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
+func (x *HelmRelease) GetVersions() map[string]string {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+// ComposeService is one service of a Compose project.
+type ComposeService struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The project's name.
+	Project string `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// The service's name.
+	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// The image the file asks for after interpolation, empty when the service is
+	// not declared.
+	Image string `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	// Compose's own hash of the service as declared.
+	ConfigHash string `protobuf:"bytes,4,opt,name=config_hash,json=configHash,proto3" json:"config_hash,omitempty"`
+	// same (runs as declared), changed (runs from an older declaration), missing
+	// (declared and not there) or extra (there and not declared).
+	State string `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	// What is not as declared, for people; none when same.
+	Differences   []string `protobuf:"bytes,6,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ComposeService) Reset() {
+	*x = ComposeService{}
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ComposeService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ComposeService) ProtoMessage() {}
+
+func (x *ComposeService) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ComposeService.ProtoReflect.Descriptor instead.
+func (*ComposeService) Descriptor() ([]byte, []int) {
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ComposeService) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ComposeService) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ComposeService) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *ComposeService) GetConfigHash() string {
+	if x != nil {
+		return x.ConfigHash
+	}
+	return ""
+}
+
+func (x *ComposeService) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ComposeService) GetDifferences() []string {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+// RemoteAccess is what a gateway was told about remote access, without secrets.
+type RemoteAccess struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Changes with anything in the configuration, secrets included.
+	Hash string `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	// Whether legacy signing algorithms are allowed, which old OpenSSH targets
+	// need; absent when the gateway does not say.
+	LegacySigning *bool `protobuf:"varint,2,opt,name=legacy_signing,json=legacySigning,proto3,oneof" json:"legacy_signing,omitempty"`
+	// The key exchange algorithms of the SSH bastion, as configured.
+	KexAlgorithms string `protobuf:"bytes,3,opt,name=kex_algorithms,json=kexAlgorithms,proto3" json:"kex_algorithms,omitempty"`
+	// The default life of a session, absent when not said.
+	SessionTtl *durationpb.Duration `protobuf:"bytes,4,opt,name=session_ttl,json=sessionTtl,proto3" json:"session_ttl,omitempty"`
+	// The type of storage that recordings go to, empty when none.
+	RecordingStorage string `protobuf:"bytes,5,opt,name=recording_storage,json=recordingStorage,proto3" json:"recording_storage,omitempty"`
+	// Where logs are forwarded to, by kind; empty when nowhere.
+	LogForwarding string `protobuf:"bytes,6,opt,name=log_forwarding,json=logForwarding,proto3" json:"log_forwarding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteAccess) Reset() {
+	*x = RemoteAccess{}
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteAccess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteAccess) ProtoMessage() {}
+
+func (x *RemoteAccess) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteAccess.ProtoReflect.Descriptor instead.
+func (*RemoteAccess) Descriptor() ([]byte, []int) {
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RemoteAccess) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *RemoteAccess) GetLegacySigning() bool {
+	if x != nil && x.LegacySigning != nil {
+		return *x.LegacySigning
+	}
+	return false
+}
+
+func (x *RemoteAccess) GetKexAlgorithms() string {
+	if x != nil {
+		return x.KexAlgorithms
+	}
+	return ""
+}
+
+func (x *RemoteAccess) GetSessionTtl() *durationpb.Duration {
+	if x != nil {
+		return x.SessionTtl
+	}
+	return nil
+}
+
+func (x *RemoteAccess) GetRecordingStorage() string {
+	if x != nil {
+		return x.RecordingStorage
+	}
+	return ""
+}
+
+func (x *RemoteAccess) GetLogForwarding() string {
+	if x != nil {
+		return x.LogForwarding
+	}
+	return ""
+}
+
+// Check is the outcome of one look at one thing. A probe is synthetic: it is
+// never counted among people's sessions.
+type Check struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the configuration calls the check.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// ssh, https, tls, tcp (probes), endpoint, metrics (health), recording, storage
+	// or forwarding (pipeline).
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The component it speaks of, empty for none.
+	Component string `protobuf:"bytes,3,opt,name=component,proto3" json:"component,omitempty"`
+	// The address looked at, without secrets.
+	Target string `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
+	// The session that a recording belongs to, else empty.
+	Session string `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
+	// When the look began.
+	At *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	// How long it took; for a recording, from the session's end to its arrival.
+	Took *durationpb.Duration `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`
+	// Whether all was as it should be.
+	Ok bool `protobuf:"varint,8,opt,name=ok,proto3" json:"ok,omitempty"`
+	// The class of failure, such as refused or certificate; empty when ok.
+	Failure string `protobuf:"bytes,9,opt,name=failure,proto3" json:"failure,omitempty"`
+	// What was seen, for people, without secrets.
+	Detail string `protobuf:"bytes,10,opt,name=detail,proto3" json:"detail,omitempty"`
+	// When the first certificate that was shown ends, absent when none was.
+	CertificateExpiresAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=certificate_expires_at,json=certificateExpiresAt,proto3" json:"certificate_expires_at,omitempty"`
+	// Numbers that the thing told, by name; seconds and bytes by their suffix.
+	Readings      map[string]float64 `protobuf:"bytes,12,rep,name=readings,proto3" json:"readings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Check) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Check) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Check) GetComponent() string {
+	if x != nil {
+		return x.Component
+	}
+	return ""
+}
+
+func (x *Check) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Check) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *Check) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Check) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *Check) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *Check) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *Check) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Check) GetCertificateExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CertificateExpiresAt
+	}
+	return nil
+}
+
+func (x *Check) GetReadings() map[string]float64 {
+	if x != nil {
+		return x.Readings
+	}
+	return nil
+}
+
 var File_lockstep_observation_v1_observation_proto protoreflect.FileDescriptor
 
 const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\n" +
-	")lockstep/observation/v1/observation.proto\x12\x17lockstep.observation.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x01\n" +
+	")lockstep/observation/v1/observation.proto\x12\x17lockstep.observation.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x01\n" +
 	"\x05Batch\x121\n" +
 	"\x06source\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x06source\x12)\n" +
 	"\vincarnation\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vincarnation\x12#\n" +
 	"\bsequence\x18\x03 \x01(\x04B\a\xbaH\x042\x02(\x01R\bsequence\x12\x1b\n" +
 	"\x04part\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x10@R\x04part\x12H\n" +
-	"\fobservations\x18\x05 \x03(\v2$.lockstep.observation.v1.ObservationR\fobservations\"\x9a\x03\n" +
+	"\fobservations\x18\x05 \x03(\v2$.lockstep.observation.v1.ObservationR\fobservations\"\xa9\x04\n" +
 	"\vObservation\x123\n" +
 	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12C\n" +
 	"\vobserved_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\n" +
@@ -742,10 +1465,13 @@ const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\tinventory\x18\x03 \x01(\v2\".lockstep.observation.v1.InventoryH\x00R\tinventory\x12<\n" +
 	"\asession\x18\x04 \x01(\v2 .lockstep.observation.v1.SessionH\x00R\asession\x123\n" +
 	"\x04mark\x18\x05 \x01(\v2\x1d.lockstep.observation.v1.MarkH\x00R\x04mark\x12K\n" +
-	"\fregistration\x18\x06 \x01(\v2%.lockstep.observation.v1.RegistrationH\x00R\fregistrationB\r\n" +
+	"\fregistration\x18\x06 \x01(\v2%.lockstep.observation.v1.RegistrationH\x00R\fregistration\x12<\n" +
+	"\apackage\x18\a \x01(\v2 .lockstep.observation.v1.PackageH\x00R\apackage\x126\n" +
+	"\x05check\x18\b \x01(\v2\x1e.lockstep.observation.v1.CheckH\x00R\x05check\x12\x17\n" +
+	"\x02id\x18\t \x01(\tB\a\xbaH\x04r\x02\x18@R\x02idB\r\n" +
 	"\x04kind\x12\x05\xbaH\x02\b\x01\"L\n" +
 	"\tInventory\x12?\n" +
-	"\tinstances\x18\x01 \x03(\v2!.lockstep.observation.v1.InstanceR\tinstances\"\x9a\x02\n" +
+	"\tinstances\x18\x01 \x03(\v2!.lockstep.observation.v1.InstanceR\tinstances\"\x82\x03\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tcomponent\x18\x02 \x01(\tR\tcomponent\x12\x18\n" +
@@ -758,7 +1484,11 @@ const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\x06health\x18\t \x01(\tR\x06health\x129\n" +
 	"\n" +
 	"started_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\x9b\x02\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x1a\n" +
+	"\bdeclared\x18\v \x01(\tR\bdeclared\x12\x1a\n" +
+	"\blabelled\x18\f \x01(\tR\blabelled\x12\x12\n" +
+	"\x04node\x18\r \x01(\tR\x04node\x12\x1a\n" +
+	"\brestarts\x18\x0e \x01(\rR\brestarts\"\xf2\x02\n" +
 	"\aSession\x12\x17\n" +
 	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x12\n" +
@@ -769,20 +1499,88 @@ const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\x05start\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x05start\x12,\n" +
 	"\x03end\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03end\x12\x14\n" +
 	"\x05error\x18\b \x01(\tR\x05error\x12\x14\n" +
-	"\x05probe\x18\t \x01(\bR\x05probe\"\x91\x02\n" +
+	"\x05probe\x18\t \x01(\bR\x05probe\x12\x18\n" +
+	"\afailure\x18\n" +
+	" \x01(\tR\afailure\x12\x1a\n" +
+	"\bprotocol\x18\v \x01(\tR\bprotocol\x12\x1f\n" +
+	"\vtarget_type\x18\f \x01(\tR\n" +
+	"targetType\"\xe1\x02\n" +
 	"\x04Mark\x12A\n" +
 	"\x0ecomplete_until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\rcompleteUntil\x12\x14\n" +
 	"\x05blind\x18\x02 \x01(\bR\x05blind\x12!\n" +
 	"\fblind_reason\x18\x03 \x01(\tR\vblindReason\x12\x12\n" +
-	"\x04lost\x18\x04 \x01(\bR\x04lost:y\xbaHv\x1at\n" +
-	"\x13mark.complete_until\x125complete_until is missing; only a blind mark has none\x1a&this.blind || has(this.complete_until)\"\x89\x01\n" +
+	"\x04lost\x18\x04 \x01(\bR\x04lost\x12\x14\n" +
+	"\x05about\x18\x05 \x01(\tR\x05about\x128\n" +
+	"\n" +
+	"clock_skew\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew:y\xbaHv\x1at\n" +
+	"\x13mark.complete_until\x125complete_until is missing; only a blind mark has none\x1a&this.blind || has(this.complete_until)\"\xd1\x01\n" +
 	"\fRegistration\x12;\n" +
 	"\vlast_report\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"lastReport\x12<\n" +
-	"\bbastions\x18\x02 \x03(\v2 .lockstep.observation.v1.BastionR\bbastions\"3\n" +
+	"\bbastions\x18\x02 \x03(\v2 .lockstep.observation.v1.BastionR\bbastions\x12F\n" +
+	"\bgateways\x18\x03 \x03(\v2*.lockstep.observation.v1.RegisteredGatewayR\bgateways\"3\n" +
 	"\aBastion\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversionB\x81\x02\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"?\n" +
+	"\x11RegisteredGateway\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\"\xd2\x01\n" +
+	"\aPackage\x128\n" +
+	"\x04helm\x18\x01 \x03(\v2$.lockstep.observation.v1.HelmReleaseR\x04helm\x12A\n" +
+	"\acompose\x18\x02 \x03(\v2'.lockstep.observation.v1.ComposeServiceR\acompose\x12J\n" +
+	"\rremote_access\x18\x03 \x01(\v2%.lockstep.observation.v1.RemoteAccessR\fremoteAccess\"\xb8\x03\n" +
+	"\vHelmRelease\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05chart\x18\x03 \x01(\tR\x05chart\x12#\n" +
+	"\rchart_version\x18\x04 \x01(\tR\fchartVersion\x12\x1f\n" +
+	"\vapp_version\x18\x05 \x01(\tR\n" +
+	"appVersion\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\rR\brevision\x12\x16\n" +
+	"\x06status\x18\a \x01(\tR\x06status\x12\x1f\n" +
+	"\vvalues_hash\x18\b \x01(\tR\n" +
+	"valuesHash\x129\n" +
+	"\n" +
+	"updated_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12N\n" +
+	"\bversions\x18\n" +
+	" \x03(\v22.lockstep.observation.v1.HelmRelease.VersionsEntryR\bversions\x1a;\n" +
+	"\rVersionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\x01\n" +
+	"\x0eComposeService\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x14\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\x12\x1f\n" +
+	"\vconfig_hash\x18\x04 \x01(\tR\n" +
+	"configHash\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12 \n" +
+	"\vdifferences\x18\x06 \x03(\tR\vdifferences\"\x98\x02\n" +
+	"\fRemoteAccess\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\tR\x04hash\x12*\n" +
+	"\x0elegacy_signing\x18\x02 \x01(\bH\x00R\rlegacySigning\x88\x01\x01\x12%\n" +
+	"\x0ekex_algorithms\x18\x03 \x01(\tR\rkexAlgorithms\x12:\n" +
+	"\vsession_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"sessionTtl\x12+\n" +
+	"\x11recording_storage\x18\x05 \x01(\tR\x10recordingStorage\x12%\n" +
+	"\x0elog_forwarding\x18\x06 \x01(\tR\rlogForwardingB\x11\n" +
+	"\x0f_legacy_signing\"\x8f\x04\n" +
+	"\x05Check\x12\x1b\n" +
+	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12\x1b\n" +
+	"\x04kind\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04kind\x12\x1c\n" +
+	"\tcomponent\x18\x03 \x01(\tR\tcomponent\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\x12\x18\n" +
+	"\asession\x18\x05 \x01(\tR\asession\x122\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02at\x12-\n" +
+	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x0e\n" +
+	"\x02ok\x18\b \x01(\bR\x02ok\x12\x18\n" +
+	"\afailure\x18\t \x01(\tR\afailure\x12\x16\n" +
+	"\x06detail\x18\n" +
+	" \x01(\tR\x06detail\x12P\n" +
+	"\x16certificate_expires_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x14certificateExpiresAt\x12H\n" +
+	"\breadings\x18\f \x03(\v2,.lockstep.observation.v1.Check.ReadingsEntryR\breadings\x1a;\n" +
+	"\rReadingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\x81\x02\n" +
 	"\x1bcom.lockstep.observation.v1B\x10ObservationProtoP\x01ZRgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1;observationv1\xa2\x02\x03LOX\xaa\x02\x17Lockstep.Observation.V1\xca\x02\x17Lockstep\\Observation\\V1\xe2\x02#Lockstep\\Observation\\V1\\GPBMetadata\xea\x02\x19Lockstep::Observation::V1b\x06proto3"
 
 var (
@@ -797,7 +1595,7 @@ func file_lockstep_observation_v1_observation_proto_rawDescGZIP() []byte {
 	return file_lockstep_observation_v1_observation_proto_rawDescData
 }
 
-var file_lockstep_observation_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_lockstep_observation_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_lockstep_observation_v1_observation_proto_goTypes = []any{
 	(*Batch)(nil),                 // 0: lockstep.observation.v1.Batch
 	(*Observation)(nil),           // 1: lockstep.observation.v1.Observation
@@ -807,27 +1605,50 @@ var file_lockstep_observation_v1_observation_proto_goTypes = []any{
 	(*Mark)(nil),                  // 5: lockstep.observation.v1.Mark
 	(*Registration)(nil),          // 6: lockstep.observation.v1.Registration
 	(*Bastion)(nil),               // 7: lockstep.observation.v1.Bastion
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*RegisteredGateway)(nil),     // 8: lockstep.observation.v1.RegisteredGateway
+	(*Package)(nil),               // 9: lockstep.observation.v1.Package
+	(*HelmRelease)(nil),           // 10: lockstep.observation.v1.HelmRelease
+	(*ComposeService)(nil),        // 11: lockstep.observation.v1.ComposeService
+	(*RemoteAccess)(nil),          // 12: lockstep.observation.v1.RemoteAccess
+	(*Check)(nil),                 // 13: lockstep.observation.v1.Check
+	nil,                           // 14: lockstep.observation.v1.HelmRelease.VersionsEntry
+	nil,                           // 15: lockstep.observation.v1.Check.ReadingsEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
 }
 var file_lockstep_observation_v1_observation_proto_depIdxs = []int32{
 	1,  // 0: lockstep.observation.v1.Batch.observations:type_name -> lockstep.observation.v1.Observation
-	8,  // 1: lockstep.observation.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
+	16, // 1: lockstep.observation.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
 	2,  // 2: lockstep.observation.v1.Observation.inventory:type_name -> lockstep.observation.v1.Inventory
 	4,  // 3: lockstep.observation.v1.Observation.session:type_name -> lockstep.observation.v1.Session
 	5,  // 4: lockstep.observation.v1.Observation.mark:type_name -> lockstep.observation.v1.Mark
 	6,  // 5: lockstep.observation.v1.Observation.registration:type_name -> lockstep.observation.v1.Registration
-	3,  // 6: lockstep.observation.v1.Inventory.instances:type_name -> lockstep.observation.v1.Instance
-	8,  // 7: lockstep.observation.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
-	8,  // 8: lockstep.observation.v1.Session.start:type_name -> google.protobuf.Timestamp
-	8,  // 9: lockstep.observation.v1.Session.end:type_name -> google.protobuf.Timestamp
-	8,  // 10: lockstep.observation.v1.Mark.complete_until:type_name -> google.protobuf.Timestamp
-	8,  // 11: lockstep.observation.v1.Registration.last_report:type_name -> google.protobuf.Timestamp
-	7,  // 12: lockstep.observation.v1.Registration.bastions:type_name -> lockstep.observation.v1.Bastion
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	9,  // 6: lockstep.observation.v1.Observation.package:type_name -> lockstep.observation.v1.Package
+	13, // 7: lockstep.observation.v1.Observation.check:type_name -> lockstep.observation.v1.Check
+	3,  // 8: lockstep.observation.v1.Inventory.instances:type_name -> lockstep.observation.v1.Instance
+	16, // 9: lockstep.observation.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	16, // 10: lockstep.observation.v1.Session.start:type_name -> google.protobuf.Timestamp
+	16, // 11: lockstep.observation.v1.Session.end:type_name -> google.protobuf.Timestamp
+	16, // 12: lockstep.observation.v1.Mark.complete_until:type_name -> google.protobuf.Timestamp
+	17, // 13: lockstep.observation.v1.Mark.clock_skew:type_name -> google.protobuf.Duration
+	16, // 14: lockstep.observation.v1.Registration.last_report:type_name -> google.protobuf.Timestamp
+	7,  // 15: lockstep.observation.v1.Registration.bastions:type_name -> lockstep.observation.v1.Bastion
+	8,  // 16: lockstep.observation.v1.Registration.gateways:type_name -> lockstep.observation.v1.RegisteredGateway
+	10, // 17: lockstep.observation.v1.Package.helm:type_name -> lockstep.observation.v1.HelmRelease
+	11, // 18: lockstep.observation.v1.Package.compose:type_name -> lockstep.observation.v1.ComposeService
+	12, // 19: lockstep.observation.v1.Package.remote_access:type_name -> lockstep.observation.v1.RemoteAccess
+	16, // 20: lockstep.observation.v1.HelmRelease.updated_at:type_name -> google.protobuf.Timestamp
+	14, // 21: lockstep.observation.v1.HelmRelease.versions:type_name -> lockstep.observation.v1.HelmRelease.VersionsEntry
+	17, // 22: lockstep.observation.v1.RemoteAccess.session_ttl:type_name -> google.protobuf.Duration
+	16, // 23: lockstep.observation.v1.Check.at:type_name -> google.protobuf.Timestamp
+	17, // 24: lockstep.observation.v1.Check.took:type_name -> google.protobuf.Duration
+	16, // 25: lockstep.observation.v1.Check.certificate_expires_at:type_name -> google.protobuf.Timestamp
+	15, // 26: lockstep.observation.v1.Check.readings:type_name -> lockstep.observation.v1.Check.ReadingsEntry
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_observation_v1_observation_proto_init() }
@@ -840,14 +1661,17 @@ func file_lockstep_observation_v1_observation_proto_init() {
 		(*Observation_Session)(nil),
 		(*Observation_Mark)(nil),
 		(*Observation_Registration)(nil),
+		(*Observation_Package)(nil),
+		(*Observation_Check)(nil),
 	}
+	file_lockstep_observation_v1_observation_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_observation_v1_observation_proto_rawDesc), len(file_lockstep_observation_v1_observation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
