@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,6 +61,8 @@ func TableOwners() map[string]string {
 		"inventory_instances": Evaluator,
 		"session_events":      Evaluator,
 		"progress_marks":      Evaluator,
+		"packages":            Evaluator,
+		"checks":              Evaluator,
 		"registrations":       Evaluator,
 		"facts":               Evaluator,
 	}
@@ -138,8 +141,37 @@ func Part(cluster fleet.ClusterID) uint32 {
 }
 
 // ObservationSubject is where a source publishes a batch of one part.
-func ObservationSubject(tenant fleet.TenantID, source fleet.SourceID, part uint32, kind string) string {
+func ObservationSubject(tenant fleet.TenantID, source fleet.SourceID, part uint32, kind fleet.Kind) string {
 	return fmt.Sprintf("lockstep.obs.v1.%s.%s.%d.%s", tenant, source, part, kind)
+}
+
+// ObservationFilters match the batches of a tenant that come from some sources, of
+// some kinds and may speak of some clusters; none means all of them. None of the
+// filters matches what another does.
+func ObservationFilters(tenant fleet.TenantID, sources []fleet.SourceID, clusters []fleet.ClusterID, kinds []fleet.Kind) []string {
+	parts := make(map[string]bool)
+	for _, cluster := range clusters {
+		parts[strconv.Itoa(int(Part(cluster)))] = true
+	}
+	// Asked for most parts, a server is faster asked for all.
+	if len(parts) == 0 || len(parts) > Parts/4 {
+		parts = map[string]bool{"*": true}
+	}
+	if len(sources) == 0 {
+		sources = []fleet.SourceID{"*"}
+	}
+	if len(kinds) == 0 {
+		kinds = []fleet.Kind{"*"}
+	}
+	var out []string
+	for _, source := range sources {
+		for _, part := range slices.Sorted(maps.Keys(parts)) {
+			for _, kind := range kinds {
+				out = append(out, fmt.Sprintf("lockstep.obs.v1.%s.%s.%s.%s", tenant, source, part, kind))
+			}
+		}
+	}
+	return out
 }
 
 // EventSubject is the literal subject of one aggregate's facts.

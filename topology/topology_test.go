@@ -143,6 +143,44 @@ func TestEverySubjectHasOneStream(t *testing.T) {
 	}
 }
 
+func TestObservationFilters(t *testing.T) {
+	t.Parallel()
+	var many []fleet.ClusterID
+	for i := range 200 {
+		many = append(many, fleet.ClusterID(fmt.Sprintf("c%d", i)))
+	}
+	for name, c := range map[string]struct {
+		sources  []fleet.SourceID
+		clusters []fleet.ClusterID
+		kinds    []fleet.Kind
+		want     int
+	}{
+		"all":               {nil, nil, nil, 1},
+		"one of each":       {[]fleet.SourceID{"hub-session"}, []fleet.ClusterID{"oslo"}, []fleet.Kind{fleet.KindSession}, 1},
+		"two kinds":         {nil, nil, []fleet.Kind{fleet.KindSession, fleet.KindProbe}, 2},
+		"clusters of parts": {nil, []fleet.ClusterID{"oslo", "rome"}, []fleet.Kind{fleet.KindSession, fleet.KindProbe}, 4},
+		"most parts":        {nil, many, nil, 1},
+	} {
+		filters := topology.ObservationFilters("default", c.sources, c.clusters, c.kinds)
+		if len(filters) != c.want {
+			t.Errorf("%s: %v, want %d", name, filters, c.want)
+		}
+		for i, filter := range filters {
+			for _, other := range filters[:i] {
+				if matches(other, filter) || matches(filter, other) {
+					t.Errorf("%s: %s and %s overlap", name, other, filter)
+				}
+			}
+		}
+		if c.clusters != nil {
+			subject := topology.ObservationSubject("default", "hub-session", topology.Part(c.clusters[0]), fleet.KindSession)
+			if !slices.ContainsFunc(filters, func(f string) bool { return matches(f, subject) }) {
+				t.Errorf("%s: %s is not asked for", name, subject)
+			}
+		}
+	}
+}
+
 func TestConsumersFitTheirStreams(t *testing.T) {
 	t.Parallel()
 	durables := make(map[string]bool)

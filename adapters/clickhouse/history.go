@@ -47,22 +47,23 @@ func unstamp(t time.Time) time.Time {
 	return t.UTC()
 }
 
-// Sessions and marks of one cluster in the order of the stream. FINAL collapses
+// Sessions and marks about sessions of one cluster in the order of the stream. FINAL collapses
 // repeats, so a row's place is that of its first arrival. The union stands in a
 // subquery, because an ORDER BY behind it would order its last part alone.
 const selectEvidence = `
 SELECT *
 FROM
 (
-    SELECT stream_sequence, stream_index, 0 AS is_mark, session_id, status, user_name, target, instance_id, start_time, end_time, error, probe,
-           toDateTime64(0, 9, 'UTC') AS complete_until, false AS blind, '' AS blind_reason, false AS lost
+    SELECT stream_sequence, stream_index, 0 AS is_mark, session_id, status, user_name, target, instance_id, start_time, end_time, error, failure,
+           protocol, target_type, probe, toDateTime64(0, 9, 'UTC') AS complete_until, false AS blind, '' AS blind_reason, false AS lost
     FROM session_events FINAL
     WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND start_time >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
     UNION ALL
-    SELECT stream_sequence, stream_index, 1, '', '', '', '', '', toDateTime64(0, 9, 'UTC'), toDateTime64(0, 9, 'UTC'), '', false,
+    SELECT stream_sequence, stream_index, 1, '', '', '', '', '', toDateTime64(0, 9, 'UTC'), toDateTime64(0, 9, 'UTC'), '', '', '', '', false,
            complete_until, blind, blind_reason, lost
     FROM progress_marks FINAL
-    WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >= {from:DateTime64(9, 'UTC')} AND stream_sequence <= {up_to:UInt64}
+    WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND about = 'session' AND observed_at >= {from:DateTime64(9, 'UTC')}
+      AND stream_sequence <= {up_to:UInt64}
 )
 ORDER BY stream_sequence, stream_index, lost DESC`
 
@@ -79,18 +80,20 @@ func (s *Store) Evidence(ctx context.Context, tenant fleet.TenantID, cluster fle
 			r                                                codec.Record
 			isMark                                           uint8
 			id, status, user, target, instance, text, reason string
+			failure, protocol, targetType                    string
 			start, end, until                                time.Time
 			probe, blind, lost                               bool
 		)
-		if err := rows.Scan(&r.StreamSequence, &r.Index, &isMark, &id, &status, &user, &target, &instance, &start, &end, &text, &probe, &until, &blind, &reason, &lost); err != nil {
+		if err := rows.Scan(&r.StreamSequence, &r.Index, &isMark, &id, &status, &user, &target, &instance, &start, &end, &text, &failure, &protocol, &targetType, &probe, &until, &blind, &reason, &lost); err != nil {
 			return err
 		}
 		if isMark == 1 {
-			r.Mark = &fleet.Mark{Cluster: cluster, CompleteUntil: unstamp(until), Blind: blind, BlindReason: reason, Lost: lost}
+			r.Mark = &fleet.Mark{Cluster: cluster, About: fleet.KindSession, CompleteUntil: unstamp(until), Blind: blind, BlindReason: reason, Lost: lost}
 		} else {
 			r.Session = &fleet.Session{
 				ID: fleet.SessionID(id), Cluster: cluster, Status: fleet.SessionStatus(status), User: user, Target: target, InstanceID: fleet.InstanceID(instance),
-				Start: unstamp(start), End: unstamp(end), Error: text, Probe: probe,
+				Start: unstamp(start), End: unstamp(end), Error: text, Failure: fleet.Failure(failure), Protocol: protocol, TargetType: targetType,
+				Probe: probe,
 			}
 		}
 		fn(r)
@@ -99,14 +102,16 @@ func (s *Store) Evidence(ctx context.Context, tenant fleet.TenantID, cluster fle
 }
 
 const selectInventories = `
-SELECT observed_at, source, instance_id, component, service, image, tag, digest, image_id, running_version, health, started_at
+SELECT observed_at, source, instance_id, component, service, image, tag, digest, image_id, running_version, health, started_at,
+       declared, labelled, node, restarts
 FROM inventory_instances FINAL
-WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >= least({since:DateTime64(3, 'UTC')},
-      (SELECT max(observed_at) FROM inventory_instances WHERE tenant = {tenant:String} AND cluster = {cluster:String}))
+WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >=
+      (SELECT max(observed_at) FROM inventory_instances
+       WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at <= {since:DateTime64(3, 'UTC')})
 ORDER BY observed_at, source, service, instance_id`
 
-// Inventories returns a cluster's inventories observed at or after since, and in
-// any case the newest one, oldest first.
+// Inventories returns a cluster's inventories observed at or after since, and the
+// one that held then, oldest first.
 func (s *Store) Inventories(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, since time.Time) ([]fleet.Inventory, error) {
 	var (
 		out        []fleet.Inventory
@@ -118,8 +123,11 @@ func (s *Store) Inventories(ctx context.Context, tenant fleet.TenantID, cluster 
 		var (
 			at, started                                                                  time.Time
 			source, id, component, service, image, tag, digest, imageID, version, health string
+			declared, labelled, node                                                     string
+			restarts                                                                     uint32
 		)
-		if err := rows.Scan(&at, &source, &id, &component, &service, &image, &tag, &digest, &imageID, &version, &health, &started); err != nil {
+		if err := rows.Scan(&at, &source, &id, &component, &service, &image, &tag, &digest, &imageID, &version, &health, &started,
+			&declared, &labelled, &node, &restarts); err != nil {
 			return err
 		}
 		if len(out) == 0 || !out[len(out)-1].ObservedAt.Equal(at) || lastSource != source {
@@ -131,6 +139,7 @@ func (s *Store) Inventories(ctx context.Context, tenant fleet.TenantID, cluster 
 			last.Instances = append(last.Instances, fleet.Instance{
 				ID: fleet.InstanceID(id), Component: fleet.Component(component), Service: service, Image: image, Tag: tag, Digest: digest,
 				ImageID: imageID, Version: version, Health: fleet.Health(health), StartedAt: unstamp(started),
+				Declared: declared, Labelled: labelled, Node: node, Restarts: restarts,
 			})
 		}
 		return nil
@@ -139,7 +148,7 @@ func (s *Store) Inventories(ctx context.Context, tenant fleet.TenantID, cluster 
 }
 
 const selectRegistration = `
-SELECT observed_at, last_report, bastion_ids, bastion_versions
+SELECT observed_at, last_report, bastion_ids, bastion_versions, gateway_names, gateway_statuses
 FROM registrations FINAL
 WHERE tenant = {tenant:String} AND cluster = {cluster:String}
 ORDER BY observed_at DESC
@@ -152,13 +161,16 @@ func (s *Store) Registration(ctx context.Context, tenant fleet.TenantID, cluster
 	err := s.read(ctx, "the registration of "+string(cluster), selectRegistration, []any{
 		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)),
 	}, func(rows driver.Rows) error {
-		var ids, versions []string
-		if err := rows.Scan(&registration.ObservedAt, &registration.LastReport, &ids, &versions); err != nil {
+		var ids, versions, names, statuses []string
+		if err := rows.Scan(&registration.ObservedAt, &registration.LastReport, &ids, &versions, &names, &statuses); err != nil {
 			return err
 		}
 		registration.LastReport = unstamp(registration.LastReport)
 		for i, id := range ids {
 			registration.Bastions = append(registration.Bastions, fleet.Bastion{ID: fleet.InstanceID(id), Version: versions[i]})
+		}
+		for i, name := range names {
+			registration.Gateways = append(registration.Gateways, fleet.RegisteredGateway{Name: name, Status: statuses[i]})
 		}
 		return nil
 	})
@@ -176,6 +188,10 @@ FROM
     SELECT source, incarnation, part, source_sequence FROM inventory_instances WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
     UNION ALL
     SELECT source, incarnation, part, source_sequence FROM registrations WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
+    UNION ALL
+    SELECT source, incarnation, part, source_sequence FROM packages WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
+    UNION ALL
+    SELECT source, incarnation, part, source_sequence FROM checks WHERE tenant = {tenant:String} AND recorded_at > now() - INTERVAL 8 DAY
 )
 GROUP BY source, incarnation, part`
 

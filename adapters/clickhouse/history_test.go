@@ -36,17 +36,26 @@ func historyIsKept(t *testing.T, w way) {
 	session := func(id string, status fleet.SessionStatus, user string) codec.Observation {
 		return codec.Observation{Session: &fleet.Session{
 			ID: fleet.SessionID(id), Cluster: "berlin", Status: status, User: user, Target: "db", Start: now.Add(-time.Minute + 123456789*time.Nanosecond),
+			Error: "no route", Failure: fleet.FailureTarget, Protocol: "ssh", TargetType: "linux",
 		}}
 	}
-	mark := codec.Observation{Mark: &fleet.Mark{Cluster: "berlin", CompleteUntil: now.Add(-time.Second + time.Nanosecond)}}
+	mark := codec.Observation{Mark: &fleet.Mark{Cluster: "berlin", About: fleet.KindSession, CompleteUntil: now.Add(-time.Second + time.Nanosecond)}}
+	// What is promised of other kinds is no evidence.
+	other := codec.Observation{Mark: &fleet.Mark{Cluster: "berlin", About: fleet.KindInventory, CompleteUntil: now.Add(time.Hour)}}
 	inventory := codec.Observation{Inventory: &fleet.Inventory{Cluster: "berlin", ObservedAt: now, Instances: []fleet.Instance{
-		{ID: "c1", Component: fleet.Gateway, Service: "akeyless-gateway", Version: "5.0.1", Health: fleet.HealthHealthy, StartedAt: now.Add(-time.Hour)},
+		{ID: "c1", Component: fleet.Gateway, Service: "akeyless-gateway", Version: "5.0.1", Health: fleet.HealthHealthy, StartedAt: now.Add(-time.Hour),
+			Declared: "akeyless/base:5.0.1", Labelled: "5.0.0", Node: "node-1", Restarts: 3},
 	}}}
+	before := codec.Observation{Inventory: &fleet.Inventory{Cluster: "berlin", ObservedAt: now.Add(-time.Hour)}}
+	foreign := record(3, 5, other)
+	foreign.Source = "agent"
 	batch := []codec.Record{
 		record(3, 0, session("s1", fleet.SessionConnecting, "ann")),
 		record(3, 1, session("s2", fleet.SessionFailed, "bob")),
 		record(3, 2, mark),
 		record(3, 3, inventory),
+		record(3, 4, before),
+		foreign,
 	}
 	late := []codec.Record{record(9, 0, session("s1", fleet.SessionConnecting, "changed later"))}
 	for _, records := range [][]codec.Record{batch, batch, late, nil} {
@@ -86,6 +95,12 @@ func historyIsKept(t *testing.T, w way) {
 	if diff := cmp.Diff([]fleet.Inventory{*inventory.Inventory}, inventories); diff != "" {
 		t.Errorf("the newest inventory (-want +got):\n%s", diff)
 	}
+	if inventories, err = s.Inventories(ctx, fleet.DefaultTenant, "berlin", now.Add(-time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]fleet.Inventory{*before.Inventory, *inventory.Inventory}, inventories); diff != "" {
+		t.Errorf("since a minute ago, with the inventory that held then (-want +got):\n%s", diff)
+	}
 	positions, err := s.Positions(ctx, fleet.DefaultTenant)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +111,8 @@ func historyIsKept(t *testing.T, w way) {
 	if err := s.InsertFact(ctx, codec.Fact{Tenant: fleet.DefaultTenant, Noun: "gate", ID: "g", StreamSequence: 1, Type: "x", RecordedAt: now, JSON: "{}"}); err != nil {
 		t.Fatal(err)
 	}
-	registration := fleet.Registration{Cluster: "berlin", ObservedAt: now, LastReport: now.Add(-time.Second), Bastions: []fleet.Bastion{{ID: "b1", Version: "3.1.0"}}}
+	registration := fleet.Registration{Cluster: "berlin", ObservedAt: now, LastReport: now.Add(-time.Second), Bastions: []fleet.Bastion{{ID: "b1", Version: "3.1.0"}},
+		Gateways: []fleet.RegisteredGateway{{Name: "acc/p/berlin", Status: "Running"}}}
 	if err := s.InsertRecords(ctx, []codec.Record{record(10, 0, codec.Observation{Registration: &registration})}); err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +138,8 @@ func TestPositionsOfEveryKindOfSource(t *testing.T) {
 		"registrations": {Registration: &fleet.Registration{Cluster: "berlin", ObservedAt: now}},
 		"sessions":      {Session: &fleet.Session{ID: "s1", Cluster: "berlin", Start: now}},
 		"marks":         {Mark: &fleet.Mark{Cluster: "berlin", CompleteUntil: now}},
+		"packages":      {Package: &fleet.Package{Cluster: "berlin", ObservedAt: now}},
+		"checks":        {Check: &fleet.Check{Cluster: "berlin", Name: "login", Kind: fleet.CheckSSH, At: now}},
 	} {
 		records = append(records, codec.Record{
 			Observation: o, Tenant: fleet.DefaultTenant, ObservedAt: now, RecordedAt: now, Source: source, Incarnation: "i1", Part: 7, SourceSequence: 5,
@@ -137,6 +155,69 @@ func TestPositionsOfEveryKindOfSource(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("positions (-want +got):\n%s", diff)
+	}
+}
+
+// What is declared and what checks found is one row a unit and one a check,
+// however often it arrives, with every value in its column.
+func TestPackagesAndChecksAreKept(t *testing.T) {
+	t.Parallel()
+	s := openHistory(t, embedded(shared))
+	ctx := limited(t, time.Minute)
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	legacy := true
+	declared := fleet.Package{
+		Cluster: "berlin", ObservedAt: now,
+		Helm: []fleet.HelmRelease{{
+			Name: "gw", Namespace: "akeyless", Chart: "akeyless-gateway", ChartVersion: "3.3.0", AppVersion: "5.0.1_3.3.0", Revision: 7, Status: "deployed",
+			ValuesHash: "sha256:a", UpdatedAt: now.Add(-time.Hour), Versions: fleet.VersionSet{fleet.LineSRA: "3.1.0", fleet.LineGateway: "5.0.1"},
+		}},
+		Compose: []fleet.ComposeService{{
+			Project: "berlin", Service: "akeyless-web", Image: "sra:3", ConfigHash: "h", State: fleet.ComposeChanged, Differences: []string{"image"},
+		}},
+		RemoteAccess: &fleet.RemoteAccess{
+			Hash: "sha256:b", LegacySigning: &legacy, KexAlgorithms: "curve25519-sha256", SessionTTL: time.Hour, RecordingStorage: "aws", LogForwarding: "syslog",
+		},
+	}
+	check := fleet.Check{
+		Cluster: "berlin", Name: "login", Kind: fleet.CheckSSH, Component: fleet.SRASSH, Target: "127.0.0.1:22", Session: "s1", At: now,
+		Took: 1500 * time.Microsecond, Failure: fleet.FailureAuth, Detail: "refused", CertificateExpires: now.AddDate(900, 0, 0),
+		Readings: map[string]float64{"login_seconds": 0.25, "connect_seconds": 1},
+	}
+	records := []codec.Record{
+		{Observation: codec.Observation{Package: &declared}, Tenant: fleet.DefaultTenant, ObservedAt: now, RecordedAt: now, StreamSequence: 1},
+		{Observation: codec.Observation{Package: &fleet.Package{Cluster: "oslo", ObservedAt: now}}, Tenant: fleet.DefaultTenant, ObservedAt: now, RecordedAt: now, StreamSequence: 1, Index: 1},
+		{Observation: codec.Observation{Check: &check}, Tenant: fleet.DefaultTenant, ObservedAt: now, RecordedAt: now, StreamSequence: 1, Index: 2},
+	}
+	for range 2 {
+		if err := s.InsertRecords(ctx, records); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows := func(query string) string {
+		t.Helper()
+		var out []string
+		if err := s.Conn().QueryRow(ctx, "SELECT groupArray(line) FROM ("+query+")").Scan(&out); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(out, "\n")
+	}
+	want := `berlin|compose|akeyless-web|berlin||||0|changed|h|sra:3|||image|-1|0|
+berlin|helm|gw|akeyless|akeyless-gateway|3.3.0|5.0.1_3.3.0|7|deployed|sha256:a||gateway,sra|5.0.1,3.1.0||-1|0|
+berlin|remote_access||||||0||sha256:b|||||1|3600|curve25519-sha256,aws,syslog
+oslo|||||||0|||||||-1|0|`
+	got := rows(`SELECT concat(arrayStringConcat([cluster, unit, name, namespace, chart, chart_version, app_version, toString(revision), status, hash, image,
+		arrayStringConcat(lines, ','), arrayStringConcat(versions, ','), arrayStringConcat(differences, ','), toString(legacy_signing), toString(session_ttl_seconds)], '|'),
+		'|', if(unit = 'remote_access', concat(kex_algorithms, ',', recording_storage, ',', log_forwarding), '')) AS line FROM packages FINAL ORDER BY cluster, unit`)
+	// The separators of empty columns are counted by the eye no better than by diff.
+	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
+		t.Errorf("packages (-want +got):\n%s", diff)
+	}
+	want = "login|ssh|sra-ssh|127.0.0.1:22|s1|1500|false|auth|refused|2299|connect_seconds,login_seconds|1,0.25"
+	got = rows(`SELECT arrayStringConcat([name, kind, component, target, session_id, toString(took_us), toString(ok), failure, detail, toString(toYear(certificate_expires_at)),
+		arrayStringConcat(reading_names, ','), arrayStringConcat(arrayMap(v -> toString(v), reading_values), ',')], '|') AS line FROM checks FINAL`)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("checks (-want +got):\n%s", diff)
 	}
 }
 
@@ -233,11 +314,11 @@ func TestInsertsNameTheirColumns(t *testing.T) {
 	t.Parallel()
 	origin := "source, incarnation, part, source_sequence, stream_sequence, stream_index, recorded_at, version"
 	for want, got := range map[string]string{
-		"INSERT INTO inventory_instances (tenant, cluster, observed_at, instance_id, component, service, image, tag, digest, image_id, running_version, health, started_at, " + origin + ")": inventoryInstances().statement(),
-		"INSERT INTO registrations (tenant, cluster, observed_at, last_report, bastion_ids, bastion_versions, " + origin + ")":                                                               registrations().statement(),
-		"INSERT INTO session_events (tenant, cluster, start_time, session_id, status, user_name, target, instance_id, end_time, error, probe, observed_at, " + origin + ")":                  sessionEvents().statement(),
-		"INSERT INTO progress_marks (tenant, cluster, observed_at, complete_until, blind, blind_reason, lost, " + origin + ")":                                                               progressMarks().statement(),
-		"INSERT INTO facts (tenant, noun, id, stream_sequence, type, recorded_at, json, version)":                                                                                            facts().statement(),
+		"INSERT INTO inventory_instances (tenant, cluster, observed_at, instance_id, component, service, image, tag, digest, image_id, running_version, health, started_at, declared, labelled, node, restarts, " + origin + ")": inventoryInstances().statement(),
+		"INSERT INTO registrations (tenant, cluster, observed_at, last_report, bastion_ids, bastion_versions, gateway_names, gateway_statuses, " + origin + ")":                                                                  registrations().statement(),
+		"INSERT INTO session_events (tenant, cluster, start_time, session_id, status, user_name, target, instance_id, end_time, error, failure, protocol, target_type, probe, observed_at, " + origin + ")":                      sessionEvents().statement(),
+		"INSERT INTO progress_marks (tenant, cluster, observed_at, complete_until, blind, blind_reason, lost, about, clock_skew_ms, " + origin + ")":                                                                             progressMarks().statement(),
+		"INSERT INTO facts (tenant, noun, id, stream_sequence, type, recorded_at, json, version)":                                                                                                                                facts().statement(),
 	} {
 		if got != want {
 			t.Errorf("got  %s\nwant %s", got, want)

@@ -2,10 +2,13 @@ package clickhouse
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -58,6 +61,14 @@ func short[R any](name string, of func(R) uint32) column[R] {
 	return plain(name, "UInt32", of, binary.LittleEndian.AppendUint32)
 }
 
+func signed[R any](name string, of func(R) int64) column[R] {
+	return plain(name, "Int64", of, func(block []byte, v int64) []byte { return binary.LittleEndian.AppendUint64(block, uint64(v)) })
+}
+
+func trit[R any](name string, of func(R) int8) column[R] {
+	return plain(name, "Int8", of, func(block []byte, v int8) []byte { return append(block, byte(v)) })
+}
+
 func long[R any](name string, of func(R) uint64) column[R] {
 	return plain(name, "UInt64", of, binary.LittleEndian.AppendUint64)
 }
@@ -76,11 +87,22 @@ func nanos[R any](name string, of func(R) time.Time) column[R] {
 	})
 }
 
-// texts are lists: the Native format has where each ends before what they hold.
 func texts[R any](name string, of func(R) []string) column[R] {
-	c := plain(name, "Array(String)", of, func(block []byte, v []string) []byte {
-		for _, s := range v {
-			block = appendString(block, s)
+	return list(name, "Array(String)", of, appendString)
+}
+
+func floats[R any](name string, of func(R) []float64) column[R] {
+	return list(name, "Array(Float64)", of, func(block []byte, v float64) []byte {
+		return binary.LittleEndian.AppendUint64(block, math.Float64bits(v))
+	})
+}
+
+// list is a column of lists: the Native format has where each ends before what
+// they hold.
+func list[R, T any](name, kind string, of func(R) []T, put func([]byte, T) []byte) column[R] {
+	c := plain(name, kind, of, func(block []byte, v []T) []byte {
+		for _, item := range v {
+			block = put(block, item)
 		}
 		return block
 	})
@@ -182,8 +204,9 @@ func insert[R any](ctx context.Context, s *Store, t table[R], rows []R) error {
 // so every acknowledged record is read once and none twice.
 func (s *Store) InsertRecords(ctx context.Context, records []codec.Record) error {
 	var (
-		instances                    []instance
-		registered, sessions, marked []*codec.Record
+		instances                             []instance
+		units                                 []unit
+		registered, sessions, marked, checked []*codec.Record
 	)
 	for i := range records {
 		r := &records[i]
@@ -196,13 +219,19 @@ func (s *Store) InsertRecords(ctx context.Context, records []codec.Record) error
 			sessions = append(sessions, r)
 		case r.Mark != nil:
 			marked = append(marked, r)
+		case r.Package != nil:
+			units = append(units, unitsOf(r)...)
+		case r.Check != nil:
+			checked = append(checked, r)
 		}
 	}
-	failed := make([]error, 3)
+	failed := make([]error, 5)
 	var inserts sync.WaitGroup
 	inserts.Go(func() { failed[0] = insert(ctx, s, inventoryInstances(), instances) })
 	inserts.Go(func() { failed[1] = insert(ctx, s, registrations(), registered) })
 	inserts.Go(func() { failed[2] = insert(ctx, s, sessionEvents(), sessions) })
+	inserts.Go(func() { failed[3] = insert(ctx, s, packages(), units) })
+	inserts.Go(func() { failed[4] = insert(ctx, s, checks(), checked) })
 	inserts.Wait()
 	if err := errors.Join(failed...); err != nil {
 		return err
@@ -244,6 +273,10 @@ func inventoryInstances() table[instance] {
 		text("running_version", func(r instance) string { return r.Version }),
 		text("health", func(r instance) string { return string(r.Health) }),
 		millis("started_at", func(r instance) time.Time { return r.StartedAt }),
+		text("declared", func(r instance) string { return r.Declared }),
+		text("labelled", func(r instance) string { return r.Labelled }),
+		text("node", func(r instance) string { return r.Node }),
+		short("restarts", func(r instance) uint32 { return r.Restarts }),
 	}, origin(func(r instance) *codec.Record { return r.Record })...)}
 }
 
@@ -258,6 +291,12 @@ func registrations() table[*codec.Record] {
 		}),
 		texts("bastion_versions", func(r *codec.Record) []string {
 			return each(r.Registration.Bastions, func(b fleet.Bastion) string { return b.Version })
+		}),
+		texts("gateway_names", func(r *codec.Record) []string {
+			return each(r.Registration.Gateways, func(g fleet.RegisteredGateway) string { return g.Name })
+		}),
+		texts("gateway_statuses", func(r *codec.Record) []string {
+			return each(r.Registration.Gateways, func(g fleet.RegisteredGateway) string { return g.Status })
 		}),
 	}, origin(func(r *codec.Record) *codec.Record { return r })...)}
 }
@@ -274,6 +313,9 @@ func sessionEvents() table[*codec.Record] {
 		text("instance_id", func(r *codec.Record) string { return string(r.Session.InstanceID) }),
 		nanos("end_time", func(r *codec.Record) time.Time { return r.Session.End }),
 		text("error", func(r *codec.Record) string { return r.Session.Error }),
+		text("failure", func(r *codec.Record) string { return string(r.Session.Failure) }),
+		text("protocol", func(r *codec.Record) string { return r.Session.Protocol }),
+		text("target_type", func(r *codec.Record) string { return r.Session.TargetType }),
 		flag("probe", func(r *codec.Record) bool { return r.Session.Probe }),
 		millis("observed_at", func(r *codec.Record) time.Time { return r.ObservedAt }),
 	}, origin(func(r *codec.Record) *codec.Record { return r })...)}
@@ -288,6 +330,114 @@ func progressMarks() table[*codec.Record] {
 		flag("blind", func(r *codec.Record) bool { return r.Mark.Blind }),
 		text("blind_reason", func(r *codec.Record) string { return r.Mark.BlindReason }),
 		flag("lost", func(r *codec.Record) bool { return r.Mark.Lost }),
+		text("about", func(r *codec.Record) string { return string(cmp.Or(r.Mark.About, fleet.KindSession)) }),
+		signed("clock_skew_ms", func(r *codec.Record) int64 { return r.Mark.Skew.Milliseconds() }),
+	}, origin(func(r *codec.Record) *codec.Record { return r })...)}
+}
+
+// unit is one row of a package: a Helm release, a Compose service or the gateway's
+// configuration. What the other kinds of units have is empty in it; all is empty
+// in the row that stands for an empty package.
+type unit struct {
+	*codec.Record
+	kind, name, namespace, status, hash string
+	helm                                fleet.HelmRelease
+	compose                             fleet.ComposeService
+	access                              fleet.RemoteAccess
+	legacy                              int8 // -1 is not said
+}
+
+func unitsOf(r *codec.Record) []unit {
+	var out []unit
+	for _, h := range r.Package.Helm {
+		out = append(out, unit{Record: r, kind: "helm", name: h.Name, namespace: h.Namespace, status: h.Status, hash: h.ValuesHash, helm: h, legacy: -1})
+	}
+	for _, c := range r.Package.Compose {
+		out = append(out, unit{
+			Record: r, kind: "compose", name: c.Service, namespace: c.Project, status: string(c.State), hash: c.ConfigHash, compose: c, legacy: -1,
+		})
+	}
+	if a := r.Package.RemoteAccess; a != nil {
+		u := unit{Record: r, kind: "remote_access", hash: a.Hash, access: *a, legacy: -1}
+		if a.LegacySigning != nil {
+			u.legacy = 0
+			if *a.LegacySigning {
+				u.legacy = 1
+			}
+		}
+		out = append(out, u)
+	}
+	if len(out) == 0 {
+		out = []unit{{Record: r, legacy: -1}}
+	}
+	return out
+}
+
+func packages() table[unit] {
+	return table[unit]{"packages", append([]column[unit]{
+		text("tenant", func(r unit) string { return string(r.Tenant) }),
+		text("cluster", func(r unit) string { return string(r.Package.Cluster) }),
+		millis("observed_at", func(r unit) time.Time { return r.Package.ObservedAt }),
+		text("unit", func(r unit) string { return r.kind }),
+		text("name", func(r unit) string { return r.name }),
+		text("namespace", func(r unit) string { return r.namespace }),
+		text("chart", func(r unit) string { return r.helm.Chart }),
+		text("chart_version", func(r unit) string { return r.helm.ChartVersion }),
+		text("app_version", func(r unit) string { return r.helm.AppVersion }),
+		short("revision", func(r unit) uint32 { return r.helm.Revision }),
+		text("status", func(r unit) string { return r.status }),
+		text("hash", func(r unit) string { return r.hash }),
+		millis("updated_at", func(r unit) time.Time { return r.helm.UpdatedAt }),
+		text("image", func(r unit) string { return r.compose.Image }),
+		texts("lines", func(r unit) []string {
+			return each(slices.Sorted(maps.Keys(r.helm.Versions)), func(l fleet.Line) string { return string(l) })
+		}),
+		texts("versions", func(r unit) []string {
+			versions := r.helm.Versions
+			return each(slices.Sorted(maps.Keys(versions)), func(l fleet.Line) string { return versions[l] })
+		}),
+		texts("differences", func(r unit) []string { return r.compose.Differences }),
+		trit("legacy_signing", func(r unit) int8 { return r.legacy }),
+		text("kex_algorithms", func(r unit) string { return r.access.KexAlgorithms }),
+		short("session_ttl_seconds", func(r unit) uint32 { return uint32(max(0, r.access.SessionTTL/time.Second)) }),
+		text("recording_storage", func(r unit) string { return r.access.RecordingStorage }),
+		text("log_forwarding", func(r unit) string { return r.access.LogForwarding }),
+	}, origin(func(r unit) *codec.Record { return r.Record })...)}
+}
+
+// latest is the last time that ClickHouse's times hold; a certificate may be
+// meant to last for ever.
+var latest = time.Date(2299, 12, 31, 0, 0, 0, 0, time.UTC)
+
+func checks() table[*codec.Record] {
+	return table[*codec.Record]{"checks", append([]column[*codec.Record]{
+		text("tenant", func(r *codec.Record) string { return string(r.Tenant) }),
+		text("cluster", func(r *codec.Record) string { return string(r.Check.Cluster) }),
+		millis("at", func(r *codec.Record) time.Time { return r.Check.At }),
+		text("name", func(r *codec.Record) string { return r.Check.Name }),
+		text("kind", func(r *codec.Record) string { return string(r.Check.Kind) }),
+		text("component", func(r *codec.Record) string { return string(r.Check.Component) }),
+		text("target", func(r *codec.Record) string { return r.Check.Target }),
+		text("session_id", func(r *codec.Record) string { return string(r.Check.Session) }),
+		long("took_us", func(r *codec.Record) uint64 { return uint64(max(0, r.Check.Took.Microseconds())) }),
+		flag("ok", func(r *codec.Record) bool { return r.Check.OK }),
+		text("failure", func(r *codec.Record) string { return string(r.Check.Failure) }),
+		text("detail", func(r *codec.Record) string { return r.Check.Detail }),
+		millis("certificate_expires_at", func(r *codec.Record) time.Time {
+			if r.Check.CertificateExpires.After(latest) {
+				return latest
+			}
+			return r.Check.CertificateExpires
+		}),
+		texts("reading_names", func(r *codec.Record) []string { return slices.Sorted(maps.Keys(r.Check.Readings)) }),
+		floats("reading_values", func(r *codec.Record) []float64 {
+			names := slices.Sorted(maps.Keys(r.Check.Readings))
+			out := make([]float64, len(names))
+			for i, name := range names {
+				out[i] = r.Check.Readings[name]
+			}
+			return out
+		}),
 	}, origin(func(r *codec.Record) *codec.Record { return r })...)}
 }
 

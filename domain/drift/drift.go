@@ -69,6 +69,9 @@ type Cluster struct {
 	Move *Move
 	// MixedSince is when the present mix was first seen, zero while not mixed.
 	MixedSince time.Time
+	// Blind is why the source of inventories cannot look at present, empty while it
+	// can.
+	Blind string
 	// WatchedSince is when watching began, at the latest: a watcher that was away
 	// must not take its own absence for the cluster's.
 	WatchedSince time.Time
@@ -80,12 +83,28 @@ func (c Cluster) Observe(inventory fleet.Inventory) Cluster {
 	if inventory.ObservedAt.Before(c.Inventory.ObservedAt) {
 		return c
 	}
-	c.Inventory = inventory
+	c.Inventory, c.Blind = inventory, ""
 	switch {
 	case !mixed(Running(inventory)):
 		c.MixedSince = time.Time{}
 	case c.MixedSince.IsZero():
 		c.MixedSince = inventory.ObservedAt
+	}
+	return c
+}
+
+// Confirm returns the cluster after a mark about its inventory: that the last one
+// still holds, or that its source cannot look. A mark of before the last inventory
+// changes nothing, and without an inventory there is nothing to confirm.
+func (c Cluster) Confirm(mark fleet.Mark) Cluster {
+	switch {
+	case mark.Blind:
+		c.Blind = mark.BlindReason
+	case !mark.CompleteUntil.Before(c.Inventory.ObservedAt):
+		c.Blind = ""
+		if !c.Inventory.ObservedAt.IsZero() {
+			c.Inventory.ObservedAt = mark.CompleteUntil
+		}
 	}
 	return c
 }
@@ -121,6 +140,14 @@ func Running(inventory fleet.Inventory) map[fleet.Line][]string {
 	return running
 }
 
+// because is why a cluster is not seen, with what its source says of it.
+func (c Cluster) because(reason string) []string {
+	if c.Blind == "" {
+		return []string{reason}
+	}
+	return []string{reason, c.Blind}
+}
+
 func mixed(running map[fleet.Line][]string) bool {
 	for _, versions := range running {
 		if len(versions) > 1 {
@@ -135,7 +162,7 @@ func Judge(c Cluster, limits Limits, now time.Time) Judgement {
 	j := Judgement{Running: Running(c.Inventory)}
 	seen := c.Inventory.ObservedAt
 	if seen.IsZero() {
-		j.State, j.Reasons = Unknown, []string{"no source has reported this cluster yet"}
+		j.State, j.Reasons = Unknown, c.because("no source has reported this cluster yet")
 		return j
 	}
 	heard := seen
@@ -144,7 +171,7 @@ func Judge(c Cluster, limits Limits, now time.Time) Judgement {
 	}
 	dark := heard.Add(limits.DarkAfter)
 	if !now.Before(dark) {
-		j.State, j.Reasons = Dark, []string{fmt.Sprintf("no report since %s", seen.UTC().Format(time.RFC3339))}
+		j.State, j.Reasons = Dark, c.because(fmt.Sprintf("no report since %s", seen.UTC().Format(time.RFC3339)))
 		return j
 	}
 	j.WakeAt = dark

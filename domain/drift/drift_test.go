@@ -274,6 +274,42 @@ func TestObserveKeepsWhenAMixBegan(t *testing.T) {
 	}
 }
 
+func TestConfirm(t *testing.T) {
+	t.Parallel()
+	minute := func(n int) time.Time { return noon.Add(time.Duration(n) * time.Minute) }
+	mix := []fleet.Instance{runs(fleet.SRAWeb, "3.0.3"), runs(fleet.SRASSH, "3.1.0")}
+	c := drift.Cluster{ID: "oslo"}
+	for _, step := range []struct {
+		name  string
+		mark  fleet.Mark
+		last  time.Time // when the cluster was last seen
+		blind string
+	}{
+		{"nothing to confirm", fleet.Mark{CompleteUntil: minute(1)}, time.Time{}, ""},
+		{"blind from the start", fleet.Mark{Blind: true, BlindReason: "refused"}, time.Time{}, "refused"},
+		{"after an inventory", fleet.Mark{CompleteUntil: minute(3)}, minute(3), ""},
+		{"of before", fleet.Mark{CompleteUntil: minute(1)}, minute(3), ""},
+		{"blind", fleet.Mark{CompleteUntil: minute(4), Blind: true, BlindReason: "timeout"}, minute(3), "timeout"},
+		{"a late one of before", fleet.Mark{CompleteUntil: minute(2)}, minute(3), "timeout"},
+		{"sees again", fleet.Mark{CompleteUntil: minute(5)}, minute(5), ""},
+	} {
+		if step.name == "after an inventory" {
+			c = c.Observe(at(minute(2), mix...))
+		}
+		c = c.Confirm(step.mark)
+		if !c.Inventory.ObservedAt.Equal(step.last) || c.Blind != step.blind {
+			t.Errorf("%s: last seen %s, blind %q; want %s and %q", step.name, c.Inventory.ObservedAt, c.Blind, step.last, step.blind)
+		}
+	}
+	if !c.MixedSince.Equal(minute(2)) {
+		t.Errorf("mixed since %s; a mark moved it from %s", c.MixedSince, minute(2))
+	}
+	j := drift.Judge(c.Confirm(fleet.Mark{Blind: true, BlindReason: "timeout"}), drift.Limits{MixedWindow: time.Hour, DarkAfter: time.Minute}, minute(6))
+	if j.State != drift.Dark || len(j.Reasons) != 2 || j.Reasons[1] != "timeout" {
+		t.Errorf("a blind source leaves it %s because of %q", j.State, j.Reasons)
+	}
+}
+
 func TestSettled(t *testing.T) {
 	t.Parallel()
 	for state, want := range map[drift.State]bool{

@@ -123,6 +123,18 @@ type Consumer struct {
 	Owner      string
 }
 
+// Tail says what to read of a stream without a durable position.
+type Tail struct {
+	Stream string
+	// Filters name the subjects of interest, none of which may match what another
+	// does; empty means all.
+	Filters []string
+	// Since is from when on, by the bus's clock; zero is from now on.
+	Since time.Time
+	// Follow stays for what is added; else the tail ends with what is there.
+	Follow bool
+}
+
 // Delivery is a message in a handler's hands.
 type Delivery struct {
 	Message

@@ -164,7 +164,7 @@ func (p *poller) publish(ctx context.Context, batch *observationv1.Batch) bool {
 		return true
 	}
 	m := bus.Message{
-		Subject: topology.ObservationSubject(p.config.Tenant, p.source.ID, batch.Part, p.source.Kind),
+		Subject: topology.ObservationSubject(p.config.Tenant, p.source.ID, batch.Part, fleet.Kind(p.source.Kind)),
 		Type:    string(batch.ProtoReflect().Descriptor().FullName()), Data: data,
 	}
 	pauses := rtime.Backoff{First: 100 * time.Millisecond, Max: 5 * time.Second}

@@ -18,6 +18,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/rtime"
 	fleetv1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	gatev1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1/observationv1connect"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
 
@@ -44,6 +45,7 @@ type Bus interface {
 	Load(ctx context.Context, stream, subject string, fn func(bus.Message) error) error
 	Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) error
 	ConsumeBatch(ctx context.Context, c bus.Consumer, handle bus.BatchHandler) error
+	Tail(ctx context.Context, t bus.Tail, fn func(bus.Message) error) error
 }
 
 // Store is what the evaluator needs of the history.
@@ -57,7 +59,7 @@ type Store interface {
 	// (0: all).
 	Evidence(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, from time.Time, upTo uint64, fn func(codec.Record)) error
 	// Inventories returns a cluster's inventories observed at or after since, and
-	// in any case the newest one, oldest first.
+	// the one that held then, oldest first.
 	Inventories(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, since time.Time) ([]fleet.Inventory, error)
 	// Registration returns the newest registration of a cluster, the zero value
 	// when there is none.
@@ -96,8 +98,8 @@ func New(config Config, deps Deps) *Service {
 }
 
 // Handlers returns what the evaluator serves.
-func (s *Service) Handlers() (fleetv1connect.FleetServiceHandler, gatev1connect.GateServiceHandler) {
-	return fleetAPI{watch: s.watch}, gateAPI{watch: s.watch}
+func (s *Service) Handlers() (fleetv1connect.FleetServiceHandler, gatev1connect.GateServiceHandler, observationv1connect.ObservationServiceHandler) {
+	return fleetAPI{watch: s.watch}, gateAPI{watch: s.watch}, observationAPI{config: s.config, bus: s.deps.Bus}
 }
 
 // Ready is closed once state is rebuilt and messages are being consumed.

@@ -583,7 +583,7 @@ func TestARepeatIsNoNews(t *testing.T) {
 	_, gateID := w.apply("paris")
 	w.awaitOpen(gateID)
 	s := w.source("paris")
-	blind := s.batch(codec.Observation{Mark: &fleet.Mark{Cluster: "paris", Blind: true, BlindReason: "the log forwarder restarts"}})
+	blind := s.batch(codec.Observation{Mark: &fleet.Mark{Cluster: "paris", About: fleet.KindSession, Blind: true, BlindReason: "the log forwarder restarts"}})
 	w.publish(blind)
 	l.awaitBatches(1)
 	same(t, "verdict while blind", "inconclusive", l.gate(gateID).GetDecision().GetVerdict())
@@ -709,6 +709,60 @@ func TestDark(t *testing.T) {
 	w.awaitStates("paris", "locked", "dark", "locked")
 	w.advance(2 * time.Minute)
 	w.awaitStates("paris", "locked", "dark", "locked", "dark")
+	// A start makes nobody report.
+	l.stop()
+	w.start()
+	w.awaitBeats()
+	same(t, "states after a start in the dark", []string{"locked", "dark", "locked", "dark"}, w.states("paris"))
+}
+
+// An inventory that did not change is confirmed by marks alone, and a source that
+// cannot look says why.
+func TestMarksConfirmAnInventory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris")
+	l := w.start()
+	s := w.source("paris")
+	s.send(w.inventory("paris", "1", "1"))
+	w.awaitStates("paris", "locked")
+	mark := func(m fleet.Mark) {
+		m.Cluster, m.About = "paris", fleet.KindInventory
+		s.send(codec.Observation{Mark: &m})
+	}
+	for n := range 3 {
+		w.advance(119 * time.Second)
+		mark(fleet.Mark{CompleteUntil: w.now()})
+		await(t, "the mark is taken in", func() bool { return l.meter.observed("mark") == n+1 })
+	}
+	same(t, "states while marks come", []string{"locked"}, w.states("paris"))
+	mark(fleet.Mark{CompleteUntil: w.now(), Blind: true, BlindReason: "the engine does not answer"})
+	await(t, "the blind mark is taken in", func() bool { return l.meter.observed("mark") == 4 })
+	w.advance(2 * time.Minute)
+	w.awaitStates("paris", "locked", "dark")
+	reasons := l.clusters(&fleetv1.ListClustersRequest{}).GetClusters()[0].GetReasons()
+	if len(reasons) != 2 || reasons[1] != "the engine does not answer" {
+		t.Errorf("dark because of %q", reasons)
+	}
+	mark(fleet.Mark{CompleteUntil: w.now()})
+	w.awaitStates("paris", "locked", "dark", "locked")
+}
+
+// A source whose clock is hours ahead is dark as soon as any other once it falls
+// silent.
+func TestAClockAheadDoesNotKeepAClusterLit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris")
+	w.start()
+	s := w.source("paris")
+	ahead := w.inventory("paris", "1", "1")
+	ahead.Inventory.ObservedAt = w.now().Add(20 * time.Hour)
+	s.send(ahead, codec.Observation{Mark: &fleet.Mark{Cluster: "paris", About: fleet.KindInventory, CompleteUntil: w.now().Add(20 * time.Hour)}})
+	w.awaitStates("paris", "locked")
+	w.advance(2 * time.Minute)
+	w.awaitStates("paris", "locked", "dark")
+	// Set right, the clock's next report counts at once.
+	s.send(w.inventory("paris", "1", "1"))
+	w.awaitStates("paris", "locked", "dark", "locked")
 }
 
 func TestAPI(t *testing.T) {

@@ -115,7 +115,7 @@ func (w *watch) hole(a *arrival) []codec.Record {
 		}
 		out = append(out, codec.Record{
 			Observation: codec.Observation{Mark: &fleet.Mark{
-				Cluster: id, CompleteUntil: a.at, Blind: true, Lost: true,
+				Cluster: id, About: fleet.KindSession, CompleteUntil: a.at, Blind: true, Lost: true,
 				BlindReason: fmt.Sprintf("messages %d to %d of source %s are missing", a.sequence-a.missing, a.sequence-1, a.position.Source),
 			}},
 			Tenant: w.config.Tenant, ObservedAt: a.at, RecordedAt: a.at,
@@ -168,7 +168,7 @@ func (w *watch) read(d bus.Delivery) (*arrival, error) {
 			Source: a.position.Source, Incarnation: a.position.Incarnation, Part: a.position.Part, SourceSequence: a.sequence,
 			StreamSequence: d.Sequence, Index: uint32(i),
 		}
-		if o.Session != nil || o.Mark != nil {
+		if o.Kind() == fleet.KindSession {
 			a.sessions = true
 		}
 		if _, known := w.clusters[o.Cluster()]; !known {
@@ -241,6 +241,8 @@ func plausible(r codec.Record) bool {
 		return within(r.ObservedAt, r.Session.Start, r.Session.End)
 	case r.Mark != nil:
 		return within(r.ObservedAt, r.Mark.CompleteUntil)
+	case r.Check != nil:
+		return within(r.ObservedAt, r.Check.At)
 	}
 	return within(r.ObservedAt)
 }

@@ -3,6 +3,7 @@
 package evaluator_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -14,11 +15,16 @@ import (
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
+	observationv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1/observationv1connect"
 )
 
 // serve puts the API of a life on a socket. A value comes out of ended whenever
@@ -28,6 +34,7 @@ func (l *life) serve() (client *connect.Client, ended <-chan struct{}) {
 	api := connect.NewServer()
 	fleetv1connect.RegisterFleetServiceHandler(api, l.fleet)
 	gatev1connect.RegisterGateServiceHandler(api, l.gates)
+	observationv1connect.RegisterObservationServiceHandler(api, l.observations)
 	mux := http.NewServeMux()
 	connecthttp.Mount(mux, api)
 	done := make(chan struct{}, 10)
@@ -152,4 +159,96 @@ func TestWatchClustersFollowsARollout(t *testing.T) {
 	}
 	cancel()
 	awaitEnd(t, ended)
+}
+
+func TestWatchObservations(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris", "rome")
+	l := w.start()
+	paris, rome := w.source("paris"), w.source("rome")
+	blind := codec.Observation{Mark: &fleet.Mark{Cluster: "paris", About: fleet.KindSession, Blind: true, BlindReason: "no sight"}}
+	paris.send(w.session("paris", "a", time.Second, fleet.SessionConnected), w.session("paris", "b", time.Second, fleet.SessionFailed), w.mark("paris", time.Minute), blind)
+	rome.send(w.session("rome", "c", time.Second, fleet.SessionVanished))
+	w.put("junk", 1, &fleetv1.ListClustersRequest{PageSize: 7}) // no batch: passed over
+	client, ended := l.serve()
+	api := observationv1connect.NewObservationServiceClient(client)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	ever := timestamppb.New(time.Unix(0, 0))
+	name := func(r *observationv1.Record) string {
+		o := r.GetObservation()
+		return o.GetCluster() + "/" + cmp.Or(o.GetSession().GetId(), o.GetMark().GetBlindReason(), "mark")
+	}
+	for what, c := range map[string]struct {
+		req  *observationv1.WatchObservationsRequest
+		want []string
+	}{
+		"everything":       {&observationv1.WatchObservationsRequest{Since: ever}, []string{"paris/a", "paris/b", "paris/no sight", "rome/c"}},
+		"with marks":       {&observationv1.WatchObservationsRequest{Since: ever, Marks: true}, []string{"paris/a", "paris/b", "paris/mark", "paris/no sight", "rome/c"}},
+		"failures":         {&observationv1.WatchObservationsRequest{Since: ever, Failures: true}, []string{"paris/b", "paris/no sight", "rome/c"}},
+		"one cluster":      {&observationv1.WatchObservationsRequest{Since: ever, Clusters: []string{"rome"}}, []string{"rome/c"}},
+		"one source":       {&observationv1.WatchObservationsRequest{Since: ever, Sources: []string{string(rome.batch().GetSource())}}, []string{"rome/c"}},
+		"another kind":     {&observationv1.WatchObservationsRequest{Since: ever, Kinds: []string{"inventory"}}, nil},
+		"since it is over": {&observationv1.WatchObservationsRequest{Since: timestamppb.New(time.Now().Add(time.Hour))}, nil},
+		"nothing is new":   {&observationv1.WatchObservationsRequest{}, nil},
+	} {
+		stream, err := api.WatchObservations(ctx, c.req)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		var got []string
+		for {
+			m, err := stream.Receive()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			for _, r := range m.GetRecords() {
+				got = append(got, name(r))
+				if r.GetReceivedAt() == nil || r.GetSentAt() == nil || r.GetSource() == "" || r.GetStreamSequence() == 0 {
+					t.Errorf("%s: a record without its place: %v", what, r)
+				}
+			}
+		}
+		same(t, what, c.want, got)
+		awaitEnd(t, ended)
+	}
+
+	// Who follows sees what comes, and nothing of before.
+	following, stop := context.WithCancel(ctx)
+	stream, err := api.WatchObservations(following, &observationv1.WatchObservationsRequest{Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan string, 100)
+	go func() {
+		defer close(seen)
+		for {
+			m, err := stream.Receive()
+			if err != nil {
+				return
+			}
+			for _, r := range m.GetRecords() {
+				seen <- name(r)
+			}
+		}
+	}()
+	// The first may be sent before the reader stands; one of them is seen.
+	var first string
+	await(t, "a new session", func() bool {
+		rome.send(w.session("rome", "new", time.Second, fleet.SessionConnected))
+		select {
+		case first = <-seen:
+			return true
+		default:
+			return false
+		}
+	})
+	same(t, "what came", "rome/new", first)
+	stop()
+	awaitEnd(t, ended)
+	for range seen { //nolint:revive // until the reader has gone
+	}
 }

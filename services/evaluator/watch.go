@@ -123,12 +123,16 @@ func (w *watch) rebuild(ctx context.Context) error {
 			return err
 		}
 		for _, inventory := range inventories {
+			inventory.ObservedAt = notAfter(inventory.ObservedAt, now)
 			c.drift = c.drift.Observe(inventory)
 		}
 		if c.registration, err = w.deps.Store.Registration(ctx, w.config.Tenant, id); err != nil {
 			return err
 		}
-		c.drift.WatchedSince = now
+		// What was dark before the start stays so until it reports.
+		if c.state != drift.Dark {
+			c.drift.WatchedSince = now
+		}
 	}
 	for _, g := range w.gates {
 		if g.decision == nil {
@@ -268,12 +272,25 @@ func (w *watch) take(r codec.Record) {
 	c := w.clusters[r.Cluster()]
 	switch {
 	case r.Inventory != nil:
-		c.drift = c.drift.Observe(*r.Inventory)
+		inventory := *r.Inventory
+		inventory.ObservedAt = notAfter(inventory.ObservedAt, w.deps.Now())
+		c.drift = c.drift.Observe(inventory)
 		w.deps.Meter.Observed("inventory", 1)
 		return
 	case r.Registration != nil:
 		c.registration = *r.Registration
 		w.deps.Meter.Observed("registration", 1)
+		return
+	case r.Package != nil, r.Check != nil:
+		w.deps.Meter.Observed(string(r.Kind()), 1)
+		return
+	case r.Mark != nil && r.Mark.About != fleet.KindSession:
+		w.deps.Meter.Observed("mark", 1)
+		if r.Mark.About == fleet.KindInventory {
+			mark := *r.Mark
+			mark.CompleteUntil = notAfter(mark.CompleteUntil, w.deps.Now())
+			c.drift = c.drift.Confirm(mark)
+		}
 		return
 	case r.Session != nil:
 		w.deps.Meter.Observed("session", 1)
@@ -283,6 +300,16 @@ func (w *watch) take(r codec.Record) {
 			feed(g.fold, r)
 		}
 	}
+}
+
+// notAfter is when something was seen, and not after it is taken in: a source
+// whose clock is ahead would else be taken for one that reports long after it fell
+// silent.
+func notAfter(seen, now time.Time) time.Time {
+	if seen.After(now) {
+		return now
+	}
+	return seen
 }
 
 func feed(fold *gate.Fold, r codec.Record) {

@@ -31,6 +31,7 @@ import (
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
 	observationv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1/observationv1connect"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 	"github.com/lockstep-fleet/lockstep/services/evaluator"
 	"github.com/lockstep-fleet/lockstep/topology"
@@ -221,11 +222,12 @@ func (w *world) advance(d time.Duration) {
 
 // life is one evaluator process.
 type life struct {
-	w     *world
-	fleet fleetv1connect.FleetServiceHandler
-	gates gatev1connect.GateServiceHandler
-	meter *meter
-	stop  func()
+	w            *world
+	fleet        fleetv1connect.FleetServiceHandler
+	gates        gatev1connect.GateServiceHandler
+	observations observationv1connect.ObservationServiceHandler
+	meter        *meter
+	stop         func()
 }
 
 func (w *world) start() *life {
@@ -235,7 +237,7 @@ func (w *world) start() *life {
 	s := evaluator.New(w.config, evaluator.Deps{
 		Bus: w.server.Open(w.t), Store: w.store, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Meter: l.meter, Now: w.now,
 	})
-	l.fleet, l.gates = s.Handlers()
+	l.fleet, l.gates, l.observations = s.Handlers()
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	l.stop = sync.OnceFunc(func() {
@@ -312,7 +314,7 @@ func (s *source) send(observations ...codec.Observation) uint64 {
 }
 
 func (w *world) mark(cluster fleet.ClusterID, after time.Duration) codec.Observation {
-	return codec.Observation{Mark: &fleet.Mark{Cluster: cluster, CompleteUntil: w.step.Add(after)}}
+	return codec.Observation{Mark: &fleet.Mark{Cluster: cluster, About: fleet.KindSession, CompleteUntil: w.step.Add(after)}}
 }
 
 // session is one person's, that started so long after the step began.

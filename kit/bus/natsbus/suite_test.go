@@ -73,6 +73,8 @@ func suite() map[string]func(*testing.T, *world) {
 		"load misses nothing while others write and delete":           testLoadMissesNothingWhileOthersWriteAndDelete,
 		"load sees what was just appended":                            testLoadSeesWhatWasJustAppended,
 		"load after begins behind a sequence":                         testLoadAfterBeginsBehindASequence,
+		"tail ends with what is there":                                testTailEndsWithWhatIsThere,
+		"tail follows":                                                testTailFollows,
 		"load believes the server and not the sender":                 testLoadBelievesTheServerAndNotTheSender,
 		"consume delivers in order and once":                          testConsumeDeliversInOrderAndOnce,
 		"consume repeats a failed message before the next":            testConsumeRepeatsAFailedMessageBeforeTheNext,

@@ -26,6 +26,27 @@ type reading struct {
 	after uint64
 	// created tells the stream from another of the same name.
 	created time.Time
+	// since is where to begin as long as after is zero; zero is at the beginning.
+	since time.Time
+	// new begins behind what the stream holds when it is first looked at.
+	new bool
+	// ends stops with the last message there is.
+	ends bool
+}
+
+// errEnd says that a reader which was to end has read all.
+var errEnd = errors.New("all is read")
+
+// Tail calls fn with the messages of a stream in their order, each once. It ends
+// with ctx or with what is there, then it returns nil, with fn's error, or because
+// the stream is gone. A bus that is away is waited for.
+func (b *Bus) Tail(ctx context.Context, t bus.Tail, fn func(bus.Message) error) error {
+	r := &reading{stream: t.Stream, filters: t.Filters, since: t.Since, new: t.Since.IsZero(), ends: !t.Follow}
+	err := b.tail(ctx, r, func(m *nats.Msg, meta *nats.MsgMetadata) error { return fn(received(m, meta)) }, nil)
+	if ctx.Err() != nil || errors.Is(err, errEnd) {
+		return nil //nolint:nilerr // being asked to stop is no error
+	}
+	return err
 }
 
 // tail hands on the messages of a stream after a sequence in their order and each
@@ -42,6 +63,8 @@ func (b *Bus) tail(ctx context.Context, r *reading, fn func(*nats.Msg, *nats.Msg
 			return stopped.error
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.Is(err, errEnd):
+			return errEnd
 		case final(err):
 			return explain(ctx, err, "following stream %s", r.stream)
 		}
@@ -69,7 +92,7 @@ func (b *Bus) follow(ctx context.Context, r *reading, fn func(*nats.Msg, *nats.M
 	if moved := r.settle(stream.CachedInfo()); moved {
 		b.log.Warn("a stream is shorter than what was read of it; reading goes on from where it is whole", "stream", r.stream, "after", r.after)
 	}
-	cons, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+	config := jetstream.ConsumerConfig{
 		FilterSubjects: r.filters,
 		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:    r.after + 1,
@@ -78,11 +101,18 @@ func (b *Bus) follow(ctx context.Context, r *reading, fn func(*nats.Msg, *nats.M
 		Replicas:       1,
 		// Longer than a pull, shorter than anybody minds.
 		InactiveThreshold: 2 * pullFor,
-	})
+	}
+	if r.after == 0 && !r.since.IsZero() {
+		config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &r.since
+	}
+	cons, err := stream.CreateConsumer(ctx, config)
 	if err != nil {
 		return err
 	}
 	defer b.forget(ctx, r.stream, cons)
+	if r.ends && cons.CachedInfo().NumPending == 0 {
+		return errEnd
+	}
 	// A pull whose limit is below one message's size would never get it.
 	p, err := b.newPuller(r.stream, cons, ahead, max(aheadBytes, 2*int(b.conn.MaxPayload())))
 	if err != nil {
@@ -114,12 +144,19 @@ func (b *Bus) follow(ctx context.Context, r *reading, fn func(*nats.Msg, *nats.M
 			return callerError{err}
 		}
 		r.after = meta.Sequence.Stream
+		if r.ends && meta.NumPending == 0 {
+			return errEnd
+		}
 	}
 }
 
 // settle places the reader in the stream as it is now. A stream that was made anew
 // is read from its beginning; one that lost its end, from there.
 func (r *reading) settle(info *jetstream.StreamInfo) (moved bool) {
+	if r.new {
+		r.new, r.after, r.created = false, info.State.LastSeq, info.Created
+		return false
+	}
 	before := r.after
 	switch {
 	case !r.created.IsZero() && !r.created.Equal(info.Created):

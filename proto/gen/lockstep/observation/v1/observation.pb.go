@@ -11,6 +11,7 @@ package observationv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/access/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -26,6 +27,264 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// WatchObservationsRequest asks for the observations that match every filter
+// given.
+type WatchObservationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only of these clusters; none means all.
+	Clusters []string `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// Only of these kinds; none means all.
+	Kinds []string `protobuf:"bytes,2,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	// Only from these sources; none means all.
+	Sources []string `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty"`
+	// What the bus has received since then; absent means what comes from now on.
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// Whether to stay for what comes, until the caller ends the call.
+	Follow bool `protobuf:"varint,5,opt,name=follow,proto3" json:"follow,omitempty"`
+	// Also progress marks, which tell how far a source is complete. A blind mark is
+	// sent whether or not they are asked for.
+	Marks bool `protobuf:"varint,6,opt,name=marks,proto3" json:"marks,omitempty"`
+	// Only what failed: failed and vanished sessions, checks that are not ok, blind
+	// marks.
+	Failures      bool `protobuf:"varint,7,opt,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchObservationsRequest) Reset() {
+	*x = WatchObservationsRequest{}
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchObservationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchObservationsRequest) ProtoMessage() {}
+
+func (x *WatchObservationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchObservationsRequest.ProtoReflect.Descriptor instead.
+func (*WatchObservationsRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *WatchObservationsRequest) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *WatchObservationsRequest) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *WatchObservationsRequest) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *WatchObservationsRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *WatchObservationsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *WatchObservationsRequest) GetMarks() bool {
+	if x != nil {
+		return x.Marks
+	}
+	return false
+}
+
+func (x *WatchObservationsRequest) GetFailures() bool {
+	if x != nil {
+		return x.Failures
+	}
+	return false
+}
+
+// WatchObservationsResponse is one message of a watch.
+type WatchObservationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the stream.
+	Records       []*Record `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchObservationsResponse) Reset() {
+	*x = WatchObservationsResponse{}
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchObservationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchObservationsResponse) ProtoMessage() {}
+
+func (x *WatchObservationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchObservationsResponse.ProtoReflect.Descriptor instead.
+func (*WatchObservationsResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WatchObservationsResponse) GetRecords() []*Record {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+// Record is an observation with where it stands and by which clocks.
+type Record struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was seen.
+	Observation *Observation `protobuf:"bytes,1,opt,name=observation,proto3" json:"observation,omitempty"`
+	// The source that saw it.
+	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// The source's incarnation.
+	Incarnation string `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Which message of the source's part it came in.
+	Sequence uint64 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Its place in that message, from 0.
+	Index uint32 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	// That message's place in the observation stream.
+	StreamSequence uint64 `protobuf:"varint,6,opt,name=stream_sequence,json=streamSequence,proto3" json:"stream_sequence,omitempty"`
+	// The collector's clock when it sent the message, absent when it did not say.
+	SentAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	// The bus's clock when it received the message.
+	ReceivedAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=received_at,json=receivedAt,proto3" json:"received_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Record) Reset() {
+	*x = Record{}
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Record) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Record) ProtoMessage() {}
+
+func (x *Record) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Record.ProtoReflect.Descriptor instead.
+func (*Record) Descriptor() ([]byte, []int) {
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Record) GetObservation() *Observation {
+	if x != nil {
+		return x.Observation
+	}
+	return nil
+}
+
+func (x *Record) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Record) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *Record) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Record) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Record) GetStreamSequence() uint64 {
+	if x != nil {
+		return x.StreamSequence
+	}
+	return 0
+}
+
+func (x *Record) GetSentAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SentAt
+	}
+	return nil
+}
+
+func (x *Record) GetReceivedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReceivedAt
+	}
+	return nil
+}
 
 // Batch is one message on lockstep.obs.v1.<tenant>.<source>.<part>.<kind>.
 type Batch struct {
@@ -46,7 +305,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[0]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -58,7 +317,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[0]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -71,7 +330,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{0}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Batch) GetSource() string {
@@ -138,7 +397,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[1]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -150,7 +409,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[1]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -163,7 +422,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{1}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Observation) GetCluster() string {
@@ -305,7 +564,7 @@ type Inventory struct {
 
 func (x *Inventory) Reset() {
 	*x = Inventory{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[2]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +576,7 @@ func (x *Inventory) String() string {
 func (*Inventory) ProtoMessage() {}
 
 func (x *Inventory) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[2]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +589,7 @@ func (x *Inventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inventory.ProtoReflect.Descriptor instead.
 func (*Inventory) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{2}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Inventory) GetInstances() []*Instance {
@@ -378,7 +637,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[3]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +649,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[3]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +662,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{3}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Instance) GetId() string {
@@ -540,7 +799,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[4]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +811,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[4]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +824,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{4}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Session) GetId() string {
@@ -678,7 +937,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[5]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +949,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[5]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +962,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{5}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Mark) GetCompleteUntil() *timestamppb.Timestamp {
@@ -763,7 +1022,7 @@ type Registration struct {
 
 func (x *Registration) Reset() {
 	*x = Registration{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[6]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +1034,7 @@ func (x *Registration) String() string {
 func (*Registration) ProtoMessage() {}
 
 func (x *Registration) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[6]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +1047,7 @@ func (x *Registration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registration.ProtoReflect.Descriptor instead.
 func (*Registration) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{6}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Registration) GetLastReport() *timestamppb.Timestamp {
@@ -825,7 +1084,7 @@ type Bastion struct {
 
 func (x *Bastion) Reset() {
 	*x = Bastion{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[7]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1096,7 @@ func (x *Bastion) String() string {
 func (*Bastion) ProtoMessage() {}
 
 func (x *Bastion) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[7]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1109,7 @@ func (x *Bastion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bastion.ProtoReflect.Descriptor instead.
 func (*Bastion) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{7}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Bastion) GetId() string {
@@ -880,7 +1139,7 @@ type RegisteredGateway struct {
 
 func (x *RegisteredGateway) Reset() {
 	*x = RegisteredGateway{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[8]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1151,7 @@ func (x *RegisteredGateway) String() string {
 func (*RegisteredGateway) ProtoMessage() {}
 
 func (x *RegisteredGateway) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[8]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +1164,7 @@ func (x *RegisteredGateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredGateway.ProtoReflect.Descriptor instead.
 func (*RegisteredGateway) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{8}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RegisteredGateway) GetName() string {
@@ -938,7 +1197,7 @@ type Package struct {
 
 func (x *Package) Reset() {
 	*x = Package{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[9]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1209,7 @@ func (x *Package) String() string {
 func (*Package) ProtoMessage() {}
 
 func (x *Package) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[9]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1222,7 @@ func (x *Package) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Package.ProtoReflect.Descriptor instead.
 func (*Package) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{9}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Package) GetHelm() []*HelmRelease {
@@ -1017,7 +1276,7 @@ type HelmRelease struct {
 
 func (x *HelmRelease) Reset() {
 	*x = HelmRelease{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[10]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1288,7 @@ func (x *HelmRelease) String() string {
 func (*HelmRelease) ProtoMessage() {}
 
 func (x *HelmRelease) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[10]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1301,7 @@ func (x *HelmRelease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelmRelease.ProtoReflect.Descriptor instead.
 func (*HelmRelease) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{10}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HelmRelease) GetName() string {
@@ -1138,7 +1397,7 @@ type ComposeService struct {
 
 func (x *ComposeService) Reset() {
 	*x = ComposeService{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[11]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1409,7 @@ func (x *ComposeService) String() string {
 func (*ComposeService) ProtoMessage() {}
 
 func (x *ComposeService) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[11]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1422,7 @@ func (x *ComposeService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComposeService.ProtoReflect.Descriptor instead.
 func (*ComposeService) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{11}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ComposeService) GetProject() string {
@@ -1230,7 +1489,7 @@ type RemoteAccess struct {
 
 func (x *RemoteAccess) Reset() {
 	*x = RemoteAccess{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[12]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1501,7 @@ func (x *RemoteAccess) String() string {
 func (*RemoteAccess) ProtoMessage() {}
 
 func (x *RemoteAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[12]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1514,7 @@ func (x *RemoteAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteAccess.ProtoReflect.Descriptor instead.
 func (*RemoteAccess) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{12}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoteAccess) GetHash() string {
@@ -1335,7 +1594,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[13]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1606,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[13]
+	mi := &file_lockstep_observation_v1_observation_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1619,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{13}
+	return file_lockstep_observation_v1_observation_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Check) GetName() string {
@@ -1451,7 +1710,27 @@ var File_lockstep_observation_v1_observation_proto protoreflect.FileDescriptor
 
 const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\n" +
-	")lockstep/observation/v1/observation.proto\x12\x17lockstep.observation.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x01\n" +
+	")lockstep/observation/v1/observation.proto\x12\x17lockstep.observation.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xfd\x02\n" +
+	"\x18WatchObservationsRequest\x12?\n" +
+	"\bclusters\x18\x01 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x12f\n" +
+	"\x05kinds\x18\x02 \x03(\tBP\xbaHM\x92\x01J\x18\x01\"FrDR\tinventoryR\asessionR\fregistrationR\apackageR\x05probeR\x06healthR\bpipelineR\x05kinds\x12<\n" +
+	"\asources\x18\x03 \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x10d\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\asources\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\x06follow\x18\x05 \x01(\bR\x06follow\x12\x14\n" +
+	"\x05marks\x18\x06 \x01(\bR\x05marks\x12\x1a\n" +
+	"\bfailures\x18\a \x01(\bR\bfailures\"V\n" +
+	"\x19WatchObservationsResponse\x129\n" +
+	"\arecords\x18\x01 \x03(\v2\x1f.lockstep.observation.v1.RecordR\arecords\"\xd7\x02\n" +
+	"\x06Record\x12F\n" +
+	"\vobservation\x18\x01 \x01(\v2$.lockstep.observation.v1.ObservationR\vobservation\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\rR\x05index\x12'\n" +
+	"\x0fstream_sequence\x18\x06 \x01(\x04R\x0estreamSequence\x123\n" +
+	"\asent_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x12;\n" +
+	"\vreceived_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"receivedAt\"\xf1\x01\n" +
 	"\x05Batch\x121\n" +
 	"\x06source\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x06source\x12)\n" +
 	"\vincarnation\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vincarnation\x12#\n" +
@@ -1580,7 +1859,9 @@ const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\breadings\x18\f \x03(\v2,.lockstep.observation.v1.Check.ReadingsEntryR\breadings\x1a;\n" +
 	"\rReadingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\x81\x02\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x012\x99\x01\n" +
+	"\x12ObservationService\x12\x82\x01\n" +
+	"\x11WatchObservations\x121.lockstep.observation.v1.WatchObservationsRequest\x1a2.lockstep.observation.v1.WatchObservationsResponse\"\x04\xb0\xc6\x1c\x010\x01B\x81\x02\n" +
 	"\x1bcom.lockstep.observation.v1B\x10ObservationProtoP\x01ZRgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1;observationv1\xa2\x02\x03LOX\xaa\x02\x17Lockstep.Observation.V1\xca\x02\x17Lockstep\\Observation\\V1\xe2\x02#Lockstep\\Observation\\V1\\GPBMetadata\xea\x02\x19Lockstep::Observation::V1b\x06proto3"
 
 var (
@@ -1595,60 +1876,70 @@ func file_lockstep_observation_v1_observation_proto_rawDescGZIP() []byte {
 	return file_lockstep_observation_v1_observation_proto_rawDescData
 }
 
-var file_lockstep_observation_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_lockstep_observation_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_lockstep_observation_v1_observation_proto_goTypes = []any{
-	(*Batch)(nil),                 // 0: lockstep.observation.v1.Batch
-	(*Observation)(nil),           // 1: lockstep.observation.v1.Observation
-	(*Inventory)(nil),             // 2: lockstep.observation.v1.Inventory
-	(*Instance)(nil),              // 3: lockstep.observation.v1.Instance
-	(*Session)(nil),               // 4: lockstep.observation.v1.Session
-	(*Mark)(nil),                  // 5: lockstep.observation.v1.Mark
-	(*Registration)(nil),          // 6: lockstep.observation.v1.Registration
-	(*Bastion)(nil),               // 7: lockstep.observation.v1.Bastion
-	(*RegisteredGateway)(nil),     // 8: lockstep.observation.v1.RegisteredGateway
-	(*Package)(nil),               // 9: lockstep.observation.v1.Package
-	(*HelmRelease)(nil),           // 10: lockstep.observation.v1.HelmRelease
-	(*ComposeService)(nil),        // 11: lockstep.observation.v1.ComposeService
-	(*RemoteAccess)(nil),          // 12: lockstep.observation.v1.RemoteAccess
-	(*Check)(nil),                 // 13: lockstep.observation.v1.Check
-	nil,                           // 14: lockstep.observation.v1.HelmRelease.VersionsEntry
-	nil,                           // 15: lockstep.observation.v1.Check.ReadingsEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*WatchObservationsRequest)(nil),  // 0: lockstep.observation.v1.WatchObservationsRequest
+	(*WatchObservationsResponse)(nil), // 1: lockstep.observation.v1.WatchObservationsResponse
+	(*Record)(nil),                    // 2: lockstep.observation.v1.Record
+	(*Batch)(nil),                     // 3: lockstep.observation.v1.Batch
+	(*Observation)(nil),               // 4: lockstep.observation.v1.Observation
+	(*Inventory)(nil),                 // 5: lockstep.observation.v1.Inventory
+	(*Instance)(nil),                  // 6: lockstep.observation.v1.Instance
+	(*Session)(nil),                   // 7: lockstep.observation.v1.Session
+	(*Mark)(nil),                      // 8: lockstep.observation.v1.Mark
+	(*Registration)(nil),              // 9: lockstep.observation.v1.Registration
+	(*Bastion)(nil),                   // 10: lockstep.observation.v1.Bastion
+	(*RegisteredGateway)(nil),         // 11: lockstep.observation.v1.RegisteredGateway
+	(*Package)(nil),                   // 12: lockstep.observation.v1.Package
+	(*HelmRelease)(nil),               // 13: lockstep.observation.v1.HelmRelease
+	(*ComposeService)(nil),            // 14: lockstep.observation.v1.ComposeService
+	(*RemoteAccess)(nil),              // 15: lockstep.observation.v1.RemoteAccess
+	(*Check)(nil),                     // 16: lockstep.observation.v1.Check
+	nil,                               // 17: lockstep.observation.v1.HelmRelease.VersionsEntry
+	nil,                               // 18: lockstep.observation.v1.Check.ReadingsEntry
+	(*timestamppb.Timestamp)(nil),     // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 20: google.protobuf.Duration
 }
 var file_lockstep_observation_v1_observation_proto_depIdxs = []int32{
-	1,  // 0: lockstep.observation.v1.Batch.observations:type_name -> lockstep.observation.v1.Observation
-	16, // 1: lockstep.observation.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
-	2,  // 2: lockstep.observation.v1.Observation.inventory:type_name -> lockstep.observation.v1.Inventory
-	4,  // 3: lockstep.observation.v1.Observation.session:type_name -> lockstep.observation.v1.Session
-	5,  // 4: lockstep.observation.v1.Observation.mark:type_name -> lockstep.observation.v1.Mark
-	6,  // 5: lockstep.observation.v1.Observation.registration:type_name -> lockstep.observation.v1.Registration
-	9,  // 6: lockstep.observation.v1.Observation.package:type_name -> lockstep.observation.v1.Package
-	13, // 7: lockstep.observation.v1.Observation.check:type_name -> lockstep.observation.v1.Check
-	3,  // 8: lockstep.observation.v1.Inventory.instances:type_name -> lockstep.observation.v1.Instance
-	16, // 9: lockstep.observation.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
-	16, // 10: lockstep.observation.v1.Session.start:type_name -> google.protobuf.Timestamp
-	16, // 11: lockstep.observation.v1.Session.end:type_name -> google.protobuf.Timestamp
-	16, // 12: lockstep.observation.v1.Mark.complete_until:type_name -> google.protobuf.Timestamp
-	17, // 13: lockstep.observation.v1.Mark.clock_skew:type_name -> google.protobuf.Duration
-	16, // 14: lockstep.observation.v1.Registration.last_report:type_name -> google.protobuf.Timestamp
-	7,  // 15: lockstep.observation.v1.Registration.bastions:type_name -> lockstep.observation.v1.Bastion
-	8,  // 16: lockstep.observation.v1.Registration.gateways:type_name -> lockstep.observation.v1.RegisteredGateway
-	10, // 17: lockstep.observation.v1.Package.helm:type_name -> lockstep.observation.v1.HelmRelease
-	11, // 18: lockstep.observation.v1.Package.compose:type_name -> lockstep.observation.v1.ComposeService
-	12, // 19: lockstep.observation.v1.Package.remote_access:type_name -> lockstep.observation.v1.RemoteAccess
-	16, // 20: lockstep.observation.v1.HelmRelease.updated_at:type_name -> google.protobuf.Timestamp
-	14, // 21: lockstep.observation.v1.HelmRelease.versions:type_name -> lockstep.observation.v1.HelmRelease.VersionsEntry
-	17, // 22: lockstep.observation.v1.RemoteAccess.session_ttl:type_name -> google.protobuf.Duration
-	16, // 23: lockstep.observation.v1.Check.at:type_name -> google.protobuf.Timestamp
-	17, // 24: lockstep.observation.v1.Check.took:type_name -> google.protobuf.Duration
-	16, // 25: lockstep.observation.v1.Check.certificate_expires_at:type_name -> google.protobuf.Timestamp
-	15, // 26: lockstep.observation.v1.Check.readings:type_name -> lockstep.observation.v1.Check.ReadingsEntry
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	19, // 0: lockstep.observation.v1.WatchObservationsRequest.since:type_name -> google.protobuf.Timestamp
+	2,  // 1: lockstep.observation.v1.WatchObservationsResponse.records:type_name -> lockstep.observation.v1.Record
+	4,  // 2: lockstep.observation.v1.Record.observation:type_name -> lockstep.observation.v1.Observation
+	19, // 3: lockstep.observation.v1.Record.sent_at:type_name -> google.protobuf.Timestamp
+	19, // 4: lockstep.observation.v1.Record.received_at:type_name -> google.protobuf.Timestamp
+	4,  // 5: lockstep.observation.v1.Batch.observations:type_name -> lockstep.observation.v1.Observation
+	19, // 6: lockstep.observation.v1.Observation.observed_at:type_name -> google.protobuf.Timestamp
+	5,  // 7: lockstep.observation.v1.Observation.inventory:type_name -> lockstep.observation.v1.Inventory
+	7,  // 8: lockstep.observation.v1.Observation.session:type_name -> lockstep.observation.v1.Session
+	8,  // 9: lockstep.observation.v1.Observation.mark:type_name -> lockstep.observation.v1.Mark
+	9,  // 10: lockstep.observation.v1.Observation.registration:type_name -> lockstep.observation.v1.Registration
+	12, // 11: lockstep.observation.v1.Observation.package:type_name -> lockstep.observation.v1.Package
+	16, // 12: lockstep.observation.v1.Observation.check:type_name -> lockstep.observation.v1.Check
+	6,  // 13: lockstep.observation.v1.Inventory.instances:type_name -> lockstep.observation.v1.Instance
+	19, // 14: lockstep.observation.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	19, // 15: lockstep.observation.v1.Session.start:type_name -> google.protobuf.Timestamp
+	19, // 16: lockstep.observation.v1.Session.end:type_name -> google.protobuf.Timestamp
+	19, // 17: lockstep.observation.v1.Mark.complete_until:type_name -> google.protobuf.Timestamp
+	20, // 18: lockstep.observation.v1.Mark.clock_skew:type_name -> google.protobuf.Duration
+	19, // 19: lockstep.observation.v1.Registration.last_report:type_name -> google.protobuf.Timestamp
+	10, // 20: lockstep.observation.v1.Registration.bastions:type_name -> lockstep.observation.v1.Bastion
+	11, // 21: lockstep.observation.v1.Registration.gateways:type_name -> lockstep.observation.v1.RegisteredGateway
+	13, // 22: lockstep.observation.v1.Package.helm:type_name -> lockstep.observation.v1.HelmRelease
+	14, // 23: lockstep.observation.v1.Package.compose:type_name -> lockstep.observation.v1.ComposeService
+	15, // 24: lockstep.observation.v1.Package.remote_access:type_name -> lockstep.observation.v1.RemoteAccess
+	19, // 25: lockstep.observation.v1.HelmRelease.updated_at:type_name -> google.protobuf.Timestamp
+	17, // 26: lockstep.observation.v1.HelmRelease.versions:type_name -> lockstep.observation.v1.HelmRelease.VersionsEntry
+	20, // 27: lockstep.observation.v1.RemoteAccess.session_ttl:type_name -> google.protobuf.Duration
+	19, // 28: lockstep.observation.v1.Check.at:type_name -> google.protobuf.Timestamp
+	20, // 29: lockstep.observation.v1.Check.took:type_name -> google.protobuf.Duration
+	19, // 30: lockstep.observation.v1.Check.certificate_expires_at:type_name -> google.protobuf.Timestamp
+	18, // 31: lockstep.observation.v1.Check.readings:type_name -> lockstep.observation.v1.Check.ReadingsEntry
+	0,  // 32: lockstep.observation.v1.ObservationService.WatchObservations:input_type -> lockstep.observation.v1.WatchObservationsRequest
+	1,  // 33: lockstep.observation.v1.ObservationService.WatchObservations:output_type -> lockstep.observation.v1.WatchObservationsResponse
+	33, // [33:34] is the sub-list for method output_type
+	32, // [32:33] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_observation_v1_observation_proto_init() }
@@ -1656,7 +1947,7 @@ func file_lockstep_observation_v1_observation_proto_init() {
 	if File_lockstep_observation_v1_observation_proto != nil {
 		return
 	}
-	file_lockstep_observation_v1_observation_proto_msgTypes[1].OneofWrappers = []any{
+	file_lockstep_observation_v1_observation_proto_msgTypes[4].OneofWrappers = []any{
 		(*Observation_Inventory)(nil),
 		(*Observation_Session)(nil),
 		(*Observation_Mark)(nil),
@@ -1664,16 +1955,16 @@ func file_lockstep_observation_v1_observation_proto_init() {
 		(*Observation_Package)(nil),
 		(*Observation_Check)(nil),
 	}
-	file_lockstep_observation_v1_observation_proto_msgTypes[12].OneofWrappers = []any{}
+	file_lockstep_observation_v1_observation_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_observation_v1_observation_proto_rawDesc), len(file_lockstep_observation_v1_observation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
-			NumServices:   0,
+			NumServices:   1,
 		},
 		GoTypes:           file_lockstep_observation_v1_observation_proto_goTypes,
 		DependencyIndexes: file_lockstep_observation_v1_observation_proto_depIdxs,
