@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"time"
@@ -31,23 +32,24 @@ func (c Cluster) Registration(id fleet.ClusterID, observedAt time.Time) fleet.Re
 // may carry versions. An object that names no cluster is an error: leaving
 // it out would look like a cluster gone dark.
 func (c *Client) ListBastions(ctx context.Context) ([]Cluster, error) {
-	const call = "list-sra-bastions"
-	body, err := c.authorized(ctx, call, map[string]any{"allowed-urls-only": false})
-	if err != nil {
-		return nil, err
-	}
-	clusters, err := decodeBastions(body)
-	if err != nil {
-		return nil, c.malformed(call, err)
-	}
-	return clusters, nil
+	var clusters []Cluster
+	q := query{call: "list-sra-bastions", body: map[string]any{"allowed-urls-only": false}}
+	_, err := c.ask(ctx, q, func(r io.Reader) error {
+		body, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		clusters, err = decodeBastions(body)
+		return err
+	})
+	return clusters, err
 }
 
 func decodeBastions(body []byte) ([]Cluster, error) {
 	var reply struct {
 		Clusters list `json:"clusters"`
 	}
-	if err := json.Unmarshal(body, &reply); err != nil {
+	if err := parse(body, &reply); err != nil {
 		return nil, err
 	}
 	clusters := make([]Cluster, 0, len(reply.Clusters))

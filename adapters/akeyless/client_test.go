@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -48,7 +50,10 @@ func startServer(t testing.TB, o akeylesstest.Options) *akeylesstest.Server {
 // newClient returns a client over a socket, or over the transport if given.
 func newClient(t testing.TB, url string, change ...func(*akeyless.Options)) *akeyless.Client {
 	t.Helper()
-	o := akeyless.Options{BaseURL: url, AccessID: akeylesstest.AccessID, AccessKey: akeylesstest.AccessKey}
+	o := akeyless.Options{
+		BaseURL: url, Auth: akeyless.Auth{AccessID: akeylesstest.AccessID, KeyFile: secretFile(t, akeylesstest.AccessKey+"\n")},
+		Chance: func() float64 { return 0 }, // no pauses between tries
+	}
 	for _, f := range change {
 		f(&o)
 	}
@@ -58,6 +63,15 @@ func newClient(t testing.TB, url string, change ...func(*akeyless.Options)) *ake
 	}
 	t.Cleanup(client.Close)
 	return client
+}
+
+func secretFile(t testing.TB, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func through(transport http.RoundTripper) func(*akeyless.Options) {
@@ -70,6 +84,7 @@ func catalogueID(kind akeyless.Kind) string {
 	return map[akeyless.Kind]string{
 		akeyless.KindRejected: "LS-VEN-001", akeyless.KindUnreachable: "LS-VEN-002", akeyless.KindNotJSON: "LS-VEN-003",
 		akeyless.KindMalformed: "LS-VEN-003", akeyless.KindRateLimited: "LS-VEN-004", akeyless.KindAPI: "LS-VEN-005",
+		akeyless.KindCommand: "LS-VEN-010", akeyless.KindNoCommand: "LS-VEN-011",
 	}[kind]
 }
 
@@ -133,7 +148,7 @@ func TestGatewayBasePath(t *testing.T) {
 func TestRejectedCredentials(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, akeylesstest.Options{})
-	client := newClient(t, server.URL(), func(o *akeyless.Options) { o.AccessKey = "wrong-and-secret" })
+	client := newClient(t, server.URL(), func(o *akeyless.Options) { o.Auth.KeyFile = secretFile(t, "wrong-and-secret") })
 	_, err := client.ListBastions(t.Context())
 	wantKind(t, err, akeyless.KindRejected, server.URL()+"/auth", "401", "key file")
 }
@@ -175,7 +190,7 @@ func TestAnswersThatAreNotTheAPIs(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, akeylesstest.Options{})
 	client := newClient(t, server.URL())
-	server.RespondHTML(1)
+	server.RespondHTML(4) // as often as a call is tried
 	_, err := client.ListBastions(t.Context())
 	wantKind(t, err, akeyless.KindNotJSON, server.URL()+"/auth", "502", "text/html; charset=utf-8", "502 Bad Gateway", "proxy", "base URL")
 
@@ -189,7 +204,7 @@ func TestAnswersThatAreNotTheAPIs(t *testing.T) {
 		"html with 200":     {200, "text/html", "<!doctype html>\x1b[31m\x00login", akeyless.KindNotJSON, "<!doctype html> [31m login"},
 		"json array":        {200, "application/json", `[1]`, akeyless.KindNotJSON, "[1]"},
 		"null":              {200, "application/json", `null`, akeyless.KindNotJSON, "null"},
-		"truncated":         {200, "application/json", `{"token":"t-`, akeyless.KindMalformed, "unexpected end"},
+		"truncated":         {200, "application/json", `{"token":"t-`, akeyless.KindMalformed, "unexpected EOF"},
 		"no token":          {200, "application/json", `{}`, akeyless.KindMalformed, "no token"},
 		"documented":        {400, "application/json", `{"error":"bad access-type"}`, akeyless.KindAPI, "bad access-type"},
 		"error is not text": {500, "application/json", `{"error":{"code":7}}`, akeyless.KindAPI, `{"code":7}`},
@@ -231,10 +246,11 @@ func TestSecretsAreNeverSaid(t *testing.T) {
 			t.Parallel()
 			var logged bytes.Buffer
 			options := akeyless.Options{
-				BaseURL: "http://vendor.example", AccessID: "p-1", AccessKey: key,
-				Log: slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
+				BaseURL: "http://vendor.example", Chance: func() float64 { return 0 },
+				Auth: akeyless.Auth{AccessID: "p-1", KeyFile: secretFile(t, key), AWS: staticAWS{secret: "k3y-of-aws"}},
+				Log:  slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 			}
-			said := fmt.Sprintf("%v %+v %#v %s %q %x", options, options, options, options.AccessKey, options.AccessKey, options.AccessKey)
+			said := fmt.Sprintf("%v %+v %#v %s %q %x", options, options, options, akeyless.Secret(key), akeyless.Secret(key), akeyless.Secret(key))
 			for _, auth := range []bool{true, false} {
 				options.HTTPClient = &http.Client{Transport: answering(func(r *http.Request, sent string) (int, string, string) {
 					if auth && strings.HasSuffix(r.URL.Path, "/auth") {
@@ -257,7 +273,7 @@ func TestSecretsAreNeverSaid(t *testing.T) {
 				if err == nil {
 					t.Fatal("no error")
 				}
-				said += fmt.Sprintf("%v %+v", err, err)
+				said += fmt.Sprintf("%v %+v %v %+v %#v", err, err, client, client, client)
 			}
 			said += logged.String()
 			if !strings.Contains(said, "vendor.example") || !strings.Contains(said, "[redacted]") {
@@ -405,22 +421,28 @@ func TestAnswerSizeIsLimited(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	t.Parallel()
+	key := secretFile(t, "k")
+	good := akeyless.Auth{AccessID: "a", KeyFile: key}
 	for name, o := range map[string]akeyless.Options{
-		"no scheme":     {BaseURL: "api.akeyless.io", AccessID: "a", AccessKey: "k"},
-		"other scheme":  {BaseURL: "ftp://api.akeyless.io", AccessID: "a", AccessKey: "k"},
-		"no host":       {BaseURL: "https://", AccessID: "a", AccessKey: "k"},
-		"query":         {BaseURL: "https://h/?a=b", AccessID: "a", AccessKey: "k"},
-		"user":          {BaseURL: "https://u:sesame@h", AccessID: "a", AccessKey: "k"},
-		"unreadable":    {BaseURL: "https://u:sesame@h:port", AccessID: "a", AccessKey: "k"},
-		"no id":         {BaseURL: "https://h", AccessKey: "k"},
-		"blank key":     {BaseURL: "https://h", AccessID: "a", AccessKey: " \n"},
-		"negative time": {BaseURL: "https://h", AccessID: "a", AccessKey: "k", Timeout: -1},
+		"no scheme":              {BaseURL: "api.akeyless.io", Auth: good},
+		"other scheme":           {BaseURL: "ftp://api.akeyless.io", Auth: good},
+		"no host":                {BaseURL: "https://", Auth: good},
+		"query":                  {BaseURL: "https://h/?a=b", Auth: good},
+		"user":                   {BaseURL: "https://u:sesame@h", Auth: good},
+		"unreadable":             {BaseURL: "https://u:sesame@h:port", Auth: good},
+		"negative time":          {BaseURL: "https://h", Auth: good, Timeout: -1},
+		"a command and a URL":    {BaseURL: "https://h", Command: []string{"akeyless"}},
+		"a command and an id":    {Auth: good, Command: []string{"akeyless"}},
+		"own client and CA file": {BaseURL: "https://h", Auth: good, HTTPClient: http.DefaultClient, CAFile: key},
 	} {
 		if _, err := akeyless.New(o); err == nil {
 			t.Errorf("%s: accepted", name)
 		} else if strings.Contains(err.Error(), "sesame") {
 			t.Errorf("%s: the error tells the password: %v", name, err)
 		}
+	}
+	if _, err := akeyless.New(akeyless.Options{BaseURL: "https://h", Auth: good}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package akeyless
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -90,7 +91,7 @@ func TestDecodeSession(t *testing.T) {
 		"active has no end": {base + `,"status":"connected","end_time":"2026-03-01T12:00:00Z","error_msg":"x"`,
 			fleet.Session{ID: "s", Status: "connected", Start: at}},
 		"failed": {base + `,"status":"failed","end_time":"2026-03-01T12:00:00Z","error_msg":"no mutual signature algorithm","instance_id":"i","user_identifier":"ann","access_id":"p","target_name":"db","target_host":"h"`,
-			fleet.Session{ID: "s", Status: "failed", Start: at, End: at, Error: "no mutual signature algorithm", InstanceID: "i", User: "ann", Target: "db"}},
+			fleet.Session{ID: "s", Status: "failed", Start: at, End: at, Error: "no mutual signature algorithm", Failure: fleet.FailureLegacySSH, InstanceID: "i", User: "ann", Target: "db"}},
 		"fallbacks": {base + `,"status":"completed","access_id":"p","target_host":"h","error_msg":"x","end_time":"0001-01-01T00:00:00Z"`,
 			fleet.Session{ID: "s", Status: "completed", Start: at, User: "p", Target: "h"}},
 		"unknown status and keys": {base + `,"status":"paused","cluster_unique_id":1e400,"extra":[{}]`,
@@ -143,6 +144,10 @@ func seeds(f *testing.F) {
 		`{"clusters":[{"cluster_name":"c","instances":{"":{},"a":null},"bastions":[[[[]]]],"allowed_urls_per_instance":{"":null}}]}`,
 		`{"clusters":[{"cluster_name":"c","instances":[{"id":"a"`,
 		strings.Repeat(`{"sessions":[`, 20000),
+		`{"sessions":[],"sessions":[{}],"next_page":7,"next_page":null}{}`, `{"sessions":[{}],}`, `{"sessions" [}`, `{"a":1]`,
+		`{"clusters":[{"cluster_name":"c","status":7,"allowed":"true","cluster_url":{}}]}`,
+		`{"global":{"legacy_signing_alg":"yes","default_session_ttl_minutes":99999999999999999999},"ssh_bastion":{"kexalgs":"curve25519-sha256"}}`,
+		`{"global":{"default_session_ttl_minutes":-1},"web_bastion":{"rdp_record":{"storage_type":"aws"}},"ssh_bastion":{"log_forwarding":{"target_log_type":"` + long + `"}}}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -151,7 +156,7 @@ func seeds(f *testing.F) {
 func FuzzDecodeSessions(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, body []byte) {
-		page, err := decodeSessions(body)
+		page, err := decodeSessions(bytes.NewReader(body))
 		if err != nil {
 			if err.Error() == "" {
 				t.Error("the error says nothing")
@@ -163,6 +168,67 @@ func FuzzDecodeSessions(f *testing.F) {
 				len(s.User) > longestID || len(s.Target) > longestID || len(s.ClusterName) > longestID || rank(s.Status) != rankEnded && !s.End.IsZero() {
 				t.Errorf("unfit session let through: %+v", s)
 			}
+		}
+	})
+}
+
+func FuzzDecodeGateways(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		gateways, err := decodeGateways(body)
+		if err != nil && err.Error() == "" {
+			t.Error("the error says nothing")
+		}
+		for _, g := range gateways {
+			if g.ClusterName == "" || len(g.Status) > longestID || len(g.DisplayName) > longestID || len(g.Description) > longestID || len(g.URL) > longestID {
+				t.Errorf("unfit gateway let through: %+v", g)
+			}
+		}
+	})
+}
+
+func FuzzDecodeRemoteAccess(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		got, err := decodeRemoteAccess(body)
+		if err != nil {
+			return
+		}
+		for _, said := range []string{got.RecordingStorage, got.LogForwarding} {
+			if strings.ContainsAny(said, "/+=ABCDEFGHIJKLMNOPQRSTUVWXYZ ") || len(said) > 32 {
+				t.Errorf("a setting that is no plain word let through: %q", said)
+			}
+		}
+		if got.SessionTTL < 0 || !strings.HasPrefix(got.Hash, "sha256:") {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
+
+func FuzzInstantOfAnyForm(f *testing.F) {
+	for _, s := range []string{
+		"", "2026-03-01T13:00:00Z", "2026-03-01 13:00:00.123 +0000 UTC m=+3600.5", "1772370000", "1772370000000", "1e300", "-1", "NaN", "Inf",
+		"0x1p40", "Sun, 01 Mar 2026 13:00:00 GMT", "Sun Mar  1 13:00:00 UTC 2026", "292277026596-12-04T15:30:08Z", strings.Repeat("9", 90),
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if at := text(s).instantOfAnyForm(); !at.IsZero() && (at.Year() < 2 || at.Year() > 9999 || at.Location() != time.UTC) {
+			t.Errorf("%q reads as %s", s, at)
+		}
+		if d := text(s).seconds(); d < 0 {
+			t.Errorf("%q reads as %s", s, d)
+		}
+	})
+}
+
+func FuzzClassify(f *testing.F) {
+	for _, s := range classes {
+		f.Add(strings.Join(s.parts, " "))
+	}
+	f.Fuzz(func(t *testing.T, said string) {
+		if classify(said) == "" {
+			t.Error("no class, not even unclassified")
 		}
 	})
 }
@@ -188,4 +254,36 @@ func FuzzDecodeBastions(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestRemoteAccessHash(t *testing.T) {
+	t.Parallel()
+	hash := func(body string) string {
+		got, err := decodeRemoteAccess([]byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Hash
+	}
+	if hash(`{"a":1,"b":{"c":[1,2]}}`) != hash("{ \"b\" : {\"c\":[1, 2]},\n\"a\":1}") {
+		t.Error("the hash changes with space and order")
+	}
+	for _, other := range []string{`{"a":9007199254740993}`, `{"a":"9007199254740992"}`, `{"a":[9007199254740992]}`, `{}`} {
+		if hash(other) == hash(`{"a":9007199254740992}`) {
+			t.Errorf("%s has the same hash", other)
+		}
+	}
+}
+
+func TestHeadKeepsTheBeginning(t *testing.T) {
+	t.Parallel()
+	h := &head{left: 5}
+	for _, s := range []string{"abc", "", "defgh", "ijk"} {
+		if n, err := h.Write([]byte(s)); n != len(s) || err != nil {
+			t.Fatalf("took %d of %q: %v", n, s, err)
+		}
+	}
+	if h.String() != "abcde" {
+		t.Errorf("kept %q", h)
+	}
 }

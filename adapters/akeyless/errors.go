@@ -1,7 +1,9 @@
 package akeyless
 
 import (
+	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/kit/errs"
@@ -19,19 +21,22 @@ const (
 	KindUnreachable Kind = "unreachable"  // no answer: refused, broken off or too slow
 	KindRateLimited Kind = "rate_limited" // asked to wait longer or more often than allowed
 	KindTooLarge    Kind = "too_large"    // more bytes than accepted
+	KindCommand     Kind = "command"      // the vendor's command line ran and failed
+	KindNoCommand   Kind = "no_command"   // the vendor's command line cannot be run
 )
 
 // Error is a failed call. Its text holds no secret and no control character.
 type Error struct {
 	Kind        Kind
 	Call        string        // the call's name, as in "list-sra-sessions"
-	Address     string        // the full URL asked
-	Status      int           // the HTTP status, 0 when there was no answer
+	Address     string        // the full URL asked, else the command with the call
+	Status      int           // the HTTP status, 0 when there was no answer; for KindCommand the exit code
 	RetryAfter  time.Duration // for KindRateLimited: how long the server wants to be left alone
 	ContentType string        // for KindNotJSON
 	Start       string        // for KindNotJSON: the first words of the body
 	Detail      string        // what the server or the network said
 	cause       error
+	cut         bool // for KindMalformed: the answer ends too early
 }
 
 func (e *Error) Error() string { return e.catalogued().Error() }
@@ -60,10 +65,31 @@ func (e *Error) catalogued() *errs.Error {
 		return errs.New(errs.Unavailable, "LS-VEN-002", "call %s: no complete answer (%s); check the address, DNS, the proxy settings and the network", e.Address, e.Detail)
 	case KindRateLimited:
 		return errs.New(errs.Exhausted, "LS-VEN-004", "call %s: the server limits calls (HTTP %d) and wants to be left alone for %s; poll less often", e.Address, e.Status, e.RetryAfter)
+	case KindCommand:
+		return errs.New(errs.Unavailable, "LS-VEN-010", "run %s: the vendor's command failed (exit code %d: %s); run it by hand as the user of this process", e.Address, e.Status, orDefault(e.Detail, "it said nothing"))
+	case KindNoCommand:
+		return errs.New(errs.Invalid, "LS-VEN-011", "run %s: the vendor's command cannot be run (%s); install it, or correct vendor.command", e.Address, e.Detail)
 	case KindTooLarge:
 		return errs.New(errs.Exhausted, "", "call %s: the answer is too large (%s)", e.Address, e.Detail)
 	}
 	return errs.New(errs.Internal, "", "call %s: failed (%s)", e.Address, e.Detail)
+}
+
+// passing says whether the same call may succeed a moment later. One that took
+// all of its time has had its moment.
+func (e *Error) passing() bool {
+	switch e.Kind {
+	case KindUnreachable:
+		return !errors.Is(e.cause, context.DeadlineExceeded)
+	case KindNotJSON:
+		return true
+	case KindAPI:
+		return e.Status == http.StatusBadGateway || e.Status == http.StatusServiceUnavailable || e.Status == http.StatusGatewayTimeout
+	case KindMalformed:
+		return e.cut
+	case KindRejected, KindRateLimited, KindTooLarge, KindCommand, KindNoCommand:
+	}
+	return false
 }
 
 // KindOf returns the kind of a failed call, empty when err is nil or not one.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 )
@@ -23,6 +24,9 @@ const (
 	memorySpan = 4
 	// leastRemembered keeps small readers from sweeping at each poll.
 	leastRemembered = 1024
+	// longestSearch is how many polls look for a session that has left the active
+	// list, when none of them can read far enough to find it.
+	longestSearch = 3
 )
 
 // ReaderOptions says what a SessionReader reads and how far back.
@@ -58,7 +62,8 @@ type ReaderOptions struct {
 // One poll lists the active sessions, then all sessions, newest first, down to
 // the overlap or to the oldest session that has left the active list since the
 // last poll, whichever is older. A session open for days thus costs one entry
-// of the active list, and a deep read once, when it ends.
+// of the active list, and a deep read once, when it ends. One that is found in
+// neither list has vanished.
 type SessionReader struct {
 	client      *Client
 	clusters    map[string]fleet.ClusterID
@@ -71,28 +76,78 @@ type SessionReader struct {
 
 	lookback time.Duration
 	began    bool
-	open     map[fleet.SessionID]fleet.Session // not ended when last seen; never forgotten while listed
-	ended    map[fleet.SessionID]ending        // ended, started at or after horizon
-	horizon  time.Time                         // before it every ended session counts as returned
-	floor    time.Time                         // the next poll reads at least down to it
-	sweepAt  int                               // sweep when this many are remembered
-	complete time.Time                         // of the last full poll
+	polls    uint32
+	open     map[fleet.SessionID]opened // not ended when last seen; never forgotten while listed
+	ended    map[fleet.SessionID]ending // ended or vanished, started at or after horizon
+	horizon  time.Time                  // before it every ended session counts as returned
+	floor    time.Time                  // the next poll reads at least down to it
+	sweepAt  int                        // sweep when this many are remembered
+	complete time.Time                  // of the last full poll
+}
+
+// opened is a session that has not ended, as small as can be: there may be
+// hundreds of thousands. What repeats from session to session is kept once.
+type opened struct {
+	start                                      instant
+	cluster                                    uint32 // its place in ids
+	met                                        uint32 // the poll that last listed it
+	user, target, instance, protocol, toTarget unique.Handle[string]
+	rank                                       uint8
+	sought                                     uint8 // polls that looked for it in vain
 }
 
 type ending struct {
-	start, end time.Time
-	status     fleet.SessionStatus
+	start    instant
+	vanished bool
+}
+
+// instant is a time.Time without a location, in half the space.
+type instant struct {
+	seconds int64
+	nanos   int32
+}
+
+func instantOf(t time.Time) instant { return instant{t.Unix(), int32(t.Nanosecond())} }
+
+func (i instant) time() time.Time { return time.Unix(i.seconds, int64(i.nanos)).UTC() }
+
+func (i instant) compare(other instant) int {
+	return cmp.Or(cmp.Compare(i.seconds, other.seconds), cmp.Compare(i.nanos, other.nanos))
+}
+
+func (i instant) before(t time.Time) bool { return i.time().Before(t) }
+
+func (r *SessionReader) compact(s fleet.Session) opened {
+	cluster, _ := slices.BinarySearch(r.ids, s.Cluster)
+	return opened{
+		start: instantOf(s.Start), cluster: uint32(cluster), met: r.polls, rank: uint8(rank(s.Status)),
+		user: unique.Make(s.User), target: unique.Make(s.Target), instance: unique.Make(string(s.InstanceID)),
+		protocol: unique.Make(s.Protocol), toTarget: unique.Make(s.TargetType),
+	}
+}
+
+// vanish is what is told of a session that is listed no more.
+func (r *SessionReader) vanish(id fleet.SessionID, o opened) fleet.Session {
+	return fleet.Session{
+		ID: id, Cluster: r.ids[o.cluster], Status: fleet.SessionVanished, Start: o.start.time(),
+		User: o.user.Value(), Target: o.target.Value(), InstanceID: fleet.InstanceID(o.instance.Value()),
+		Protocol: o.protocol.Value(), TargetType: o.toTarget.Value(),
+	}
 }
 
 // Page is what one poll brought.
 type Page struct {
-	// Sessions are new or changed since the last poll, by start, then id, each
-	// once, in the latest state seen, with Cluster set.
+	// Sessions are those that came into a status since the last poll, by start, then
+	// id, each once, in the latest state seen, with Cluster set. No session is
+	// returned twice in one status, nor in an earlier one after a later one; the
+	// first end counts. A session that vanished has no End; when it is listed again
+	// it comes back as what it is.
 	Sessions []fleet.Session
 	// Marks holds one mark for each cluster of the map, by id. CompleteUntil is
-	// the instant the poll began less the source lag, and speaks of sessions from
-	// the first poll's lookback on. A poll that could not read as far as
-	// it had to leaves CompleteUntil where it was and is blind.
+	// the instant the poll began, by our clock or the server's, whichever is
+	// behind, less the source lag, and speaks of sessions from the first poll's
+	// lookback on. A poll that could not read as far as it had to leaves
+	// CompleteUntil where it was and is blind.
 	Marks []fleet.Mark
 
 	// What the poll met and did not return. These describe this poll's reading,
@@ -100,7 +155,7 @@ type Page struct {
 	Foreign       int // sessions of clusters not in the map
 	UnknownStatus int // sessions in a state this build does not know
 	Unreadable    int // objects that are not sessions
-	Lost          int // sessions that were open and are listed no more
+	Lost          int // sessions that have ended somewhere beyond what can be read
 	Pages         int // requests for pages
 }
 
@@ -116,7 +171,7 @@ func NewSessionReader(o ReaderOptions) (*SessionReader, error) {
 		maxSessions: orDefault(o.MaxSessions, defaultMaxSessions),
 		visible:     o.AssumeVisible,
 		now:         o.Now,
-		open:        make(map[fleet.SessionID]fleet.Session),
+		open:        make(map[fleet.SessionID]opened),
 		ended:       make(map[fleet.SessionID]ending),
 		sweepAt:     leastRemembered,
 	}
@@ -140,15 +195,12 @@ func NewSessionReader(o ReaderOptions) (*SessionReader, error) {
 // Poll reads what changed. After an error nothing is forgotten and nothing
 // advanced: the next poll returns what this one would have.
 func (r *SessionReader) Poll(ctx context.Context) (Page, error) {
+	r.polls++
 	p := &poll{
 		reader: r, began: r.now(), floor: r.floor, horizon: r.horizon,
-		news:  make(map[fleet.SessionID]fleet.Session),
-		met:   make(map[fleet.SessionID]struct{}),
-		blind: make(map[fleet.ClusterID][]string),
-	}
-	if !r.began {
-		p.floor = p.began.Add(-r.lookback)
-		p.horizon = p.floor
+		at:     make(map[fleet.SessionID]int),
+		blind:  make(map[fleet.ClusterID][]string),
+		unsure: make(map[fleet.ClusterID]bool), hidden: make(map[fleet.ClusterID]bool),
 	}
 	if err := p.readActive(ctx); err != nil {
 		return Page{}, fmt.Errorf("list active sessions: %w", err)
@@ -156,7 +208,6 @@ func (r *SessionReader) Poll(ctx context.Context) (Page, error) {
 	if err := p.readAll(ctx); err != nil {
 		return Page{}, fmt.Errorf("list sessions back to %s: %w", p.floor.Format(time.RFC3339), err)
 	}
-	p.judgeSight()
 	return r.commit(p), nil
 }
 
@@ -165,18 +216,23 @@ type poll struct {
 	reader  *SessionReader
 	page    Page
 	began   time.Time
+	asOf    time.Time // the server's clock at the first page, zero when it does not say
 	floor   time.Time
 	horizon time.Time
 	newest  time.Time // the latest start seen, of any cluster
 
-	news map[fleet.SessionID]fleet.Session
-	met  map[fleet.SessionID]struct{} // of the reader's open sessions, those listed
+	news []fleet.Session
+	at   map[fleet.SessionID]int // where in news
 	// allActive says that the active list was read to its end: an open session
 	// not in it has ended. reached says that the session list was read to floor.
 	allActive, reached bool
+	missing            int // open sessions that were not in the active list
 
 	gateways     []Gateway
 	gatewaysSaid bool
+	doubtful     bool                     // an object could not be read that may be of any cluster
+	unsure       map[fleet.ClusterID]bool // clusters of which an object could not be read
+	hidden       map[fleet.ClusterID]bool // clusters that the server does not show in full
 	blind        map[fleet.ClusterID][]string
 }
 
@@ -192,9 +248,19 @@ func (p *poll) readActive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for id, s := range p.reader.open {
-		if _, listed := p.met[id]; !listed && s.Start.Before(p.floor) {
-			p.floor = s.Start
+	p.judgeSight()
+	if !p.reader.began {
+		p.floor = p.now().Add(-p.reader.lookback)
+		p.horizon = p.floor
+	}
+	for _, o := range p.reader.open {
+		if o.met == p.reader.polls {
+			continue
+		}
+		p.missing++
+		// What is hidden cannot be found, however deep the reading goes.
+		if !p.hidden[p.reader.ids[o.cluster]] && o.start.before(p.floor) {
+			p.floor = o.start.time()
 		}
 	}
 	return nil
@@ -215,7 +281,7 @@ func (p *poll) readAll(ctx context.Context) error {
 	p.reached = p.reached || rest == ""
 	if !p.reached {
 		p.blindAll(rest)
-	} else if !p.allActive && len(p.met) < len(p.reader.open) {
+	} else if !p.allActive && p.missing > 0 {
 		p.blindAll("the list of active sessions could not be read to its end")
 	}
 	return nil
@@ -227,6 +293,9 @@ func (p *poll) walk(ctx context.Context, query SessionQuery, visit func(SessionP
 	read := 0
 	for page, err := range p.reader.client.SessionPages(ctx, query) {
 		p.page.Pages++
+		if p.page.Pages == 1 {
+			p.asOf = page.AsOf
+		}
 		if errors.Is(err, ErrRepeatedPage) {
 			return ErrRepeatedPage.Error(), nil
 		}
@@ -250,10 +319,16 @@ func (p *poll) walk(ctx context.Context, query SessionQuery, visit func(SessionP
 
 // note takes in one session as listed and reports whether it is news.
 func (p *poll) note(listed Session) bool {
+	r := p.reader
 	if listed.Start.After(p.newest) {
 		p.newest = listed.Start
 	}
-	cluster, ours := p.reader.clusters[listed.ClusterName]
+	before, known := r.open[listed.ID]
+	if known && before.met != r.polls {
+		before.met = r.polls // whatever is said of it: it is listed
+		r.open[listed.ID] = before
+	}
+	cluster, ours := r.clusters[listed.ClusterName]
 	if !ours {
 		p.page.Foreign++
 		return false
@@ -265,33 +340,27 @@ func (p *poll) note(listed Session) bool {
 		p.page.UnknownStatus++
 		return false
 	}
-	before, known := p.reader.open[s.ID]
-	if known {
-		p.met[s.ID] = struct{}{}
-	}
-	if later, again := p.news[s.ID]; again {
-		before, known = later, true
-	}
-	if known {
-		if now < rank(before.Status) || s == before {
+	if i, again := p.at[s.ID]; again {
+		if now <= rank(p.news[i].Status) {
 			return false
 		}
-		p.news[s.ID] = s
+		p.news[i] = s
 		return true
 	}
-	if e, was := p.reader.ended[s.ID]; was {
-		if now < rankEnded || e == endingOf(s) {
+	if known {
+		if now <= int(before.rank) {
+			return false
+		}
+	} else if e, was := r.ended[s.ID]; was {
+		if !e.vanished {
 			return false
 		}
 	} else if now == rankEnded && s.Start.Before(p.horizon) {
 		return false
 	}
-	p.news[s.ID] = s
+	p.at[s.ID] = len(p.news)
+	p.news = append(p.news, s)
 	return true
-}
-
-func endingOf(s fleet.Session) ending {
-	return ending{start: s.Start, end: s.End, status: s.Status}
 }
 
 func (p *poll) noteUnreadable(objects []Unreadable) {
@@ -299,8 +368,10 @@ func (p *poll) noteUnreadable(objects []Unreadable) {
 	for _, u := range objects {
 		reason := "a listed session cannot be read: " + u.Reason
 		if u.ClusterName == "" {
+			p.doubtful = true
 			p.blindAll(reason)
 		} else if id, ours := p.reader.clusters[u.ClusterName]; ours {
+			p.unsure[id] = true
 			p.blindFor(id, reason)
 		}
 	}
@@ -311,7 +382,10 @@ func (p *poll) noteUnreadable(objects []Unreadable) {
 func (p *poll) judgeSight() {
 	if !p.gatewaysSaid {
 		if !p.reader.visible {
-			p.blindAll("LS-VEN-006: the server does not say which gateways these credentials see in full; give their role the rule sra-reports-access=all")
+			p.blindAll("LS-VEN-006: the server does not say which gateways these credentials see in full; give their role the rule " + reportsAccess)
+			for _, id := range p.reader.ids {
+				p.hidden[id] = true
+			}
 		}
 		return
 	}
@@ -321,7 +395,9 @@ func (p *poll) judgeSight() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.reader.clusters)) {
 		if !shown[name] {
-			p.blindFor(p.reader.clusters[name], fmt.Sprintf("LS-VEN-006: allowed_gateways does not list %q; give the credentials' role the rule sra-reports-access=all", name))
+			id := p.reader.clusters[name]
+			p.hidden[id] = true
+			p.blindFor(id, fmt.Sprintf("LS-VEN-006: allowed_gateways does not list %q; give the credentials' role the rule %s", name, reportsAccess))
 		}
 	}
 }
@@ -340,31 +416,23 @@ func (p *poll) blindFor(id fleet.ClusterID, reason string) {
 
 // commit makes what p gathered the reader's knowledge and returns it.
 func (r *SessionReader) commit(p *poll) Page {
-	for id, s := range p.news {
+	for _, s := range p.news {
 		if rank(s.Status) == rankEnded {
-			delete(r.open, id)
-			r.ended[id] = endingOf(s)
+			delete(r.open, s.ID)
+			r.ended[s.ID] = ending{start: instantOf(s.Start)}
 		} else {
-			r.open[id] = s
+			delete(r.ended, s.ID)
+			r.open[s.ID] = r.compact(s)
 		}
 	}
 	if p.allActive {
-		for id := range r.open {
-			_, listed := p.met[id]
-			_, changed := p.news[id]
-			if !listed && !changed {
-				// It has ended and its end was looked for: found nowhere, it is
-				// gone for good, and seeking it again would read as deep each poll.
-				delete(r.open, id)
-				p.page.Lost++
-			}
-		}
+		p.missed()
 	}
 	r.began, r.horizon = true, p.horizon
-	next := p.began
+	now := p.now()
+	next := now
 	if p.newest.Before(next) {
-		// The vendor's clock may be behind ours: sessions to come start after
-		// the newest seen, not after our own now.
+		// Sessions to come start after the newest seen, not after our own now.
 		next = p.newest
 	}
 	if p.newest.IsZero() {
@@ -377,22 +445,63 @@ func (r *SessionReader) commit(p *poll) Page {
 		r.sweep(p)
 	}
 	if p.reached {
-		if until := p.began.Add(-r.lag); until.After(r.complete) {
+		if until := now.Add(-r.lag); until.After(r.complete) {
 			r.complete = until
 		}
 	}
 	page := p.page
-	page.Sessions = slices.SortedFunc(maps.Values(p.news), func(a, b fleet.Session) int {
+	page.Sessions = p.news
+	slices.SortFunc(page.Sessions, func(a, b fleet.Session) int {
 		return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID))
 	})
+	skew := r.client.skew()
 	for _, id := range r.ids {
 		reasons := p.blind[id]
 		page.Marks = append(page.Marks, fleet.Mark{
-			Cluster: id, CompleteUntil: r.complete,
+			Cluster: id, About: fleet.KindSession, CompleteUntil: r.complete, Skew: skew,
 			Blind: len(reasons) > 0, BlindReason: strings.Join(reasons, "; "),
 		})
 	}
 	return page
+}
+
+// now is when the poll began, by the clock that is behind: sessions start by the
+// server's clock, so a clock of ours that is ahead would promise what cannot be
+// known. A date that its cut to the second explains is no other clock.
+func (p *poll) now() time.Time {
+	if !p.asOf.IsZero() && p.asOf.Add(time.Second).Before(p.began) {
+		return p.asOf
+	}
+	return p.began
+}
+
+// missed sees to the open sessions that neither list holds. They have vanished
+// when their cluster is seen in full and both lists were read as far as they
+// could be in: a truncated, hidden or unreadable list makes nobody vanish.
+func (p *poll) missed() {
+	r := p.reader
+	for id, o := range r.open {
+		if o.met == r.polls {
+			continue
+		}
+		cluster := r.ids[o.cluster]
+		switch {
+		case p.hidden[cluster]:
+			// It may be there: it is looked for when the cluster is seen again.
+		case p.reached && !p.doubtful && !p.unsure[cluster]:
+			delete(r.open, id)
+			r.ended[id] = ending{start: o.start, vanished: true}
+			p.news = append(p.news, r.vanish(id, o))
+		case o.sought+1 >= longestSearch:
+			// It has ended beyond or in what cannot be read, and seeking it for ever
+			// would read as deep each time.
+			delete(r.open, id)
+			p.page.Lost++
+		default:
+			o.sought++
+			r.open[id] = o
+		}
+	}
 }
 
 // sweep forgets ended sessions too old to be met again, and more when the
@@ -401,7 +510,7 @@ func (r *SessionReader) sweep(p *poll) {
 	if h := r.floor.Add(-(memorySpan - 1) * r.overlap); h.After(r.horizon) {
 		r.horizon = h
 	}
-	maps.DeleteFunc(r.ended, func(_ fleet.SessionID, e ending) bool { return e.start.Before(r.horizon) })
+	maps.DeleteFunc(r.ended, func(_ fleet.SessionID, e ending) bool { return e.start.before(r.horizon) })
 	if len(r.open)+len(r.ended) > r.maxSessions {
 		r.evict()
 		p.blindAll(fmt.Sprintf("more than %d sessions to remember; shorten the overlap or raise the limit", r.maxSessions))
@@ -413,17 +522,19 @@ func (r *SessionReader) sweep(p *poll) {
 // room is free, so that it need not be done again at the next session.
 func (r *SessionReader) evict() {
 	excess := len(r.open) + len(r.ended) - r.maxSessions*3/4
-	starts := slices.SortedFunc(maps.Values(r.ended), func(a, b ending) int { return a.start.Compare(b.start) })
+	starts := slices.SortedFunc(maps.Values(r.ended), func(a, b ending) int { return a.start.compare(b.start) })
 	if n := min(excess, len(starts)); n > 0 {
-		r.horizon = starts[n-1].start.Add(1)
-		maps.DeleteFunc(r.ended, func(_ fleet.SessionID, e ending) bool { return e.start.Before(r.horizon) })
+		r.horizon = starts[n-1].start.time().Add(1)
+		maps.DeleteFunc(r.ended, func(_ fleet.SessionID, e ending) bool { return e.start.before(r.horizon) })
 		excess -= n
 	}
 	if excess <= 0 {
 		return
 	}
-	oldest := slices.SortedFunc(maps.Values(r.open), func(a, b fleet.Session) int { return a.Start.Compare(b.Start) })
-	for _, s := range oldest[:min(excess, len(oldest))] {
-		delete(r.open, s.ID)
+	oldest := slices.SortedFunc(maps.Keys(r.open), func(a, b fleet.SessionID) int {
+		return r.open[a].start.compare(r.open[b].start)
+	})
+	for _, id := range oldest[:min(excess, len(oldest))] {
+		delete(r.open, id)
 	}
 }

@@ -28,7 +28,10 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 // may echo (as they are, or escaped for JSON, HTML, a URL), on one line,
 // without control characters and short.
 func (c *Client) clean(said string, token Secret) string {
-	for _, s := range []Secret{c.accessKey, token} {
+	c.mu.Lock()
+	secrets := append([]Secret{token, c.grant.token}, c.secrets...)
+	c.mu.Unlock()
+	for _, s := range secrets {
 		plain := string(s)
 		if len(plain) < 4 {
 			continue // would blank out half the message and protect nothing
@@ -43,10 +46,16 @@ func (c *Client) clean(said string, token Secret) string {
 			}
 		}
 	}
+	return oneLine(said, 200)
+}
+
+// oneLine makes text of others fit for an error: on one line, without control
+// characters and short.
+func oneLine(said string, limit int) string {
 	words := strings.FieldsFunc(said, func(r rune) bool {
 		return unicode.IsSpace(r) || !unicode.IsPrint(r) || r == utf8.RuneError
 	})
-	return clip(strings.Join(words, " "), 200)
+	return clip(strings.Join(words, " "), limit)
 }
 
 // clip shortens s to at most limit bytes at a rune border.

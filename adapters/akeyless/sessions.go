@@ -3,8 +3,12 @@ package akeyless
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"hash/maphash"
+	"io"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
@@ -38,6 +42,9 @@ type SessionPage struct {
 	// further pages and for credentials that see only their own sessions.
 	Gateways     []Gateway
 	GatewaysSaid bool
+	// AsOf is the server's clock when it was asked, at the earliest; the zero time
+	// when it does not say.
+	AsOf time.Time
 }
 
 // Session is one session with the vendor's name of its cluster. The Cluster of
@@ -122,61 +129,79 @@ func (c *Client) ListSessions(ctx context.Context, query SessionQuery, limit int
 	return all, nil
 }
 
-func (c *Client) sessionPage(ctx context.Context, query SessionQuery, cursor string) (SessionPage, error) {
-	const call = "list-sra-sessions"
-	statuses := query.Statuses
+func (c *Client) sessionPage(ctx context.Context, asked SessionQuery, cursor string) (SessionPage, error) {
+	statuses := asked.Statuses
 	if len(statuses) == 0 {
 		statuses = AllStatuses()
 	}
-	request := map[string]any{"status-type": statuses}
-	if len(query.ResourceTypes) > 0 {
-		request["resource-type"] = query.ResourceTypes
+	q := query{call: "list-sra-sessions", body: map[string]any{"status-type": statuses}, streamed: true}
+	for _, status := range statuses {
+		q.flags = append(q.flags, "--status-type", string(status))
+	}
+	if len(asked.ResourceTypes) > 0 {
+		q.body["resource-type"] = asked.ResourceTypes
+	}
+	for _, kind := range asked.ResourceTypes {
+		q.flags = append(q.flags, "--resource-type", kind)
 	}
 	if cursor != "" {
-		request["pagination-token"] = cursor
+		q.body[paginationToken] = cursor
+		q.flags = append(q.flags, "--"+paginationToken, cursor)
 	}
-	body, err := c.authorized(ctx, call, request)
+	var page SessionPage
+	asOf, err := c.ask(ctx, q, func(r io.Reader) (err error) {
+		page, err = decodeSessions(r)
+		return err
+	})
 	if err != nil {
+		var failure *Error
+		if cursor != "" && errors.As(err, &failure) && failure.Kind == KindCommand && strings.Contains(failure.Detail, paginationToken) {
+			err = ErrRepeatedPage // a command line that does not know the flag shows one page
+		}
 		return SessionPage{}, err
 	}
-	page, err := decodeSessions(body)
-	if err != nil {
-		return SessionPage{}, c.malformed(call, err)
-	}
+	page.AsOf = asOf
 	return page, nil
 }
 
-func decodeSessions(body []byte) (SessionPage, error) {
-	var reply struct {
-		Sessions list  `json:"sessions"`
-		Next     text  `json:"next_page"`
-		Gateways *list `json:"allowed_gateways"`
-	}
-	if err := json.Unmarshal(body, &reply); err != nil {
+const paginationToken = "pagination-token"
+
+// decodeSessions reads one session after the other: a page may hold all there
+// are.
+func decodeSessions(r io.Reader) (SessionPage, error) {
+	var page SessionPage
+	s := newStream(r)
+	err := s.object(func(key string) (err error) {
+		switch key {
+		case "sessions":
+			_, err = s.elements(func(raw json.RawMessage) {
+				session, reason := decodeSession(raw)
+				if reason == "" {
+					page.Sessions = append(page.Sessions, session)
+				} else {
+					page.Unreadable = append(page.Unreadable, Unreadable{ClusterName: session.ClusterName, Reason: reason})
+				}
+			})
+		case "next_page":
+			var next text
+			err = s.dec.Decode(&next)
+			page.Next = string(next)
+		case "allowed_gateways":
+			page.GatewaysSaid, err = s.elements(func(raw json.RawMessage) {
+				var wire wireGateway
+				// An entry that cannot be read grants no sight of anything.
+				if json.Unmarshal(raw, &wire) == nil && wire.Name.id() != "" {
+					page.Gateways = append(page.Gateways, Gateway{ClusterName: wire.Name.id(), DisplayName: clip(string(wire.DisplayName), longestID)})
+				}
+			})
+		default:
+			var unknown json.RawMessage
+			err = s.dec.Decode(&unknown)
+		}
+		return err
+	})
+	if err != nil {
 		return SessionPage{}, err
-	}
-	page := SessionPage{
-		Sessions:     make([]Session, 0, len(reply.Sessions)),
-		Next:         string(reply.Next),
-		GatewaysSaid: reply.Gateways != nil,
-	}
-	for _, raw := range reply.Sessions {
-		s, reason := decodeSession(raw)
-		if reason != "" {
-			page.Unreadable = append(page.Unreadable, Unreadable{ClusterName: s.ClusterName, Reason: reason})
-			continue
-		}
-		page.Sessions = append(page.Sessions, s)
-	}
-	if reply.Gateways == nil {
-		return page, nil
-	}
-	for _, raw := range *reply.Gateways {
-		var wire wireGateway
-		// An entry that cannot be read grants no sight of anything.
-		if json.Unmarshal(raw, &wire) == nil && wire.Name.id() != "" {
-			page.Gateways = append(page.Gateways, Gateway{ClusterName: wire.Name.id(), DisplayName: clip(string(wire.DisplayName), longestID)})
-		}
 	}
 	return page, nil
 }
@@ -187,23 +212,26 @@ type wireGateway struct {
 }
 
 // decodeSession returns a reason when the object is not a usable session, with
-// the cluster's name as far as it could be read.
+// the cluster's name as far as it could be read. It keeps nothing of raw.
 func decodeSession(raw json.RawMessage) (Session, string) {
 	var wire struct {
-		ID         text        `json:"session_id"`
-		Status     text        `json:"status"`
-		Start      text        `json:"start_time"`
-		End        text        `json:"end_time"`
-		InstanceID text        `json:"instance_id"`
-		Gateway    wireGateway `json:"gateway_info"`
-		AccessID   text        `json:"access_id"`
-		User       text        `json:"user_identifier"`
-		TargetHost text        `json:"target_host"`
-		TargetName text        `json:"target_name"`
-		Error      text        `json:"error_msg"`
+		ID             text        `json:"session_id"`
+		Status         text        `json:"status"`
+		Start          text        `json:"start_time"`
+		End            text        `json:"end_time"`
+		InstanceID     text        `json:"instance_id"`
+		Gateway        wireGateway `json:"gateway_info"`
+		AccessID       text        `json:"access_id"`
+		User           text        `json:"user_identifier"`
+		TargetHost     text        `json:"target_host"`
+		TargetName     text        `json:"target_name"`
+		TargetType     text        `json:"target_type"`
+		ConnectionType text        `json:"connection_type"`
+		ResourceType   text        `json:"resource_type"`
+		Error          text        `json:"error_msg"`
 	}
 	err := json.Unmarshal(raw, &wire)
-	s := Session{ClusterName: wire.Gateway.Name.id()}
+	s := Session{ClusterName: text(wire.Gateway.Name.id()).name()}
 	switch {
 	case err != nil:
 		return s, "it is not an object of the expected shape"
@@ -214,17 +242,20 @@ func decodeSession(raw json.RawMessage) (Session, string) {
 	}
 	s.Session = fleet.Session{
 		ID:         fleet.SessionID(wire.ID),
-		Status:     fleet.SessionStatus(clip(string(wire.Status), longestID)),
-		User:       clip(string(orDefault(wire.User, wire.AccessID)), longestID),
-		Target:     clip(string(orDefault(wire.TargetName, wire.TargetHost)), longestID),
-		InstanceID: fleet.InstanceID(wire.InstanceID.id()),
+		Status:     fleet.SessionStatus(wire.Status.name()),
+		User:       orDefault(wire.User, wire.AccessID).name(),
+		Target:     orDefault(wire.TargetName, wire.TargetHost).name(),
+		InstanceID: fleet.InstanceID(text(wire.InstanceID.id()).name()),
 		Start:      wire.Start.instant(),
+		Protocol:   orDefault(wire.ConnectionType, wire.ResourceType).name(),
+		TargetType: wire.TargetType.name(),
 	}
 	if rank(s.Status) == rankEnded {
 		s.End = wire.End.instant()
 	}
 	if s.Status == fleet.SessionFailed {
 		s.Error = clip(string(wire.Error), longestText)
+		s.Failure = classify(string(wire.Error))
 	}
 	return s, ""
 }
@@ -238,6 +269,7 @@ func rank(status fleet.SessionStatus) int {
 		return rankConnected
 	case fleet.SessionFailed, fleet.SessionCompleted, fleet.SessionTerminated:
 		return rankEnded
+	case fleet.SessionVanished: // our word: a server that uses it means something else
 	}
 	return rankUnknown
 }
@@ -254,14 +286,17 @@ const (
 // But a real next page never begins with a newer session than the page before.
 type pageHistory struct {
 	cursors map[string]struct{}
-	ids     map[fleet.SessionID]struct{}
-	newest  time.Time // of the page before
+	// ids are hashes: of a long list they are much smaller, and two ids that share
+	// one only make a page look less new.
+	seed   maphash.Seed
+	ids    map[uint64]struct{}
+	newest time.Time // of the page before
 }
 
 // asked records a cursor and reports whether it was recorded before.
 func (h *pageHistory) asked(cursor string) bool {
 	if h.cursors == nil {
-		h.cursors, h.ids = make(map[string]struct{}), make(map[fleet.SessionID]struct{})
+		h.cursors, h.ids, h.seed = make(map[string]struct{}), make(map[uint64]struct{}), maphash.MakeSeed()
 	}
 	_, before := h.cursors[cursor]
 	h.cursors[cursor] = struct{}{}
@@ -272,11 +307,16 @@ func (h *pageHistory) repeats(page SessionPage) bool {
 	if len(page.Sessions) == 0 {
 		return false
 	}
+	only := len(h.cursors) == 1 && page.Next == "" // there is no page to compare with
 	fresh, newest := false, time.Time{}
 	for _, s := range page.Sessions {
-		if _, known := h.ids[s.ID]; !known {
+		if only {
+			break
+		}
+		id := maphash.String(h.seed, string(s.ID))
+		if _, known := h.ids[id]; !known {
 			fresh = true
-			h.ids[s.ID] = struct{}{}
+			h.ids[id] = struct{}{}
 		}
 		if s.Start.After(newest) {
 			newest = s.Start

@@ -168,24 +168,17 @@ func (e *Engine) declaredDigest(ctx context.Context, image string) (string, erro
 	return full, nil
 }
 
-// containers lists a project's service containers by service, ordered by name:
-// running ones, or all. One-off containers and lifecycle hooks are not among
-// them.
+// containers reads a project's service containers by service, ordered by name:
+// running ones, or all.
 func (e *Engine) containers(ctx context.Context, project string, all bool) (map[string][]container.InspectResponse, error) {
-	doing := fmt.Sprintf("reading the containers of compose project %q", project)
-	list, err := e.docker.API().ContainerList(ctx, client.ContainerListOptions{
-		All:     all,
-		Filters: make(client.Filters).Add("label", api.ProjectLabel+"="+project),
-	})
+	listed, err := e.list(ctx, project, all)
 	if err != nil {
-		return nil, e.docker.Explain(doing, err)
+		return nil, err
 	}
+	doing := reading(project)
 	out := make(map[string][]container.InspectResponse)
-	for _, found := range list.Items {
+	for _, found := range listed {
 		service := found.Labels[api.ServiceLabel]
-		if service == "" || strings.EqualFold(found.Labels[api.OneoffLabel], "true") || found.Labels[api.HookLabel] != "" {
-			continue
-		}
 		answer, err := e.docker.API().ContainerInspect(ctx, found.ID, client.ContainerInspectOptions{})
 		if errdefs.IsNotFound(err) {
 			continue // replaced since it was listed
@@ -202,6 +195,28 @@ func (e *Engine) containers(ctx context.Context, project string, all bool) (map[
 		slices.SortFunc(list, func(a, b container.InspectResponse) int { return strings.Compare(a.Name, b.Name) })
 	}
 	return out, nil
+}
+
+// list lists a project's service containers without looking at each. One-off
+// containers and lifecycle hooks are not among them.
+func (e *Engine) list(ctx context.Context, project string, all bool) ([]container.Summary, error) {
+	if err := e.docker.Connect(ctx); err != nil {
+		return nil, e.docker.Explain(reading(project), err)
+	}
+	found, err := e.docker.API().ContainerList(ctx, client.ContainerListOptions{
+		All:     all,
+		Filters: make(client.Filters).Add("label", api.ProjectLabel+"="+project),
+	})
+	if err != nil {
+		return nil, e.docker.Explain(reading(project), err)
+	}
+	return slices.DeleteFunc(found.Items, func(c container.Summary) bool {
+		return c.Labels[api.ServiceLabel] == "" || strings.EqualFold(c.Labels[api.OneoffLabel], "true") || c.Labels[api.HookLabel] != ""
+	}), nil
+}
+
+func reading(project string) string {
+	return fmt.Sprintf("reading the containers of compose project %q", project)
 }
 
 func bare(name string) string { return strings.TrimPrefix(name, "/") }

@@ -43,7 +43,8 @@ type Options struct {
 	// its error refuses the request. Nil means always allowed.
 	Guard func(context.Context) error
 
-	// Logger receives what Compose says. Nil discards it.
+	// Logger receives what Compose says and when the engine's events are lost. Nil
+	// discards it.
 	Logger *slog.Logger
 
 	// Environment is added to what env files define, as KEY=value lines. The
@@ -111,7 +112,7 @@ func New(opts Options) (*Engine, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	engine, err := docker.New(docker.Options{Host: opts.Host, Guard: opts.Guard})
+	engine, err := docker.New(docker.Options{Host: opts.Host, Guard: opts.Guard, Logger: log})
 	if err != nil {
 		return nil, err
 	}

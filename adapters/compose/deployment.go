@@ -7,28 +7,49 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/compose/v5/pkg/api"
+
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
-// Deployment is one cluster's Compose project as a rollout changes it.
+// Deployment is one cluster's Compose project as the collector reads it and a
+// rollout changes it. Its methods may be called at the same time; who may change
+// the project is the caller's lease.
 type Deployment struct {
 	engine  *Engine
 	cluster fleet.ClusterID
 	target  Target
 	now     func() time.Time
+	changed chan struct{}
 }
 
 // NewDeployment ties a cluster to its project on an engine.
 func NewDeployment(engine *Engine, cluster fleet.ClusterID, target Target, now func() time.Time) *Deployment {
-	return &Deployment{engine: engine, cluster: cluster, target: target, now: now}
+	return &Deployment{engine: engine, cluster: cluster, target: target, now: now, changed: make(chan struct{}, 1)}
 }
 
-// Inventory lists what runs.
+// Inventory lists what runs, and beside it the image that the files ask for now.
+// It needs no files: where they cannot be loaded, nothing is declared, and Package
+// says why.
 func (d *Deployment) Inventory(ctx context.Context) (fleet.Inventory, error) {
-	return d.engine.docker.Inventory(ctx, d.cluster, d.target.Project, d.target.Components, d.now)
+	inventory, err := d.engine.docker.Inventory(ctx, d.cluster, d.target.Project, d.target.Components, d.now)
+	if err != nil {
+		return fleet.Inventory{}, err
+	}
+	read, err := d.engine.load(ctx, d.target)
+	if err != nil {
+		return inventory, nil //nolint:nilerr // an inventory is what runs; Package reports what is wrong with the files
+	}
+	declared := read.project.AllServices()
+	for i, instance := range inventory.Instances {
+		if service, ok := declared[instance.Service]; ok {
+			inventory.Instances[i].Declared = api.GetImageNameOrDefault(service, d.target.Project)
+		}
+	}
+	return inventory, nil
 }
 
 // Survey says what runs, resolves the images to digests, and lists what stands

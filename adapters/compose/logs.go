@@ -3,6 +3,9 @@ package compose
 import (
 	"io"
 	"log/slog"
+	"maps"
+	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 )
@@ -14,14 +17,36 @@ import (
 func RedirectLogs(logger *slog.Logger) {
 	logrus.SetOutput(io.Discard)
 	logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true})
-	logrus.AddHook(hook{logger})
+	logrus.AddHook(&hook{log: logger, said: make(map[string]time.Time)})
 }
 
-type hook struct{ log *slog.Logger }
+// again is how long a message that was logged is not worth saying again: Compose
+// has the same to say of a project's files each time they are read.
+const again = time.Hour
 
-func (hook) Levels() []logrus.Level { return logrus.AllLevels }
+// hook passes on what is logged. Repeats go to the debug level.
+type hook struct {
+	log  *slog.Logger
+	mu   sync.Mutex
+	said map[string]time.Time
+}
 
-func (h hook) Fire(entry *logrus.Entry) error {
+func (*hook) Levels() []logrus.Level { return logrus.AllLevels }
+
+// repeats tells whether a message was logged a short while ago, and notes it.
+func (h *hook) repeats(message string, at time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	last, said := h.said[message]
+	if said && at.Sub(last) < again {
+		return true
+	}
+	maps.DeleteFunc(h.said, func(_ string, last time.Time) bool { return at.Sub(last) >= again })
+	h.said[message] = at
+	return false
+}
+
+func (h *hook) Fire(entry *logrus.Entry) error {
 	level := slog.LevelDebug
 	switch {
 	case entry.Level <= logrus.ErrorLevel:
@@ -30,6 +55,9 @@ func (h hook) Fire(entry *logrus.Entry) error {
 		level = slog.LevelWarn
 	case entry.Level == logrus.InfoLevel:
 		level = slog.LevelInfo
+	}
+	if level > slog.LevelDebug && h.repeats(entry.Message, entry.Time) {
+		level = slog.LevelDebug
 	}
 	h.log.Log(entry.Context, level, "compose", "says", entry.Message)
 	return nil

@@ -129,6 +129,9 @@ func (e *Engine) published(doing, image string, err error) error {
 
 // platform asks what the engine runs on.
 func (e *Engine) platform(ctx context.Context) (platform, error) {
+	if err := e.docker.Connect(ctx); err != nil {
+		return platform{}, e.docker.Explain("asking for the architecture", err)
+	}
 	answer, err := e.docker.API().ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
 		return platform{}, e.docker.Explain("asking for the architecture", err)

@@ -10,11 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/cli/cli/command"
@@ -36,19 +39,36 @@ type Options struct {
 	// Guard is asked right before every request that changes something on the
 	// engine; its error refuses the request. Nil means always allowed.
 	Guard func(context.Context) error
+
+	// Logger receives when the engine's events are lost and followed again. Nil
+	// discards it.
+	Logger *slog.Logger
 }
+
+// meetLimit bounds one try to learn which API version an engine speaks, for
+// callers without a deadline.
+const meetLimit = 10 * time.Second
 
 // Engine is a connection to one Docker Engine. It is safe for concurrent use
 // and connects on first use, so an unreachable engine is an error of a call.
 type Engine struct {
 	host string
 	api  client.APIClient
+	log  *slog.Logger
+	// meeting is held by whoever asks for the API version; met says it is known.
+	meeting chan struct{}
+	met     atomic.Bool
 }
 
 // New prepares a connection. It fails only when Host or the docker
 // configuration of the environment cannot be understood.
 func New(opts Options) (*Engine, error) {
+	// The docker command asks the engine something when it is prepared, and waits two
+	// seconds for one that hangs. Here that is left to the first use.
+	ended, end := context.WithCancel(context.Background())
+	end()
 	cli, err := command.NewDockerCli(
+		command.WithBaseContext(ended),
 		command.WithInputStream(io.NopCloser(strings.NewReader(""))),
 		command.WithOutputStream(io.Discard),
 		command.WithErrorStream(io.Discard),
@@ -74,7 +94,35 @@ func New(opts Options) (*Engine, error) {
 	if _, err := url.Parse(host); err != nil {
 		return nil, errs.New(errs.Invalid, "LS-CMP-010", "docker engine address %q: %w; write it like unix:///var/run/docker.sock or tcp://host:2376", host, err)
 	}
-	return &Engine{host: host, api: cli.Client()}, nil
+	log := opts.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Engine{host: host, api: cli.Client(), log: log, meeting: make(chan struct{}, 1)}, nil
+}
+
+// Connect learns which API version the engine speaks, once. The client would do
+// so at its first request, but under a lock that heeds no context: a caller with
+// a deadline would wait for one without. Whoever must not wait for a hanging
+// engine connects first.
+func (e *Engine) Connect(ctx context.Context) error {
+	if e.met.Load() {
+		return nil
+	}
+	select {
+	case e.meeting <- struct{}{}:
+		defer func() { <-e.meeting }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if e.met.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, meetLimit)
+	defer cancel()
+	_, err := e.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true})
+	e.met.Store(err == nil)
+	return err
 }
 
 // Host returns the address the engine is reached at.
@@ -97,8 +145,10 @@ func (e *Engine) Explain(doing string, err error) error {
 		return nil
 	case errors.As(err, &refused):
 		return fmt.Errorf("%s on docker engine %s: %w", doing, e.host, refused)
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("%s on docker engine %s: %w", doing, e.host, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return errs.New(errs.Timeout, "LS-CMP-015", "%s: docker engine %s did not answer in time: %w; look at its load and log, and restart it if it hangs", doing, e.host, err)
 	case errdefs.IsPermissionDenied(err) || strings.Contains(err.Error(), "permission denied"):
 		return errs.New(errs.PermissionDenied, "LS-CMP-002", "%s: docker engine %s refuses this user: %w; add the user to the docker group or run as root", doing, e.host, err)
 	case client.IsErrConnectionFailed(err):

@@ -23,6 +23,10 @@ const (
 	labelHook    = "com.docker.compose.hook"
 )
 
+// labelVersion is what an image, or a Compose file in its place, claims as its
+// version. Containers inherit the labels of their image.
+const labelVersion = "org.opencontainers.image.version"
+
 // versionKey is the environment variable that decides the application version
 // of the vendor's images; the tag proves nothing while it is set.
 const versionKey = "VERSION"
@@ -32,9 +36,13 @@ const versionKey = "VERSION"
 // a service they do not name is inferred (see Infer), and a container whose
 // component stays unknown is left out. One-off containers ("compose run") and
 // lifecycle hooks are not instances. An empty project gives no instances and no
-// error: nothing there is an observation too.
+// error: nothing there is an observation too. What the Compose file declares is
+// not known here: Declared stays empty.
 func (e *Engine) Inventory(ctx context.Context, cluster fleet.ClusterID, project string, services map[string]fleet.Component, now func() time.Time) (fleet.Inventory, error) {
 	doing := fmt.Sprintf("reading the containers of compose project %q", project)
+	if err := e.Connect(ctx); err != nil {
+		return fleet.Inventory{}, e.Explain(doing, err)
+	}
 	list, err := e.api.ContainerList(ctx, client.ContainerListOptions{
 		All:     true,
 		Filters: make(client.Filters).Add("label", labelProject+"="+project),
@@ -89,12 +97,14 @@ func instance(c container.InspectResponse, component fleet.Component, service st
 		Service:   service,
 		ImageID:   c.Image,
 		Health:    health(c.State),
+		Restarts:  uint32(max(0, c.RestartCount)),
 	}
 	if c.Config != nil {
 		out.Image = c.Config.Image
 		out.Tag = Tag(c.Config.Image)
 		out.Digest = RepoDigest(c.Config.Image, repoDigests)
 		out.Version, _ = Env(c.Config.Env, versionKey)
+		out.Labelled = c.Config.Labels[labelVersion]
 	}
 	if c.State != nil {
 		// The engine writes year 1 for "never started", which is the zero time.

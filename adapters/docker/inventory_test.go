@@ -64,7 +64,8 @@ func TestInventoryReadsWhatRuns(t *testing.T) {
 			{"Id":"c4","Labels":{"com.docker.compose.service":"akeyless-cache"}},
 			{"Id":"c5","Labels":{"com.docker.compose.service":"akeyless-web","com.docker.compose.oneoff":"True"}},
 			{"Id":"gone","Labels":{"com.docker.compose.service":"akeyless-web"}}]`,
-		"/containers/c1/json": `{"Id":"c1","Image":"sha256:01","Config":{"Image":"akeyless/base:latest-akeyless","Env":["VERSION=5.0.1"]},
+		"/containers/c1/json": `{"Id":"c1","Image":"sha256:01","Config":{"Image":"akeyless/base:latest-akeyless","Env":["VERSION=5.0.1"],
+			"Labels":{"org.opencontainers.image.version":"5.0.0","other":"1"}},"RestartCount":3,
 			"State":{"Running":true,"StartedAt":"2026-03-01T11:00:00.5Z","Health":{"Status":"healthy"}}}`,
 		"/containers/c2/json": `{"Id":"c2","Image":"sha256:02","Config":{"Image":"akeyless/zero-trust-bastion:3.1.0"},
 			"State":{"Running":false,"StartedAt":"0001-01-01T00:00:00Z"}}`,
@@ -80,7 +81,7 @@ func TestInventoryReadsWhatRuns(t *testing.T) {
 	}
 	want := fleet.Inventory{Cluster: "east", ObservedAt: at, Instances: []fleet.Instance{
 		{ID: "c1", Component: fleet.Gateway, Service: "akeyless-gateway", Image: "akeyless/base:latest-akeyless", Tag: "latest-akeyless", Digest: digestA,
-			ImageID: "sha256:01", Version: "5.0.1", Health: fleet.HealthHealthy, StartedAt: time.Date(2026, 3, 1, 11, 0, 0, 500_000_000, time.UTC)},
+			ImageID: "sha256:01", Version: "5.0.1", Labelled: "5.0.0", Restarts: 3, Health: fleet.HealthHealthy, StartedAt: time.Date(2026, 3, 1, 11, 0, 0, 500_000_000, time.UTC)},
 		{ID: "c2", Component: fleet.SRASSH, Service: "akeyless-ssh", Image: "akeyless/zero-trust-bastion:3.1.0", Tag: "3.1.0", Digest: digestB,
 			ImageID: "sha256:02", Health: fleet.HealthStopped},
 		{ID: "c3", Component: fleet.SRAWeb, Service: "front", Image: "mirror:5000/bastion:3.1.0", Tag: "3.1.0", Digest: digestA,

@@ -10,7 +10,7 @@ import (
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/app"
 	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
 	"github.com/lockstep-fleet/lockstep/kit/errs"

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -29,10 +31,12 @@ import (
 	"github.com/lockstep-fleet/lockstep/adapters/docker"
 	"github.com/lockstep-fleet/lockstep/adapters/webhook"
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
 	"github.com/lockstep-fleet/lockstep/kit/config"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
+	"github.com/lockstep-fleet/lockstep/sources"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
 
@@ -427,83 +431,56 @@ func checkLibrary(path string) finding {
 	return fine("the embedded engine is attached; the first start unpacks it to %s (%d MiB)", found.Path, found.Size>>20)
 }
 
-// clock is a transport that compares the clock of whoever answers with ours.
-type clock struct {
-	next http.RoundTripper
-	skew time.Duration // how far this machine is behind, at the least
-}
-
-func (c *clock) RoundTrip(r *http.Request) (*http.Response, error) {
-	sent := time.Now()
-	response, err := c.next.RoundTrip(r)
-	if err != nil {
-		return response, err
-	}
-	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
-		c.skew = behind(sent, time.Now(), date)
-	}
-	return response, nil
-}
-
-// behind is how far the clock that gave sent and received is behind the one that
-// wrote the date in between, at the least; negative when it is ahead. A date is
-// cut to its second.
-func behind(sent, received, date time.Time) time.Duration {
-	switch {
-	case received.Before(date):
-		return date.Sub(received)
-	case sent.After(date.Add(time.Second)):
-		return -sent.Sub(date.Add(time.Second))
-	}
-	return 0
-}
-
 func checkVendor(ctx context.Context, file fleetfile.File) finding {
 	v := file.Vendor
 	if v == nil {
 		return doubtful("add a vendor: section (`lockstep config print-defaults` shows how)", "none is configured, so no sessions are seen and gates stay inconclusive")
 	}
-	const owner = "correct the path, or let the server's user read the file"
-	key, err := os.ReadFile(string(v.AccessKeyFile))
+	options := sources.VendorOptions(*v, v.URL, slog.New(slog.DiscardHandler), time.Now)
+	options.MaxWait = time.Second
+	client, err := akeyless.New(options)
 	if err != nil {
-		return failed(errs.New(errs.Invalid, "LS-VEN-008", "reading vendor.access_key_file: %w", err), owner)
+		f := failed(err, "")
+		f.todo = cmp.Or(f.todo, "correct the path, or let the server's user read the file")
+		return f
 	}
-	if len(strings.TrimSpace(string(key))) == 0 {
-		return failed(errs.New(errs.Invalid, "LS-VEN-008", "reading vendor.access_key_file: %s is empty", v.AccessKeyFile), "put the vendor's access key there")
+	defer client.Close()
+	names := make(map[string]fleet.ClusterID)
+	for _, c := range file.Clusters {
+		if c.VendorCluster != "" {
+			names[c.VendorCluster] = c.ID
+		}
 	}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
-	defer transport.CloseIdleConnections()
-	watch := &clock{next: transport}
-	client, err := akeyless.New(akeyless.Options{
-		BaseURL: v.URL, AccessID: v.AccessID, AccessKey: akeyless.Secret(key), HTTPClient: &http.Client{Transport: watch}, MaxWait: time.Second,
-	})
-	if err != nil {
-		return failed(err, "")
+	with := cmp.Or(v.AccessID, "the command's credentials")
+	at := cmp.Or(strings.Join(v.Command, " "), v.URL)
+	p := client.Permissions(ctx, slices.Sorted(maps.Keys(names)))
+	for _, call := range p.Calls {
+		if call.Err != nil {
+			return failed(call.Err, "")
+		}
 	}
-	registered, err := client.ListBastions(ctx)
-	if err != nil {
-		return failed(err, "")
-	}
-	if skew := watch.skew; skew.Abs() > skewLimit {
+	if p.Skew.Abs() > skewLimit {
 		direction := "behind"
-		if skew < 0 {
+		if p.Skew < 0 {
 			direction = "ahead of"
 		}
 		return doubtful("set the clock by NTP (`timedatectl set-ntp true`); sessions are judged by when they started",
-			"%s answers; this machine's clock is at least %s %s its", v.URL, skew.Abs().Round(100*time.Millisecond), direction)
+			"%s answers; this machine's clock is at least %s %s its", at, p.Skew.Abs().Round(100*time.Millisecond), direction)
 	}
-	var absent []string
-	for _, c := range file.Clusters {
-		known := slices.ContainsFunc(registered, func(r akeyless.Cluster) bool { return r.Name == c.VendorCluster })
-		if c.VendorCluster != "" && !known {
-			absent = append(absent, fmt.Sprintf("%s (%s)", c.ID, c.VendorCluster))
+	listed := func(vendor []string) string {
+		out := make([]string, len(vendor))
+		for i, name := range vendor {
+			out[i] = fmt.Sprintf("%s (%s)", names[name], name)
 		}
+		return strings.Join(out, ", ")
 	}
-	if len(absent) > 0 {
-		return doubtful("compare vendor_cluster with the gateway's cluster_name, and see that the role may list bastions",
-			"%s answers and knows no bastions of %s", v.URL, strings.Join(absent, ", "))
+	switch {
+	case len(p.Unknown) > 0:
+		return doubtful("compare vendor_cluster with the gateway's cluster_name, and see that the role may list bastions", "%s answers and does not know %s", at, listed(p.Unknown))
+	case len(p.Unseen) > 0:
+		return doubtful(p.Lacks(), "%s answers and does not show %s all sessions of %s, so gates there stay inconclusive", at, with, listed(p.Unseen))
 	}
-	return fine("%s answers and accepts %s", v.URL, v.AccessID)
+	return fine("%s answers and accepts %s", at, with)
 }
 
 func checkEngine(ctx context.Context, c fleetfile.Cluster) finding {
@@ -514,8 +491,8 @@ func checkEngine(ctx context.Context, c fleetfile.Cluster) finding {
 	defer engine.Close()
 	inventory, err := engine.Inventory(ctx, c.ID, c.Compose.Project, c.Compose.Services, time.Now)
 	switch {
-	case err != nil && strings.Contains(err.Error(), "is too new"):
-		// The engine's own words: the library speaks no version before 1.40.
+	case err != nil && strings.Contains(err.Error(), "is not supported by this client"):
+		// The library's own words: it speaks no version before 1.40.
 		return failed(err, "upgrade the engine to Docker 19.03 or newer, which speaks API 1.40")
 	case err != nil:
 		return failed(err, "")
@@ -534,7 +511,7 @@ func checkFiles(ctx context.Context, c fleetfile.Cluster) finding {
 		return failed(err, "")
 	}
 	defer engine.Close()
-	if err := engine.Check(ctx, target(c)); err != nil {
+	if err := engine.Check(ctx, sources.Target(c)); err != nil {
 		problems := strings.Split(err.Error(), "\n")
 		f := failed(errors.New(problems[0]), "")
 		f.id = errs.IDOf(err)

@@ -2,57 +2,29 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/lockstep-fleet/lockstep/adapters/akeyless"
 	"github.com/lockstep-fleet/lockstep/adapters/compose"
 	"github.com/lockstep-fleet/lockstep/adapters/webhook"
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
+	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
-	"github.com/lockstep-fleet/lockstep/services/collector"
 	"github.com/lockstep-fleet/lockstep/services/evaluator"
 	"github.com/lockstep-fleet/lockstep/services/executor"
 	"github.com/lockstep-fleet/lockstep/services/notifier"
+	"github.com/lockstep-fleet/lockstep/sources"
 )
-
-// deployments prepares every cluster's project; nothing connects yet.
-func (s *server) deployments(clusters []fleetfile.Cluster) (map[fleet.ClusterID]*compose.Deployment, error) {
-	compose.RedirectLogs(s.log.With("part", "compose"))
-	engines := make(map[string]*compose.Engine)
-	out := make(map[fleet.ClusterID]*compose.Deployment, len(clusters))
-	for _, c := range clusters {
-		if c.Compose == nil {
-			continue
-		}
-		engine := engines[c.Compose.Engine]
-		if engine == nil {
-			var err error
-			engine, err = compose.New(compose.Options{Host: c.Compose.Engine, Logger: s.log.With("part", "compose")})
-			if err != nil {
-				return nil, fmt.Errorf("cluster %s: %w", c.ID, err)
-			}
-			s.onClose(engine.Close)
-			engines[c.Compose.Engine] = engine
-		}
-		out[c.ID] = compose.NewDeployment(engine, c.ID, target(c), time.Now)
-	}
-	return out, nil
-}
-
-// target is a cluster's project as adapters/compose takes it.
-func target(c fleetfile.Cluster) compose.Target {
-	return compose.Target{
-		Project: c.Compose.Project, Files: c.Compose.Files, EnvFiles: c.Compose.EnvFiles, Profiles: c.Compose.Profiles,
-		Dir: string(c.Compose.Dir), Host: c.Compose.Engine, Components: c.Compose.Services,
-	}
-}
 
 func asDeployments(in map[fleet.ClusterID]*compose.Deployment) map[fleet.ClusterID]executor.Deployment {
 	out := make(map[fleet.ClusterID]executor.Deployment, len(in))
@@ -109,67 +81,56 @@ func executorConfig(file fleetfile.File) executor.Config {
 	return config
 }
 
-// sources lists where the collector looks: every cluster's engine, and the
-// vendor when one is configured.
-func (s *server) sources(file fleetfile.File, deployments map[fleet.ClusterID]*compose.Deployment) ([]collector.Source, error) {
-	var out []collector.Source
-	for _, c := range file.Clusters {
-		if d := deployments[c.ID]; d != nil {
-			out = append(out, collector.InventorySource(c.ID, file.Inventory.PollInterval, d.Inventory))
-		}
-	}
-	if file.Vendor == nil {
-		return out, nil
-	}
-	key, err := os.ReadFile(string(file.Vendor.AccessKeyFile))
-	if err != nil {
-		return nil, errs.New(errs.Invalid, "LS-VEN-008", "reading vendor.access_key_file: %w", err)
-	}
-	if len(strings.TrimSpace(string(key))) == 0 {
-		return nil, errs.New(errs.Invalid, "LS-VEN-008", "reading vendor.access_key_file: %s is empty; put the vendor's access key there", file.Vendor.AccessKeyFile)
-	}
-	client, err := akeyless.New(akeyless.Options{
-		BaseURL: file.Vendor.URL, AccessID: file.Vendor.AccessID, AccessKey: akeyless.Secret(key), Log: s.log.With("part", "vendor"),
-	})
+// lookOnce asks every source once, for a person to see.
+func lookOnce(ctx context.Context, file fleetfile.File, clusters []string) (_ []cli.SourceReport, err error) {
+	set, err := sources.Open(file, slog.New(slog.DiscardHandler), time.Now)
 	if err != nil {
 		return nil, err
 	}
-	s.onClose(func() error { client.Close(); return nil })
-	clusters := make(map[string]fleet.ClusterID)
-	for _, c := range file.Clusters {
-		if c.VendorCluster != "" {
-			clusters[c.VendorCluster] = c.ID
+	defer func() { err = errors.Join(err, set.Close()) }()
+	ids := make([]fleet.ClusterID, len(clusters))
+	for i, id := range clusters {
+		ids[i] = fleet.ClusterID(id)
+	}
+	var out []cli.SourceReport
+	for _, look := range set.Look(ctx, ids) {
+		out = append(out, reported(look))
+	}
+	return out, nil
+}
+
+// reported words what came of one look.
+func reported(look sources.Look) cli.SourceReport {
+	r := cli.SourceReport{Kind: string(look.Kind), Name: look.Name, Status: cli.CheckOK}
+	if len(look.Clusters) == 1 {
+		r.Cluster = string(look.Clusters[0])
+	}
+	for _, o := range look.Observations {
+		r.Observations = append(r.Observations, codec.ObservationToProto(o, time.Now()))
+	}
+	var what, todo []string
+	for _, missing := range look.Missing {
+		what = append(what, missing.What)
+		if !slices.Contains(todo, missing.Todo) && missing.Todo != "" {
+			todo = append(todo, missing.Todo)
 		}
 	}
-	if len(clusters) == 0 {
-		return out, nil
+	r.Problem, r.Todo = strings.Join(what, "; "), strings.Join(todo, "; ")
+	switch {
+	case look.Err != nil:
+		f := failed(look.Err, r.Todo)
+		r.Status, r.Problem, r.Todo, r.ID = f.status, f.detail, f.todo, f.id
+	case look.Skipped != "":
+		r.Status, r.Problem = cli.CheckSkip, look.Skipped
+	case len(what) > 0:
+		r.Status = cli.CheckWarn
 	}
-	reader, err := akeyless.NewSessionReader(akeyless.ReaderOptions{
-		Client: client, Clusters: clusters, SourceLag: file.Vendor.SourceLag, Lookback: file.Rollout.Lookback,
-	})
-	if err != nil {
-		return nil, err
-	}
-	sessions := func(ctx context.Context) ([]fleet.Session, []fleet.Mark, error) {
-		page, err := reader.Poll(ctx)
-		return page.Sessions, page.Marks, err
-	}
-	registrations := func(ctx context.Context) ([]fleet.Registration, error) {
-		reported, err := client.ListBastions(ctx)
-		if err != nil {
-			return nil, err
+	for _, o := range look.Observations {
+		if r.Status == cli.CheckOK && o.Check != nil && !o.Check.OK {
+			r.Status = cli.CheckWarn
 		}
-		var found []fleet.Registration
-		for _, r := range reported {
-			if id, ours := clusters[r.Name]; ours {
-				found = append(found, r.Registration(id, time.Now()))
-			}
-		}
-		return found, nil
 	}
-	return append(out,
-		collector.SessionSource("vendor-sessions", file.Vendor.PollInterval, sessions),
-		collector.RegistrationSource("vendor-bastions", file.Vendor.PollInterval, registrations)), nil
+	return r
 }
 
 func sinks(notify fleetfile.Notify) (map[string]notifier.Sink, error) {

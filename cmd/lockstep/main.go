@@ -38,6 +38,7 @@ func main() {
 		Migrate:  migrate,
 		Topology: listTopology,
 		Doctor:   diagnose,
+		Look:     lookOnce,
 		Extra:    []*cobra.Command{engineCommand()},
 		Version:  buildVersion(),
 	})

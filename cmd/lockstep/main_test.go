@@ -25,7 +25,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/adapters/akeyless/akeylesstest"
 	"github.com/lockstep-fleet/lockstep/adapters/chdb"
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/config"
 	"github.com/lockstep-fleet/lockstep/kit/obs"
 	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
@@ -163,7 +163,7 @@ func withVendor(t *testing.T, opts cli.ServerOptions, vendor *akeylesstest.Serve
 
 func newVendor(t *testing.T) *akeylesstest.Server {
 	t.Helper()
-	vendor, err := akeylesstest.NewServer(akeylesstest.Options{})
+	vendor, err := akeylesstest.NewServer(akeylesstest.Options{Dialect: akeylesstest.DialectInstances})
 	if err != nil {
 		t.Fatal(err)
 	}

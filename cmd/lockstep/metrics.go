@@ -17,8 +17,6 @@ import (
 type meters struct {
 	observed, evaluated    metric.Int64Counter
 	latency                metric.Float64Histogram
-	polls, published       metric.Int64Counter
-	pollSeconds            metric.Float64Histogram
 	rolloutFacts, commands metric.Int64Counter
 	commandSeconds         metric.Float64Histogram
 	notices                metric.Int64Counter
@@ -44,9 +42,6 @@ func metersFor(provider metric.MeterProvider, build cli.Version) (*meters, error
 		evaluated: counter("lockstep_evaluator_decisions_total", "Facts decided, by noun and what was decided."),
 		latency: seconds("lockstep_evaluator_decision_latency_seconds", "From a batch's arrival in the stream until everything that follows from it is decided.",
 			growing(0.001, 2, 14)),
-		polls:          counter("lockstep_collector_polls_total", "Polls of sources, by kind and outcome."),
-		published:      counter("lockstep_collector_observations_total", "Observations handed to the bus, by kind."),
-		pollSeconds:    seconds("lockstep_collector_poll_seconds", "How long a poll of a source took.", growing(0.001, 3, 10)),
 		rolloutFacts:   counter("lockstep_executor_facts_total", "Rollout facts decided, by name."),
 		commands:       counter("lockstep_executor_commands_total", "Commands done by the driver, by action and outcome."),
 		commandSeconds: seconds("lockstep_executor_command_seconds", "From the first touch of a cluster until a command was done.", growing(0.1, 2, 12)),
@@ -92,15 +87,6 @@ func outcome(failed bool) attribute.KeyValue {
 func (m *meters) Observed(kind string, n int) { add(m.observed, n, attribute.String("kind", kind)) }
 
 func (m *meters) DecisionLatency(d time.Duration) { record(m.latency, d) }
-
-func (m *meters) Polled(kind string, failed bool, took time.Duration) {
-	add(m.polls, 1, attribute.String("kind", kind), outcome(failed))
-	record(m.pollSeconds, took, attribute.String("kind", kind))
-}
-
-func (m *meters) Published(kind string, n int) {
-	add(m.published, n, attribute.String("kind", kind))
-}
 
 func (m *meters) Commanded(action string, failed bool, took time.Duration) {
 	add(m.commands, 1, attribute.String("action", action), outcome(failed))

@@ -24,6 +24,12 @@ const exposition = `
 # HELP lockstep_build_info What this process was built from; the value is always 1.
 # TYPE lockstep_build_info gauge
 lockstep_build_info{commit="abc",go="go1.26",version="1.2.3"} 1
+# HELP lockstep_collector_dropped_total Observations that will never arrive, by kind and why; of damaged ones, messages.
+# TYPE lockstep_collector_dropped_total counter
+lockstep_collector_dropped_total{kind="session",why="full"} 5
+# HELP lockstep_collector_failing_sources Sources that keep failing and are asked less often, by kind.
+# TYPE lockstep_collector_failing_sources gauge
+lockstep_collector_failing_sources{kind="inventory"} 1
 # HELP lockstep_collector_observations_total Observations handed to the bus, by kind.
 # TYPE lockstep_collector_observations_total counter
 lockstep_collector_observations_total{kind="session"} 7
@@ -46,6 +52,12 @@ lockstep_collector_poll_seconds_count{kind="session"} 2
 # TYPE lockstep_collector_polls_total counter
 lockstep_collector_polls_total{kind="session",outcome="failed"} 1
 lockstep_collector_polls_total{kind="session",outcome="ok"} 1
+# HELP lockstep_collector_spool_bytes What waits on disk for the bus.
+# TYPE lockstep_collector_spool_bytes gauge
+lockstep_collector_spool_bytes 4096
+# HELP lockstep_collector_spool_messages Messages that wait on disk for the bus.
+# TYPE lockstep_collector_spool_messages gauge
+lockstep_collector_spool_messages 3
 # HELP lockstep_evaluator_decision_latency_seconds From a batch's arrival in the stream until everything that follows from it is decided.
 # TYPE lockstep_evaluator_decision_latency_seconds histogram
 lockstep_evaluator_decision_latency_seconds_bucket{le="0.001"} 0
@@ -117,8 +129,11 @@ func TestWhatIsCountedKeepsItsNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	collecting, err := collector.NewMeter(tel.Meters)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var (
-		collecting collector.Meter = m
 		judging    evaluator.Meter = evaluatorMeter{m}
 		conducting executor.Meter  = executorMeter{m}
 		telling    notifier.Meter  = m
@@ -131,6 +146,9 @@ func TestWhatIsCountedKeepsItsNames(t *testing.T) {
 	collecting.Polled("session", true, 20*time.Millisecond)
 	collecting.Polled("session", false, 20*time.Millisecond)
 	collecting.Published("session", 7)
+	collecting.Dropped("session", "full", 5)
+	collecting.Spooled(3, 4096)
+	collecting.Broken("inventory", true)
 	conducting.Decided("step_passed")
 	conducting.Commanded("apply", false, 90*time.Second)
 	telling.Sent("ops", "rollout_succeeded", false)

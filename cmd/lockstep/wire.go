@@ -2,28 +2,29 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/app"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/kit/obs"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1/observationv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1/rolloutv1connect"
 	"github.com/lockstep-fleet/lockstep/services/collector"
 	"github.com/lockstep-fleet/lockstep/services/evaluator"
 	"github.com/lockstep-fleet/lockstep/services/executor"
 	"github.com/lockstep-fleet/lockstep/services/notifier"
+	"github.com/lockstep-fleet/lockstep/sources"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
 
@@ -40,8 +41,6 @@ const (
 	// beat is how often time alone is considered; windows and deadlines are
 	// minutes, so a second is fine grain.
 	beat = time.Second
-	// maxBatch is how many observations travel in one message.
-	maxBatch = 500
 )
 
 // server is everything in one process.
@@ -105,18 +104,21 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 		return nil, err
 	}
 	// What the configuration names is looked at before anything big starts.
-	deployments, err := s.deployments(opts.Config.Clusters)
+	looks, err := sources.Open(opts.Config, tel.Log, time.Now)
 	if err != nil {
 		return nil, err
 	}
-	sources, err := s.sources(opts.Config, deployments)
-	if err != nil {
-		return nil, err
-	}
+	s.onClose(looks.Close)
 	sinks, err := sinks(opts.Config.Notify)
 	if err != nil {
 		return nil, err
 	}
+	s.opens("spool")
+	spool, err := collector.OpenSpool(opts.Config.Spool(), int64(opts.Config.Collector.SpoolMB)<<20)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(spool.Close)
 	s.opens("store")
 	store, storeRole, err := s.openStore(ctx, opts.ClickHouse, dir.store())
 	if err != nil {
@@ -139,19 +141,20 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 		Bus: events, Store: store, Log: log(topology.Evaluator), Meter: evaluatorMeter{m}, Now: time.Now,
 	})
 	exec := executor.New(executorConfig(opts.Config), executor.Deps{
-		Bus: events, Deployments: asDeployments(deployments), Log: log(topology.Executor), Meter: executorMeter{m}, Now: time.Now,
+		Bus: events, Deployments: asDeployments(looks.Deployments), Log: log(topology.Executor), Meter: executorMeter{m}, Now: time.Now,
 	})
-	incarnation := make([]byte, 6)
-	if _, err := rand.Read(incarnation); err != nil {
-		return nil, fmt.Errorf("making an incarnation: %w", err)
+	counts, err := collector.NewMeter(tel.Meters)
+	if err != nil {
+		return nil, err
 	}
-	coll := collector.New(collector.Config{Tenant: fleet.DefaultTenant, Incarnation: hex.EncodeToString(incarnation), MaxBatch: maxBatch}, sources,
-		collector.Deps{Bus: events, Log: log(topology.Collector), Meter: m, Now: time.Now})
+	coll := collector.New(collector.Config{Tenant: fleet.DefaultTenant, ID: opts.Config.Collector.ID, FullEvery: opts.Config.Collector.FullEvery}, looks.Schedules(),
+		collector.Deps{Bus: events, Spool: spool, Log: log(topology.Collector), Meter: counts, Now: time.Now, Chance: rand.Float64})
 	tell := notifier.New(sinks, notifier.Deps{Bus: events, Log: log(topology.Notifier), Meter: m, Since: began})
 
-	fleetAPI, gateAPI := eval.Handlers()
+	fleetAPI, gateAPI, observationAPI := eval.Handlers()
 	fleetv1connect.RegisterFleetServiceHandler(api.Server, fleetAPI)
 	gatev1connect.RegisterGateServiceHandler(api.Server, gateAPI)
+	observationv1connect.RegisterObservationServiceHandler(api.Server, observationAPI)
 	rolloutv1connect.RegisterRolloutServiceHandler(api.Server, exec.Handler())
 
 	// What people and machines ask comes first and goes last, so that it can say what

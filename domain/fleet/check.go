@@ -56,6 +56,10 @@ const (
 	FailureContent     Failure = "content"       // an answer that says something else
 	FailureTooManyOpen Failure = "too_many_open" // the server takes no more just now
 
+	// Of the look itself: it could not begin, for a file on this machine is missing
+	// or cannot be read. It says nothing of what was to be looked at.
+	FailureSetup Failure = "setup"
+
 	// Of a session, from the vendor's words.
 	FailureLegacySSH   Failure = "legacy_ssh_algorithms" // no mutual signature algorithm with an old target
 	FailureIssuerUsers Failure = "issuer_session_users"  // the SSH issuer does not allow session_* users

@@ -91,6 +91,7 @@ func run(m *testing.M, host string) int {
 // fixture is one test's Compose project.
 type fixture struct {
 	t       *testing.T
+	host    string // the engine it is on
 	project string
 	dir     string
 	api     client.APIClient
@@ -98,11 +99,16 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	api, err := client.New(client.WithHost(shared.host))
+	return newFixtureOn(t, shared.host)
+}
+
+func newFixtureOn(t *testing.T, host string) *fixture {
+	t.Helper()
+	api, err := client.New(client.WithHost(host))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, project: "adc-" + strings.ToLower(rand.Text()[:8]), dir: t.TempDir(), api: api}
+	f := &fixture{t: t, host: host, project: "adc-" + strings.ToLower(rand.Text()[:8]), dir: t.TempDir(), api: api}
 	t.Cleanup(f.cleanup)
 	return f
 }
@@ -206,6 +212,20 @@ func (f *fixture) write(file, content string) string {
 	return path
 }
 
+// edit replaces parts of a file, old and new in turns.
+func (f *fixture) edit(file string, oldnew ...string) {
+	f.t.Helper()
+	content, err := os.ReadFile(filepath.Join(f.dir, file))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	edited := strings.NewReplacer(oldnew...).Replace(string(content))
+	if edited == string(content) {
+		f.t.Fatalf("nothing of %q is in %s", oldnew, file)
+	}
+	f.write(file, edited)
+}
+
 // standard writes a project like the vendor's: a gateway with its version in an
 // env file, two bastions behind its health, one with a fixed name, and a cache.
 func (f *fixture) standard() compose.Target {
@@ -241,43 +261,48 @@ services:
 	return compose.Target{Project: f.project, Dir: f.dir, Files: []string{"compose.yaml"}, Profiles: []string{"gateway", "sra"}}
 }
 
-// userUp starts the project the way docker compose up -d does.
+// userUp starts the project the way docker compose up -d --wait does.
 func (f *fixture) userUp(t compose.Target) {
+	f.t.Helper()
+	if err := f.up(t, true); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// up starts the project the way docker compose up -d does, and may wait for health.
+func (f *fixture) up(t compose.Target, wait bool) error {
 	f.t.Helper()
 	cli, err := command.NewDockerCli(command.WithCombinedStreams(io.Discard))
 	if err != nil {
-		f.t.Fatal(err)
+		return err
 	}
 	settings := flags.NewClientOptions()
-	settings.Hosts = []string{shared.host}
+	settings.Hosts = []string{f.host}
 	if err := cli.Initialize(settings); err != nil {
-		f.t.Fatal(err)
+		return err
 	}
 	service, err := library.NewComposeService(cli)
 	if err != nil {
-		f.t.Fatal(err)
+		return err
 	}
 	project, err := service.LoadProject(f.t.Context(), api.ProjectLoadOptions{
 		ProjectName: t.Project, WorkingDir: t.Dir, ConfigPaths: []string{filepath.Join(t.Dir, t.Files[0])}, Profiles: t.Profiles,
 	})
 	if err != nil {
-		f.t.Fatal(err)
+		return err
 	}
 	if project, err = project.WithServicesEnvironmentResolved(true); err != nil {
-		f.t.Fatal(err)
+		return err
 	}
-	err = service.Up(f.t.Context(), project, api.UpOptions{
+	return service.Up(f.t.Context(), project, api.UpOptions{
 		Create: api.CreateOptions{Services: project.ServiceNames(), Recreate: api.RecreateDiverged, RecreateDependencies: api.RecreateDiverged, Inherit: true, QuietPull: true},
-		Start:  api.StartOptions{Project: project, Wait: true, WaitTimeout: time.Minute},
+		Start:  api.StartOptions{Project: project, Wait: wait, WaitTimeout: time.Minute},
 	})
-	if err != nil {
-		f.t.Fatal(err)
-	}
 }
 
 func (f *fixture) engine(guard func(context.Context) error) *compose.Engine {
 	f.t.Helper()
-	e, err := compose.New(compose.Options{Host: shared.host, Guard: guard, HealthTimeout: 20 * time.Second, Settle: 300 * time.Millisecond})
+	e, err := compose.New(compose.Options{Host: f.host, Guard: guard, HealthTimeout: 20 * time.Second, Settle: 300 * time.Millisecond})
 	if err != nil {
 		f.t.Fatal(err)
 	}

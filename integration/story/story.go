@@ -129,7 +129,7 @@ func (t *teller) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if t.vendor, err = akeylesstest.NewServer(akeylesstest.Options{}); err != nil {
+	if t.vendor, err = akeylesstest.NewServer(akeylesstest.Options{Dialect: akeylesstest.DialectInstances}); err != nil {
 		return err
 	}
 	for _, c := range t.opts.Clusters {

@@ -1,244 +1,181 @@
 // Package collector asks sources what they see and hands it on as observation
-// batches. It owns the observation subjects, their sequences and incarnations.
+// batches, over a spool on disk, so that nothing that was seen is lost while the
+// bus is away. It owns the observation subjects, their sequences and incarnations.
 // It judges nothing and keeps no history.
 package collector
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
-	"github.com/lockstep-fleet/lockstep/kit/rtime"
-	observationv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1"
-	"github.com/lockstep-fleet/lockstep/topology"
 )
 
-// Source is one place to look at. Poll returns what is new, in the order in
-// which it was seen; observations that were returned are not returned again
-// unless they changed, so the collector must not lose them.
-type Source struct {
-	ID fleet.SourceID
-	// Kind is the last token of the subject: inventory, session or registration.
-	Kind  string
-	Every time.Duration
-	Poll  func(ctx context.Context) ([]codec.Observation, error)
+// Source is something that can be asked what it sees.
+type Source interface {
+	// Poll returns what is to be seen now, in the order in which it came about. What
+	// is new once only, such as a session's end, is not returned again: the collector
+	// does not lose it.
+	Poll(ctx context.Context) ([]codec.Observation, error)
 }
 
-// Config is what an operator chooses.
+// SourceFunc is a source that is one function.
+type SourceFunc func(ctx context.Context) ([]codec.Observation, error)
+
+// Poll calls it.
+func (f SourceFunc) Poll(ctx context.Context) ([]codec.Observation, error) { return f(ctx) }
+
+// Schedule is how one source is asked.
+type Schedule struct {
+	// Kind is of everything the source returns, but for marks of its own.
+	Kind fleet.Kind
+	// Name is for people, such as "the inventory of berlin".
+	Name string
+	// Clusters are those the source speaks of. After each poll that succeeds, one mark
+	// for each says that it was looked at; after one that fails, that it was not seen.
+	// A source of sessions makes the marks that promise something itself.
+	Clusters []fleet.ClusterID
+	Source   Source
+	// Every is from the beginning of one poll to that of the next.
+	Every time.Duration
+	// Jitter is how long the first poll waits at most, by chance, so that many
+	// sources do not come at once; zero is not at all.
+	Jitter time.Duration
+	// Timeout bounds one poll; zero is Every, or 10 seconds where that is shorter.
+	Timeout time.Duration
+	// Wake asks for a poll before its time; nil is never.
+	Wake <-chan struct{}
+	// Run keeps alive what Poll reads from until ctx ends; nil for what needs none.
+	Run func(ctx context.Context) error
+}
+
+// Config is what an operator chooses. What is zero has a default.
 type Config struct {
 	Tenant fleet.TenantID
-	// Incarnation is another one at every start.
-	Incarnation string
-	// MaxBatch bounds the observations of one message.
+	// ID tells this collector from others. It speaks as a source for each kind, such
+	// as "hub-session".
+	ID string
+	// MaxBatch bounds the observations of one message; 500.
 	MaxBatch int
+	// Linger is how long a message waits for more; 50 ms.
+	Linger time.Duration
+	// FullEvery is when an inventory, registration or package is sent again that has
+	// not changed; 5 minutes.
+	FullEvery time.Duration
+	// MarkEvery is how often at most a source says that it cannot see; 5 seconds.
+	MarkEvery time.Duration
 }
 
-// Publisher is what the collector needs of the bus.
-type Publisher interface {
+// Bus is what the collector needs of the bus.
+type Bus interface {
 	Publish(ctx context.Context, m bus.Message) (uint64, error)
+	// PublishBatch stores all or none.
+	PublishBatch(ctx context.Context, messages []bus.Message) (uint64, error)
 }
 
 // Meter counts what the collector does.
 type Meter interface {
 	Polled(kind string, failed bool, took time.Duration)
+	// Published counts what the bus has acknowledged.
 	Published(kind string, observations int)
+	// Dropped counts what will never arrive, by why: full, no_space, damaged, refused
+	// or invalid. Of what is damaged the kind is unknown, and messages are counted.
+	Dropped(kind, why string, observations int)
+	// Spooled says how much waits for the bus now.
+	Spooled(messages uint64, bytes int64)
+	// Broken says that a source of a kind is asked less often because it keeps
+	// failing, and then that this is over.
+	Broken(kind string, broken bool)
 }
 
 // Deps are what the collector works with.
 type Deps struct {
-	Bus   Publisher
+	Bus   Bus
+	Spool *Spool
 	Log   *slog.Logger
 	Meter Meter
 	Now   func() time.Time
+	// Chance returns a number from 0 to below 1, every time another.
+	Chance func() float64
 }
 
 // Service is the collector.
 type Service struct {
-	config  Config
-	sources []Source
-	deps    Deps
+	config    Config
+	schedules []Schedule
+	deps      Deps
+
+	results chan result
+	// numbered is the newest sequence of each subject; it belongs to whoever packs.
+	numbered map[string]uint64
+	untold   shortfalls
+	// tell is sent when there is something untold.
+	tell chan struct{}
+	// losses counts what was lost; whoever sends less because of what was sent before
+	// looks whether it grew.
+	losses atomic.Uint64
+	// pressed is set while the spool is so full that only what happens once goes in.
+	pressed atomic.Bool
 }
 
-// New returns a collector of the given sources that has not started.
-func New(config Config, sources []Source, deps Deps) *Service {
-	return &Service{config: config, sources: sources, deps: deps}
+// New returns a collector of what the schedules say that has not started.
+func New(config Config, schedules []Schedule, deps Deps) *Service {
+	config.MaxBatch = or(config.MaxBatch, 500)
+	config.Linger = or(config.Linger, 50*time.Millisecond)
+	config.FullEvery = or(config.FullEvery, 5*time.Minute)
+	config.MarkEvery = or(config.MarkEvery, 5*time.Second)
+	return &Service{config: config, schedules: schedules, deps: deps, results: make(chan result), tell: make(chan struct{}, 1),
+		numbered: make(map[string]uint64)}
 }
 
-// Run polls every source on its own schedule until ctx ends, then returns nil.
-func (s *Service) Run(ctx context.Context) error {
-	var running sync.WaitGroup
-	for _, source := range s.sources {
-		running.Go(func() {
-			p := poller{Service: s, source: source, sequences: make(map[uint32]uint64)}
-			p.run(ctx)
-		})
+// or returns what was chosen, else the default.
+func or[T int | time.Duration](chosen, otherwise T) T {
+	if chosen == 0 {
+		return otherwise
 	}
-	running.Wait()
-	<-ctx.Done() // A collector of nothing is not done either.
+	return chosen
+}
+
+// lastDrain bounds how long what is spooled is still published when the collector
+// stops; the rest is published after the next start.
+const lastDrain = 2 * time.Second
+
+// Run works until ctx ends, then returns nil: what was polled is in the spool, and
+// on the bus if that took it at once.
+func (s *Service) Run(ctx context.Context) error {
+	// Each of the three ends after those it serves.
+	publishing, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	empty := make(chan struct{})
+	var polling, packing, draining sync.WaitGroup
+	s.account()
+	s.pressure()
+	draining.Go(func() { s.publish(publishing, empty) })
+	packing.Go(func() { s.pack(ctx) })
+	for _, schedule := range s.schedules {
+		p := newPoller(s, schedule)
+		polling.Go(func() { p.run(ctx) })
+		if schedule.Run != nil {
+			polling.Go(func() { p.keep(ctx) })
+		}
+	}
+	<-ctx.Done()
+	polling.Wait()
+	close(s.results)
+	packing.Wait()
+	close(empty)
+	limit := time.AfterFunc(lastDrain, giveUp)
+	defer limit.Stop()
+	draining.Wait()
 	return nil
 }
 
-// poller works one source.
-type poller struct {
-	*Service
-	source    Source
-	sequences map[uint32]uint64
-	failing   bool
+// sourceID is as what the collector speaks of a kind.
+func (s *Service) sourceID(kind fleet.Kind) fleet.SourceID {
+	return fleet.SourceID(s.config.ID + "-" + string(kind))
 }
-
-func (p *poller) run(ctx context.Context) {
-	for range rtime.Every(ctx, p.source.Every) {
-		p.poll(ctx)
-	}
-}
-
-// poll asks once. A source that fails is logged when it starts failing and when
-// it works again, not at every turn; its silence makes its clusters dark.
-func (p *poller) poll(ctx context.Context) {
-	began := p.deps.Now()
-	observations, err := p.source.Poll(ctx)
-	if ctx.Err() != nil {
-		return
-	}
-	p.deps.Meter.Polled(p.source.Kind, err != nil, p.deps.Now().Sub(began))
-	switch {
-	case err != nil && !p.failing:
-		p.deps.Log.Error("a source cannot be read; it is asked again", "source", p.source.ID, "every", p.source.Every, "error", err)
-	case err == nil && p.failing:
-		p.deps.Log.Info("a source can be read again", "source", p.source.ID)
-	}
-	p.failing = err != nil
-	if err != nil {
-		return
-	}
-	for _, batch := range p.batches(observations, began) {
-		if !p.publish(ctx, batch) {
-			return
-		}
-	}
-}
-
-// maxBatchBytes bounds the encoded observations of one message, far below what
-// the bus accepts: a message that is refused for its size would be tried for ever.
-const maxBatchBytes = 1 << 20
-
-// batches packs observations, keeping their order within each part.
-func (p *poller) batches(observations []codec.Observation, at time.Time) []*observationv1.Batch {
-	open := make(map[uint32]*observationv1.Batch)
-	sizes := make(map[uint32]int)
-	var out []*observationv1.Batch
-	for _, o := range observations {
-		part := topology.Part(o.Cluster())
-		batch := open[part]
-		m := codec.ObservationToProto(o, at)
-		size := proto.Size(m)
-		if batch == nil || len(batch.Observations) >= p.config.MaxBatch || sizes[part]+size > maxBatchBytes {
-			p.sequences[part]++
-			batch = &observationv1.Batch{
-				Source: string(p.source.ID), Incarnation: p.config.Incarnation, Sequence: p.sequences[part], Part: part,
-			}
-			open[part], sizes[part] = batch, 0
-			out = append(out, batch)
-		}
-		batch.Observations = append(batch.Observations, m)
-		sizes[part] += size
-	}
-	return out
-}
-
-// publish hands one batch on and does not give up before ctx ends: what a poll
-// returned is not returned again.
-func (p *poller) publish(ctx context.Context, batch *observationv1.Batch) bool {
-	data, err := proto.Marshal(batch)
-	if err != nil {
-		// Only text that is not UTF-8 gets here; without it the rest still counts.
-		p.deps.Log.Error("a batch cannot be encoded and is dropped; its absence is seen as a hole", "source", p.source.ID, "error", err)
-		return true
-	}
-	m := bus.Message{
-		Subject: topology.ObservationSubject(p.config.Tenant, p.source.ID, batch.Part, fleet.Kind(p.source.Kind)),
-		Type:    string(batch.ProtoReflect().Descriptor().FullName()), Data: data,
-	}
-	pauses := rtime.Backoff{First: 100 * time.Millisecond, Max: 5 * time.Second}
-	for attempt := 1; ; attempt++ {
-		_, err := p.deps.Bus.Publish(ctx, m)
-		if err == nil {
-			p.deps.Meter.Published(p.source.Kind, len(batch.Observations))
-			return true
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		if attempt == 1 {
-			p.deps.Log.Error("publishing observations failed; they are kept and tried again", "source", p.source.ID, "error", err)
-		}
-		if rtime.Wait(ctx, pauses.Next()) != nil {
-			return false
-		}
-	}
-}
-
-// InventorySource reads one cluster's instances.
-func InventorySource(cluster fleet.ClusterID, every time.Duration, read func(context.Context) (fleet.Inventory, error)) Source {
-	return Source{
-		ID: fleet.SourceID("compose-" + cluster), Kind: "inventory", Every: every,
-		Poll: func(ctx context.Context) ([]codec.Observation, error) {
-			inventory, err := read(ctx)
-			if err != nil {
-				return nil, fmt.Errorf("reading the inventory of %s: %w", cluster, err)
-			}
-			return []codec.Observation{{Inventory: &inventory}}, nil
-		},
-	}
-}
-
-// SessionSource reads the sessions of a tenant and the marks that say how far
-// they are complete.
-func SessionSource(id fleet.SourceID, every time.Duration, read func(context.Context) ([]fleet.Session, []fleet.Mark, error)) Source {
-	return Source{ID: id, Kind: "session", Every: every, Poll: func(ctx context.Context) ([]codec.Observation, error) {
-		sessions, marks, err := read(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("reading sessions: %w", err)
-		}
-		out := make([]codec.Observation, 0, len(sessions)+len(marks))
-		for _, s := range sessions {
-			out = append(out, codec.Observation{Session: clone(s)})
-		}
-		// Marks last: they promise what stands before them.
-		for _, m := range marks {
-			out = append(out, codec.Observation{Mark: clone(m)})
-		}
-		return out, nil
-	}}
-}
-
-// RegistrationSource reads what the vendor reports of a tenant's bastions. A
-// registration that says what the last one said is not sent again.
-func RegistrationSource(id fleet.SourceID, every time.Duration, read func(context.Context) ([]fleet.Registration, error)) Source {
-	sent := make(map[fleet.ClusterID]fleet.Registration)
-	return Source{ID: id, Kind: "registration", Every: every, Poll: func(ctx context.Context) ([]codec.Observation, error) {
-		registrations, err := read(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("reading registrations: %w", err)
-		}
-		var out []codec.Observation
-		for _, r := range registrations {
-			if last, ok := sent[r.Cluster]; ok && last.LastReport.Equal(r.LastReport) && slices.Equal(last.Bastions, r.Bastions) {
-				continue
-			}
-			sent[r.Cluster] = r
-			out = append(out, codec.Observation{Registration: clone(r)})
-		}
-		return out, nil
-	}}
-}
-
-func clone[T any](v T) *T { return &v }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +22,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 	observationv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1"
 	"github.com/lockstep-fleet/lockstep/services/collector"
 	"github.com/lockstep-fleet/lockstep/topology"
@@ -27,71 +30,162 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// publisher keeps what is published; it refuses while failing is above zero.
-type publisher struct {
+// station is a bus that keeps what is published to it.
+type station struct {
 	mu      sync.Mutex
-	failing int
+	down    bool
+	deaf    int                      // so many times it stores, and its answer is lost
+	refuse  func(m bus.Message) bool // for good
 	tries   int
 	batches []*observationv1.Batch
 	subject []string
 	sizes   []int
 }
 
-func (p *publisher) Publish(ctx context.Context, m bus.Message) (uint64, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.tries++
-	if ctx.Err() != nil {
+var errDown = errs.New(errs.Unavailable, "LS-BUS-006", "no responders")
+
+func (s *station) Publish(ctx context.Context, m bus.Message) (uint64, error) {
+	return s.PublishBatch(ctx, []bus.Message{m})
+}
+
+func (s *station) PublishBatch(ctx context.Context, messages []bus.Message) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tries++
+	switch {
+	case ctx.Err() != nil:
 		return 0, ctx.Err()
+	case s.down:
+		return 0, errDown
+	case s.refuse != nil && slices.ContainsFunc(messages, s.refuse):
+		return 0, errs.New(errs.Exhausted, "LS-BUS-005", "too large")
 	}
-	if p.failing != 0 {
-		p.failing--
-		return 0, errors.New("no responders")
+	for _, m := range messages {
+		var batch observationv1.Batch
+		if err := proto.Unmarshal(m.Data, &batch); err != nil {
+			return 0, err
+		}
+		s.batches, s.subject, s.sizes = append(s.batches, &batch), append(s.subject, m.Subject), append(s.sizes, len(m.Data))
 	}
-	var batch observationv1.Batch
-	if err := proto.Unmarshal(m.Data, &batch); err != nil {
-		return 0, err
+	if s.deaf > 0 {
+		s.deaf--
+		return 0, errDown
 	}
-	p.batches, p.subject, p.sizes = append(p.batches, &batch), append(p.subject, m.Subject), append(p.sizes, len(m.Data))
-	return uint64(len(p.batches)), nil
+	return uint64(len(s.batches)), nil
 }
 
-func (p *publisher) count() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.batches)
+func (s *station) set(down bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = down
 }
 
-// sequences lists the sequences published of each part, in order.
-func (p *publisher) sequences() map[uint32][]uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := make(map[uint32][]uint64)
-	for _, b := range p.batches {
-		out[b.GetPart()] = append(out[b.GetPart()], b.GetSequence())
-	}
-	return out
+func (s *station) published() []*observationv1.Batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.batches)
 }
 
-// sessions lists the session ids published for a cluster, in order.
-func (p *publisher) sessions(cluster fleet.ClusterID) []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var out []string
-	for _, b := range p.batches {
-		for _, o := range b.GetObservations() {
-			if o.GetCluster() == string(cluster) {
-				out = append(out, o.GetSession().GetId())
+// observations lists what was published of a cluster and kind, repeats of messages
+// left out.
+func (s *station) observations(cluster fleet.ClusterID, kind fleet.Kind) []*observationv1.Observation {
+	seen := make(map[string]bool)
+	var out []*observationv1.Observation
+	for _, b := range s.published() {
+		if key := fmt.Sprint(b.GetSource(), b.GetIncarnation(), b.GetPart(), b.GetSequence()); !seen[key] && strings.HasSuffix(b.GetSource(), "-"+string(kind)) {
+			seen[key] = true
+			for _, o := range b.GetObservations() {
+				if o.GetCluster() == string(cluster) {
+					out = append(out, o)
+				}
 			}
 		}
 	}
 	return out
 }
 
-type meter struct{}
+// sessions lists the session ids published for a cluster, in order.
+func (s *station) sessions(cluster fleet.ClusterID) []string {
+	var out []string
+	for _, o := range s.observations(cluster, fleet.KindSession) {
+		if o.GetSession() != nil {
+			out = append(out, o.GetSession().GetId())
+		}
+	}
+	return out
+}
 
-func (meter) Polled(string, bool, time.Duration) {}
-func (meter) Published(string, int)              {}
+// marks lists the marks published for a cluster about a kind, in order.
+func (s *station) marks(cluster fleet.ClusterID, kind fleet.Kind) []*observationv1.Mark {
+	var out []*observationv1.Mark
+	for _, o := range s.observations(cluster, kind) {
+		if o.GetMark() != nil {
+			out = append(out, o.GetMark())
+		}
+	}
+	return out
+}
+
+// sequences lists those published of each source, incarnation and part, in order.
+func (s *station) sequences() map[codec.Position][]uint64 {
+	out := make(map[codec.Position][]uint64)
+	for _, b := range s.published() {
+		at := codec.Position{Source: fleet.SourceID(b.GetSource()), Incarnation: b.GetIncarnation(), Part: b.GetPart()}
+		out[at] = append(out[at], b.GetSequence())
+	}
+	return out
+}
+
+// unbroken checks that no sequence is left out; a message may be repeated.
+func (s *station) unbroken(t *testing.T) {
+	t.Helper()
+	for at, sequences := range s.sequences() {
+		last := uint64(0)
+		for _, n := range sequences {
+			if n > last+1 {
+				t.Errorf("%v: message %d came after %d", at, n, last)
+			}
+			last = max(last, n)
+		}
+	}
+}
+
+// tally counts what the collector tells its meter.
+type tally struct {
+	mu        sync.Mutex
+	published map[string]int
+	dropped   map[string]int
+	waiting   uint64
+	broken    int
+}
+
+func (c *tally) Polled(string, bool, time.Duration) {}
+
+func (c *tally) Published(kind string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.published[kind] += n
+}
+
+func (c *tally) Dropped(kind, why string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dropped[kind+" "+why] += n
+}
+
+func (c *tally) Spooled(messages uint64, _ int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting = messages
+}
+
+func (c *tally) Broken(_ string, broken bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.broken--; broken {
+		c.broken += 2
+	}
+}
 
 // book is a log whose lines can be counted.
 type book struct {
@@ -111,29 +205,55 @@ func (b *book) count(text string) int {
 	return strings.Count(b.lines.String(), text)
 }
 
-func session(cluster fleet.ClusterID, id string) codec.Observation {
-	return codec.Observation{Session: &fleet.Session{ID: fleet.SessionID(id), Cluster: cluster, Status: fleet.SessionConnected, Start: time.Now()}}
+// world is a collector with its bus and its spool, inside a bubble of its own time.
+type world struct {
+	*testing.T
+	bus    *station
+	dir    string
+	size   int64
+	config collector.Config
+	log    *book
+	meter  *tally
+	now    func() time.Time
+	stop   func()
 }
 
-// run starts a collector inside a synctest bubble.
-func run(t *testing.T, bus collector.Publisher, log *book, sources ...collector.Source) (stop func()) {
-	t.Helper()
-	s := collector.New(collector.Config{Tenant: fleet.DefaultTenant, Incarnation: "first", MaxBatch: 3}, sources,
-		collector.Deps{Bus: bus, Log: slog.New(slog.NewTextHandler(log, nil)), Meter: meter{}, Now: time.Now})
-	ctx, cancel := context.WithCancel(t.Context())
+func newWorld(t *testing.T) *world {
+	return &world{
+		T: t, bus: &station{}, dir: t.TempDir(), size: 64 << 20, config: collector.Config{Tenant: fleet.DefaultTenant, ID: "hub", MaxBatch: 3},
+		log: &book{}, meter: &tally{published: make(map[string]int), dropped: make(map[string]int)}, now: time.Now,
+	}
+}
+
+// run starts a collector; stop ends it, which takes no time at all.
+func (w *world) run(schedules ...collector.Schedule) {
+	w.Helper()
+	spool, err := collector.OpenSpool(w.dir, w.size)
+	if err != nil {
+		w.Fatal(err)
+	}
+	s := collector.New(w.config, schedules, collector.Deps{
+		Bus: w.bus, Spool: spool, Log: slog.New(slog.NewTextHandler(w.log, nil)), Meter: w.meter,
+		Now: func() time.Time { return w.now() }, Chance: func() float64 { return 0 },
+	})
+	ctx, cancel := context.WithCancel(w.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	return func() {
-		t.Helper()
+	w.stop = func() {
+		w.Helper()
 		cancel()
 		synctest.Wait()
 		select {
 		case err := <-done:
 			if err != nil {
-				t.Errorf("stopping: %v", err)
+				w.Errorf("stopping: %v", err)
 			}
 		default:
-			t.Error("the collector did not stop at once")
+			w.Error("the collector did not stop at once")
+			<-done
+		}
+		if err := spool.Close(); err != nil {
+			w.Error(err)
 		}
 	}
 }
@@ -144,25 +264,59 @@ func letTimePass(d time.Duration) {
 	synctest.Wait()
 }
 
-func TestOrderAndSequences(t *testing.T) {
+// bubble runs a test in a time of its own.
+func bubble(t *testing.T, test func(w *world)) {
+	t.Helper()
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { test(newWorld(t)) })
+}
+
+func session(cluster fleet.ClusterID, id string) codec.Observation {
+	return codec.Observation{Session: &fleet.Session{ID: fleet.SessionID(id), Cluster: cluster, Status: fleet.SessionConnected, Start: time.Now()}}
+}
+
+// polled is a source of sessions every second.
+func polled(poll collector.SourceFunc, clusters ...fleet.ClusterID) collector.Schedule {
+	return collector.Schedule{Kind: fleet.KindSession, Name: "sessions", Clusters: clusters, Source: poll, Every: time.Second}
+}
+
+// stream is a source of sessions of one cluster, n a poll, which are numbered.
+func stream(cluster fleet.ClusterID, n int) (collector.Schedule, *atomic.Int64) {
+	next := &atomic.Int64{}
+	return polled(func(context.Context) ([]codec.Observation, error) {
+		var out []codec.Observation
+		for range n {
+			out = append(out, session(cluster, fmt.Sprint(next.Add(1))))
+		}
+		return out, nil
+	}, cluster), next
+}
+
+// upTo lists the ids that a stream gave.
+func upTo(n int64) []string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprint(i+1))
+	}
+	return out
+}
+
+func TestOrderAndSequences(t *testing.T) {
+	bubble(t, func(w *world) {
 		if topology.Part("paris") == topology.Part("rome") {
-			t.Fatal("the two clusters of this test must be of two parts")
+			w.Fatal("the two clusters of this test must be of two parts")
 		}
 		polls := 0
-		source := collector.Source{ID: "vendor", Kind: "session", Every: time.Second, Poll: func(context.Context) ([]codec.Observation, error) {
+		w.run(polled(func(context.Context) ([]codec.Observation, error) {
 			polls++
 			var out []codec.Observation
 			for i := range 5 {
 				out = append(out, session("paris", fmt.Sprintf("p%d-%d", polls, i)), session("rome", fmt.Sprintf("r%d-%d", polls, i)))
 			}
 			return out, nil
-		}}
-		p := &publisher{}
-		stop := run(t, p, &book{}, source)
+		}))
 		letTimePass(1500 * time.Millisecond) // two polls
-		stop()
+		w.stop()
 		for _, cluster := range []fleet.ClusterID{"paris", "rome"} {
 			var want []string
 			for poll := range 2 {
@@ -170,34 +324,65 @@ func TestOrderAndSequences(t *testing.T) {
 					want = append(want, fmt.Sprintf("%c%d-%d", cluster[0], poll+1, i))
 				}
 			}
-			if diff := cmp.Diff(want, p.sessions(cluster)); diff != "" {
-				t.Errorf("%s: %s", cluster, diff)
+			if diff := cmp.Diff(want, w.bus.sessions(cluster)); diff != "" {
+				w.Errorf("%s: %s", cluster, diff)
 			}
 		}
-		want := map[uint32][]uint64{topology.Part("paris"): {1, 2, 3, 4}, topology.Part("rome"): {1, 2, 3, 4}}
-		if diff := cmp.Diff(want, p.sequences()); diff != "" {
-			t.Errorf("sequences: %s", diff)
-		}
-		for i, b := range p.batches {
-			if len(b.GetObservations()) > 3 || b.GetIncarnation() != "first" || b.GetSource() != "vendor" {
-				t.Errorf("batch %d of source %s, incarnation %s has %d observations", i, b.GetSource(), b.GetIncarnation(), len(b.GetObservations()))
+		for at, got := range w.bus.sequences() {
+			if want := []uint64{1, 2, 3, 4}; !slices.Equal(got, want) {
+				w.Errorf("%v: sequences %d, want %d", at, got, want)
 			}
-			if want := topology.ObservationSubject(fleet.DefaultTenant, "vendor", b.GetPart(), "session"); p.subject[i] != want {
-				t.Errorf("batch %d went to %s, want %s", i, p.subject[i], want)
+		}
+		for i, b := range w.bus.batches {
+			if len(b.GetObservations()) > 3 || len(b.GetIncarnation()) != 16 || b.GetSource() != "hub-session" {
+				w.Errorf("batch %d of source %s, incarnation %s has %d observations", i, b.GetSource(), b.GetIncarnation(), len(b.GetObservations()))
+			}
+			if want := topology.ObservationSubject(fleet.DefaultTenant, "hub-session", b.GetPart(), fleet.KindSession); w.bus.subject[i] != want {
+				w.Errorf("batch %d went to %s, want %s", i, w.bus.subject[i], want)
 			}
 			for _, o := range b.GetObservations() {
 				if topology.Part(fleet.ClusterID(o.GetCluster())) != b.GetPart() {
-					t.Errorf("batch of part %d holds cluster %s", b.GetPart(), o.GetCluster())
+					w.Errorf("batch of part %d holds cluster %s", b.GetPart(), o.GetCluster())
+				}
+				if _, err := codec.ObservationFromProto(o); err != nil || len(o.GetId()) != 32 {
+					w.Errorf("observation %q: %v", o.GetId(), err)
 				}
 			}
+		}
+		if w.meter.published["session"] != 20 || w.meter.waiting != 0 {
+			w.Errorf("%d published, %d waiting", w.meter.published["session"], w.meter.waiting)
 		}
 	})
 }
 
+func TestResultsThatComeTogetherShareMessages(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.config.MaxBatch = 100
+		var schedules []collector.Schedule
+		for i := range 5 {
+			s, _ := stream("paris", 2)
+			s.Jitter = time.Duration(i)
+			schedules = append(schedules, s)
+		}
+		late, _ := stream("paris", 2)
+		late.Every = time.Hour
+		late.Source = collector.SourceFunc(func(ctx context.Context) ([]codec.Observation, error) { <-ctx.Done(); return nil, ctx.Err() })
+		w.run(append(schedules, late)...)
+		letTimePass(40 * time.Millisecond)
+		if n := len(w.bus.published()); n != 0 {
+			w.Errorf("%d messages before the linger time is over", n)
+		}
+		letTimePass(20 * time.Millisecond)
+		if b := w.bus.published(); len(b) != 1 || len(b[0].GetObservations()) != 10 {
+			w.Errorf("%d messages, want one with all ten", len(b))
+		}
+		w.stop()
+	})
+}
+
 func TestAMessageStaysFarBelowTheBusLimit(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		source := collector.Source{ID: "vendor", Kind: "session", Every: time.Hour, Poll: func(context.Context) ([]codec.Observation, error) {
+	bubble(t, func(w *world) {
+		w.run(polled(func(context.Context) ([]codec.Observation, error) {
 			var out []codec.Observation
 			for i := range 3 {
 				o := session("paris", fmt.Sprint(i))
@@ -205,207 +390,703 @@ func TestAMessageStaysFarBelowTheBusLimit(t *testing.T) {
 				out = append(out, o)
 			}
 			return out, nil
-		}}
-		p := &publisher{}
-		stop := run(t, p, &book{}, source)
+		}))
 		synctest.Wait()
-		stop()
-		if len(p.sizes) != 3 || slices.Max(p.sizes) > 1<<20 {
-			t.Errorf("messages of %d bytes, want three below 1 MiB", p.sizes)
+		w.stop()
+		if len(w.bus.sizes) != 3 || slices.Max(w.bus.sizes) > 1<<20 {
+			w.Errorf("messages of %d bytes, want three below 1 MiB", w.bus.sizes)
 		}
 	})
 }
 
 func TestFailureAndRecoveryAreLoggedOnce(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(w *world) {
 		var working atomic.Bool
-		source := collector.Source{ID: "vendor", Kind: "session", Every: time.Second, Poll: func(context.Context) ([]codec.Observation, error) {
+		w.run(polled(func(context.Context) ([]codec.Observation, error) {
 			if !working.Load() {
 				return nil, errors.New("503")
 			}
 			return []codec.Observation{session("paris", "a")}, nil
-		}}
-		p, log := &publisher{}, &book{}
-		stop := run(t, p, log, source)
-		letTimePass(4500 * time.Millisecond)
-		if n := log.count("a source cannot be read"); n != 1 {
-			t.Errorf("after five failures the log has %d lines, want 1", n)
+		}))
+		letTimePass(10 * time.Second)
+		if n := w.log.count("a source cannot be read"); n != 1 {
+			w.Errorf("after many failures the log has %d lines, want 1", n)
 		}
-		if p.count() != 0 {
-			t.Error("a failed poll published something")
+		if n := w.log.count("asked less often"); n != 1 || w.meter.broken != 1 {
+			w.Errorf("that it is asked less often is said %d times and counted %d times, want 1", n, w.meter.broken)
+		}
+		if len(w.bus.published()) != 0 {
+			w.Error("a failed poll of no cluster published something")
 		}
 		working.Store(true)
-		letTimePass(2 * time.Second)
-		if n := log.count("can be read again"); n != 1 {
-			t.Errorf("the recovery has %d lines, want 1", n)
+		letTimePass(time.Minute)
+		if n := w.log.count("can be read again"); n != 1 || w.meter.broken != 0 {
+			w.Errorf("the recovery has %d lines, want 1; %d are counted as broken", n, w.meter.broken)
 		}
 		working.Store(false)
 		letTimePass(2 * time.Second)
-		if n := log.count("a source cannot be read"); n != 2 {
-			t.Errorf("the second failure is not logged: %d lines", n)
+		if n := w.log.count("a source cannot be read"); n != 2 {
+			w.Errorf("the second failure is not logged: %d lines", n)
 		}
-		stop()
-		if want := []uint64{1, 2}; !slices.Equal(p.sequences()[topology.Part("paris")], want) {
-			t.Errorf("sequences %d, want %d: failures leave no holes", p.sequences()[topology.Part("paris")], want)
+		w.stop()
+		w.bus.unbroken(w.T)
+	})
+}
+
+func TestNothingIsLostWhileTheBusIsAway(t *testing.T) {
+	bubble(t, func(w *world) {
+		paris, parisNext := stream("paris", 7)
+		rome, romeNext := stream("rome", 2)
+		w.bus.down = true
+		w.run(paris, rome)
+		letTimePass(30 * time.Minute)
+		if n := parisNext.Load(); n < 7*1700 {
+			w.Errorf("while the bus was away only %d sessions were read", n)
+		}
+		if w.bus.tries > 500 {
+			w.Errorf("the bus was asked %d times in half an hour", w.bus.tries)
+		}
+		if len(w.bus.published()) != 0 {
+			w.Error("something was published to a bus that is away")
+		}
+		w.bus.set(false)
+		letTimePass(10 * time.Second)
+		w.bus.set(true)
+		letTimePass(time.Minute)
+		w.bus.set(false)
+		letTimePass(10 * time.Second)
+		w.stop()
+		if n := w.log.count("the bus does not take observations"); n != 2 {
+			w.Errorf("two outages have %d lines", n)
+		}
+		if n := w.log.count("takes observations again"); n != 2 {
+			w.Errorf("two recoveries have %d lines", n)
+		}
+		if diff := cmp.Diff(upTo(parisNext.Load()), w.bus.sessions("paris")); diff != "" {
+			w.Error(diff)
+		}
+		if diff := cmp.Diff(upTo(romeNext.Load()), w.bus.sessions("rome")); diff != "" {
+			w.Error(diff)
+		}
+		w.bus.unbroken(w.T)
+		if len(w.meter.dropped) != 0 {
+			w.Errorf("dropped: %v", w.meter.dropped)
 		}
 	})
 }
 
-func TestPublishingIsTriedUntilItWorks(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var polls atomic.Int32
-		source := collector.Source{ID: "vendor", Kind: "session", Every: time.Second, Poll: func(context.Context) ([]codec.Observation, error) {
-			poll := polls.Add(1)
-			var out []codec.Observation
-			for i := range 7 {
-				out = append(out, session("paris", fmt.Sprintf("%d-%d", poll, i)))
+func TestAnAnswerThatGotLostRepeatsTheMessage(t *testing.T) {
+	bubble(t, func(w *world) {
+		s, next := stream("paris", 4)
+		w.bus.deaf = 3
+		w.run(s)
+		letTimePass(10 * time.Second)
+		w.stop()
+		w.bus.unbroken(w.T)
+		first := make(map[uint64]*observationv1.Batch)
+		repeats := 0
+		for _, b := range w.bus.batches {
+			if old := first[b.GetSequence()]; old != nil {
+				repeats++
+				if !proto.Equal(old, b) {
+					w.Errorf("message %d is another the second time", b.GetSequence())
+				}
 			}
-			return out, nil
-		}}
-		p, log := &publisher{failing: 6}, &book{}
-		stop := run(t, p, log, source)
-		// 100 ms, doubling: the sixth failure is 3.1 s in, the success 6.3 s.
-		letTimePass(6 * time.Second)
-		if polls.Load() != 1 || p.count() != 0 {
-			t.Errorf("while the bus is down there were %d polls and %d messages, want one poll and no message", polls.Load(), p.count())
+			first[b.GetSequence()] = b
 		}
-		letTimePass(time.Second)
-		stop()
-		if polls.Load() < 2 {
-			t.Error("the source was not asked again")
+		if repeats < 3 {
+			w.Errorf("%d repeats, so nothing was tried", repeats)
 		}
-		if n := log.count("publishing observations failed"); n != 1 {
-			t.Errorf("%d log lines for one failing message, want 1", n)
+		if diff := cmp.Diff(upTo(next.Load()), w.bus.sessions("paris")); diff != "" {
+			w.Error(diff)
 		}
-		ids := p.sessions("paris")
-		want := []string{"1-0", "1-1", "1-2", "1-3", "1-4", "1-5", "1-6", "2-0"}
-		if diff := cmp.Diff(want, ids[:len(want)]); diff != "" {
-			t.Error(diff)
+	})
+}
+
+func TestARestartGoesOnWhereItWas(t *testing.T) {
+	bubble(t, func(w *world) {
+		s, next := stream("paris", 4)
+		for run := range 4 {
+			w.bus.set(run%2 == 0)
+			w.run(s)
+			letTimePass(5 * time.Second)
+			w.stop()
 		}
-		for i, sequence := range p.sequences()[topology.Part("paris")] {
-			if sequence != uint64(i+1) {
-				t.Errorf("message %d has sequence %d", i+1, sequence)
-			}
+		if diff := cmp.Diff(upTo(next.Load()), w.bus.sessions("paris")); diff != "" {
+			w.Error(diff)
+		}
+		w.bus.unbroken(w.T)
+		if n := len(w.bus.sequences()); n != 1 {
+			w.Errorf("%d incarnations, want one over all restarts", n)
 		}
 	})
 }
 
 func TestStopEndsARetryAndAPoll(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := &publisher{failing: -1}
-		stop := run(t, p, &book{},
-			collector.Source{ID: "vendor", Kind: "session", Every: time.Second, Poll: func(context.Context) ([]codec.Observation, error) {
-				return []codec.Observation{session("paris", "a")}, nil
-			}},
-			collector.Source{ID: "slow", Kind: "session", Every: time.Second, Poll: func(ctx context.Context) ([]codec.Observation, error) {
-				<-ctx.Done()
-				return nil, ctx.Err()
-			}})
+	bubble(t, func(w *world) {
+		s, _ := stream("paris", 1)
+		w.bus.down = true
+		w.run(s, polled(func(ctx context.Context) ([]codec.Observation, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}))
 		letTimePass(20 * time.Second)
-		stop()
-		if p.tries < 3 {
-			t.Errorf("%d tries in 20 s", p.tries)
+		w.stop()
+		if w.bus.tries < 3 {
+			w.Errorf("%d tries in 20 s", w.bus.tries)
+		}
+	})
+}
+
+func TestWhatWasPolledWhenItStopsIsKept(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.run(polled(func(ctx context.Context) ([]codec.Observation, error) {
+			<-ctx.Done()
+			return []codec.Observation{session("paris", "last")}, nil
+		}))
+		letTimePass(time.Second / 2)
+		w.stop()
+		if diff := cmp.Diff([]string{"last"}, w.bus.sessions("paris")); diff != "" {
+			w.Error(diff)
 		}
 	})
 }
 
 func TestOneSourceDelaysNoOther(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := &publisher{}
-		stop := run(t, p, &book{},
-			collector.Source{ID: "slow", Kind: "session", Every: time.Second, Poll: func(ctx context.Context) ([]codec.Observation, error) {
-				<-ctx.Done()
-				return nil, ctx.Err()
-			}},
-			collector.InventorySource("paris", time.Second, func(context.Context) (fleet.Inventory, error) {
-				return fleet.Inventory{Cluster: "paris", ObservedAt: time.Now()}, nil
-			}))
+	bubble(t, func(w *world) {
+		hung := polled(func(ctx context.Context) ([]codec.Observation, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		hung.Timeout = time.Hour
+		inventory := collector.Inventory("paris", time.Second, func(context.Context) (fleet.Inventory, error) {
+			return fleet.Inventory{Cluster: "paris", ObservedAt: time.Now(), Instances: []fleet.Instance{{ID: fleet.InstanceID(fmt.Sprint(time.Now().UnixNano()))}}}, nil
+		})
+		w.run(hung, inventory)
 		letTimePass(3500 * time.Millisecond)
-		stop()
-		if len(p.batches) != 4 {
-			t.Errorf("%d inventories in 3.5 s, want 4", len(p.batches))
+		w.stop()
+		n := 0
+		for _, o := range w.bus.observations("paris", fleet.KindInventory) {
+			if o.GetInventory() != nil {
+				n++
+			}
 		}
-		if len(p.subject) > 0 && p.subject[0] != topology.ObservationSubject(fleet.DefaultTenant, "compose-paris", topology.Part("paris"), "inventory") {
-			t.Errorf("the inventory went to %s", p.subject[0])
+		if n != 4 {
+			w.Errorf("%d inventories in 3.5 s, want 4", n)
+		}
+		if len(w.bus.subject) > 0 && w.bus.subject[0] != topology.ObservationSubject(fleet.DefaultTenant, "hub-inventory", topology.Part("paris"), "inventory") {
+			w.Errorf("the inventory went to %s", w.bus.subject[0])
+		}
+	})
+}
+
+func TestAPollIsBounded(t *testing.T) {
+	bubble(t, func(w *world) {
+		var took []time.Duration
+		s := polled(func(ctx context.Context) ([]codec.Observation, error) {
+			began := time.Now()
+			<-ctx.Done()
+			took = append(took, time.Since(began))
+			return nil, ctx.Err()
+		})
+		s.Timeout = 3 * time.Second
+		w.run(s)
+		letTimePass(7 * time.Second)
+		w.stop()
+		if len(took) < 2 || took[0] != 3*time.Second || took[1] != 3*time.Second {
+			w.Errorf("polls took %v", took)
 		}
 	})
 }
 
 func TestNothingToCollect(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		stop := run(t, &publisher{}, &book{})
+	bubble(t, func(w *world) {
+		w.run()
 		letTimePass(time.Hour)
-		stop()
+		w.stop()
 	})
 }
 
-// kinds names the observations of one poll.
-func kinds(observations []codec.Observation) []string {
+func TestWakeAsksBeforeTheTime(t *testing.T) {
+	bubble(t, func(w *world) {
+		var failing atomic.Bool
+		var polls atomic.Int32
+		wake := make(chan struct{})
+		s := polled(func(context.Context) ([]codec.Observation, error) {
+			polls.Add(1)
+			if failing.Load() {
+				return nil, errors.New("503")
+			}
+			return nil, nil
+		})
+		s.Every, s.Wake = time.Hour, wake
+		w.run(s)
+		synctest.Wait()
+		for want := int32(2); want < 5; want++ {
+			wake <- struct{}{}
+			synctest.Wait()
+			if polls.Load() != want {
+				w.Fatalf("%d polls, want %d", polls.Load(), want)
+			}
+		}
+		failing.Store(true)
+		wake <- struct{}{}
+		wake <- struct{}{}
+		wake <- struct{}{}
+		synctest.Wait()
+		select {
+		case wake <- struct{}{}:
+			w.Error("a source that keeps failing is woken")
+		default:
+		}
+		failing.Store(false)
+		letTimePass(time.Hour)
+		wake <- struct{}{}
+		close(wake)
+		letTimePass(time.Minute)
+		w.stop()
+		if polls.Load() != 10 {
+			w.Errorf("%d polls, want 10: four well, three failed, the trial, one woken and one as it was closed", polls.Load())
+		}
+	})
+}
+
+func TestASourceThatKeepsFailingIsAskedLessOften(t *testing.T) {
+	bubble(t, func(w *world) {
+		began := time.Now()
+		var at []time.Duration
+		var failing atomic.Bool
+		failing.Store(true)
+		w.run(polled(func(context.Context) ([]codec.Observation, error) {
+			at = append(at, time.Since(began).Round(time.Millisecond))
+			if failing.Load() {
+				return nil, errors.New("503")
+			}
+			return nil, nil
+		}))
+		letTimePass(130 * time.Second)
+		failing.Store(false)
+		letTimePass(60 * time.Second)
+		w.stop()
+		var want []time.Duration
+		for _, s := range []int{0, 1, 2, 4, 8, 16, 32, 64, 124, 184, 185, 186, 187, 188, 189, 190} {
+			want = append(want, time.Duration(s)*time.Second)
+		}
+		if diff := cmp.Diff(want, at[:min(len(at), len(want))]); diff != "" {
+			w.Error(diff)
+		}
+	})
+}
+
+func TestWhatASourceReadsFromIsKeptAlive(t *testing.T) {
+	bubble(t, func(w *world) {
+		var runs atomic.Int32
+		s, _ := stream("paris", 1)
+		s.Run = func(ctx context.Context) error {
+			if runs.Add(1) < 3 {
+				return errors.New("the watch broke")
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		w.run(s)
+		letTimePass(time.Minute)
+		w.stop()
+		if runs.Load() != 3 || w.log.count("it is begun again") != 2 {
+			w.Errorf("it ran %d times and %d lines tell of it", runs.Load(), w.log.count("it is begun again"))
+		}
+	})
+}
+
+func TestAMarkFollowsWhatItPromises(t *testing.T) {
+	bubble(t, func(w *world) {
+		began := time.Now()
+		s := collector.Checks(fleet.KindProbe, "probes", []fleet.ClusterID{"paris", "rome"}, 20*time.Second, func(context.Context) ([]fleet.Check, error) {
+			<-time.After(3 * time.Second)
+			return []fleet.Check{{Cluster: "paris", Name: "ssh", Kind: fleet.CheckSSH, At: time.Now(), OK: true}}, nil
+		})
+		s.Jitter = 0
+		w.run(s)
+		letTimePass(30 * time.Second)
+		w.stop()
+		var order []string
+		for _, o := range w.bus.observations("paris", fleet.KindProbe) {
+			order = append(order, fmt.Sprintf("%T", o.GetKind()))
+		}
+		if want := []string{"*observationv1.Observation_Check", "*observationv1.Observation_Mark", "*observationv1.Observation_Check", "*observationv1.Observation_Mark"}; !slices.Equal(order, want) {
+			w.Errorf("%v", order)
+		}
+		for _, cluster := range []fleet.ClusterID{"paris", "rome"} {
+			marks := w.bus.marks(cluster, fleet.KindProbe)
+			if len(marks) != 2 {
+				w.Fatalf("%s: %d marks for two looks", cluster, len(marks))
+			}
+			for i, m := range marks {
+				want := began.Add(time.Duration(i) * 20 * time.Second)
+				if !m.GetCompleteUntil().AsTime().Equal(want) || m.GetBlind() || m.GetAbout() != "probe" {
+					w.Errorf("%s: mark %d is %v, want one until %s, when the look began", cluster, i, m, want)
+				}
+			}
+		}
+	})
+}
+
+func TestAFailedPollSaysThatNothingWasSeen(t *testing.T) {
+	bubble(t, func(w *world) {
+		began := time.Now()
+		polls := 0
+		s := polled(func(context.Context) ([]codec.Observation, error) {
+			if polls++; polls == 1 {
+				return []codec.Observation{{Mark: &fleet.Mark{Cluster: "paris", About: fleet.KindSession, CompleteUntil: began.Add(-time.Minute)}}}, nil
+			}
+			return nil, errors.New("503 \xff" + strings.Repeat("x", 1000))
+		}, "paris", "rome")
+		w.run(s)
+		letTimePass(time.Hour)
+		w.stop()
+		marks := w.bus.marks("paris", fleet.KindSession)
+		for i, m := range marks[1:] {
+			if !m.GetBlind() || m.GetLost() || !m.GetCompleteUntil().AsTime().Equal(began.Add(-time.Minute)) {
+				w.Fatalf("mark %d after the first failure: %v", i, m)
+			}
+			if reason := m.GetBlindReason(); !strings.HasPrefix(reason, "503 \uFFFD") || len(reason) > 600 {
+				w.Fatalf("mark %d gives as the reason %q", i, reason)
+			}
+		}
+		for i, m := range w.bus.marks("rome", fleet.KindSession) {
+			if !m.GetBlind() || m.GetCompleteUntil() != nil {
+				w.Fatalf("mark %d of a cluster that was never seen: %v", i, m)
+			}
+		}
+		// The first at once, then no more than one in 5 s, and at last one a minute.
+		if n := len(marks) - 1; n < 60 || n > 66 {
+			w.Errorf("%d marks in an hour of failures", n)
+		}
+	})
+}
+
+// inventories is a source of one cluster's inventory, whose content is a number.
+func inventories(cluster fleet.ClusterID, content *atomic.Int64) collector.Schedule {
+	s := collector.Inventory(cluster, time.Second, func(context.Context) (fleet.Inventory, error) {
+		return fleet.Inventory{Cluster: cluster, ObservedAt: time.Now(), Instances: []fleet.Instance{{ID: "gateway", Version: fmt.Sprint(content.Load())}}}, nil
+	})
+	s.Jitter = 0
+	return s
+}
+
+// versions lists the contents of the inventories published.
+func (s *station) versions(cluster fleet.ClusterID) []string {
 	var out []string
-	for _, o := range observations {
-		switch {
-		case o.Session != nil:
-			out = append(out, "session")
-		case o.Registration != nil:
-			out = append(out, "registration")
-		case o.Mark != nil:
-			out = append(out, "mark")
+	for _, o := range s.observations(cluster, fleet.KindInventory) {
+		for _, i := range o.GetInventory().GetInstances() {
+			out = append(out, i.GetVersion())
 		}
 	}
 	return out
 }
 
-// polling returns a function that polls a source and compares the kinds.
-func polling(t *testing.T, source collector.Source) func(want ...string) {
-	return func(want ...string) {
-		t.Helper()
-		got, err := source.Poll(t.Context())
-		if err != nil {
-			t.Fatal(err)
+func TestWhatHasNotChangedIsNotSentAgain(t *testing.T) {
+	bubble(t, func(w *world) {
+		var content atomic.Int64
+		w.run(inventories("paris", &content))
+		letTimePass(10 * time.Second)
+		content.Store(1)
+		letTimePass(10 * time.Second)
+		content.Store(0)
+		letTimePass(10 * time.Second)
+		if want := []string{"0", "1", "0"}; !slices.Equal(w.bus.versions("paris"), want) {
+			w.Errorf("sent %v, want %v", w.bus.versions("paris"), want)
 		}
-		if diff := cmp.Diff(want, kinds(got)); diff != "" {
-			t.Error(diff)
+		if n := len(w.bus.marks("paris", fleet.KindInventory)); n != 31 {
+			w.Errorf("%d marks of 31 looks", n)
 		}
-	}
+		letTimePass(5 * time.Minute)
+		if want := []string{"0", "1", "0", "0"}; !slices.Equal(w.bus.versions("paris"), want) {
+			w.Errorf("after the time for a full one: %v, want %v", w.bus.versions("paris"), want)
+		}
+		w.stop()
+	})
 }
 
-func TestSessionSourceSendsMarksLast(t *testing.T) {
+func TestWhatCannotBeSentIsToldAndTheRestGoesOn(t *testing.T) {
+	bubble(t, func(w *world) {
+		var content atomic.Int64
+		bad := session("paris", "bad")
+		bad.Session.User = "\xff"
+		huge := session("rome", "huge")
+		huge.Session.Error = strings.Repeat("x", 5<<20)
+		polls := 0
+		w.run(polled(func(context.Context) ([]codec.Observation, error) {
+			if polls++; polls > 1 {
+				return nil, nil
+			}
+			return []codec.Observation{session("paris", "a"), bad, huge, session("paris", "b")}, nil
+		}), inventories("berlin", &content))
+		letTimePass(5 * time.Second)
+		w.stop()
+		if diff := cmp.Diff([]string{"a", "b"}, w.bus.sessions("paris")); diff != "" {
+			w.Error(diff)
+		}
+		for _, cluster := range []fleet.ClusterID{"paris", "rome"} {
+			marks := w.bus.marks(cluster, fleet.KindSession)
+			if len(marks) != 1 || !marks[0].GetLost() || !marks[0].GetBlind() || marks[0].GetBlindReason() != "an observation could not be sent: 1 observation" {
+				w.Errorf("%s is told %v", cluster, marks)
+			}
+		}
+		if w.meter.dropped["session invalid"] != 2 {
+			w.Errorf("dropped: %v", w.meter.dropped)
+		}
+		// What was lost may have been what an unchanged inventory relies on.
+		if want := []string{"0", "0"}; !slices.Equal(w.bus.versions("berlin"), want) {
+			w.Errorf("inventories: %v, want %v", w.bus.versions("berlin"), want)
+		}
+	})
+}
+
+func TestAMessageRefusedForGoodBlocksNothing(t *testing.T) {
+	bubble(t, func(w *world) {
+		holds := func(m bus.Message) bool {
+			var batch observationv1.Batch
+			return proto.Unmarshal(m.Data, &batch) == nil && slices.ContainsFunc(batch.GetObservations(), func(o *observationv1.Observation) bool {
+				return o.GetSession().GetId() == "5"
+			})
+		}
+		w.bus.refuse, w.bus.down = holds, true
+		s, next := stream("paris", 3)
+		w.run(s)
+		letTimePass(20 * time.Second)
+		w.bus.set(false)
+		letTimePass(20 * time.Second)
+		w.stop()
+		want := slices.DeleteFunc(upTo(next.Load()), func(id string) bool { return id == "4" || id == "5" || id == "6" })
+		if diff := cmp.Diff(want, w.bus.sessions("paris")); diff != "" {
+			w.Error(diff)
+		}
+		marks := w.bus.marks("paris", fleet.KindSession)
+		if len(marks) != 1 || !marks[0].GetLost() || !strings.HasPrefix(marks[0].GetBlindReason(), "the bus refused a message: 1 message with 3 observations of ") {
+			w.Errorf("told: %v", marks)
+		}
+		if w.meter.dropped["session refused"] != 3 {
+			w.Errorf("dropped: %v", w.meter.dropped)
+		}
+	})
+}
+
+func TestAFullSpoolDropsTheOldestAndTells(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.size, w.config.MaxBatch = 256<<10, 100
+		paris, next := stream("paris", 100)
+		w.bus.down = true
+		w.run(paris)
+		letTimePass(2 * time.Minute)
+		w.bus.set(false)
+		letTimePass(2 * time.Second)
+		w.stop()
+		got := w.bus.sessions("paris")
+		all := upTo(next.Load())
+		lost := len(all) - len(got)
+		if lost <= 0 || !slices.Equal(all[lost:], got) {
+			w.Fatalf("%d of %d sessions came, and not the newest without a gap", len(got), len(all))
+		}
+		// Marks that told of earlier losses may be among what was lost later.
+		if dropped := w.meter.dropped["session full"]; dropped < lost || dropped > lost+100 {
+			w.Errorf("%d sessions are lost, and counted with a few marks: %v", lost, w.meter.dropped)
+		}
+		marks := w.bus.marks("paris", fleet.KindSession)
+		if len(marks) == 0 {
+			w.Fatal("nobody is told")
+		}
+		told := 0
+		for _, m := range marks {
+			var messages, observations int
+			if _, err := fmt.Sscanf(m.GetBlindReason(), "the spool was full: %d messages with %d observations of ", &messages, &observations); err != nil || !m.GetLost() || !m.GetBlind() {
+				w.Fatalf("%v: %v", m, err)
+			}
+			told += observations
+		}
+		if told == 0 || told > lost {
+			w.Errorf("%d are told, %d are lost", told, lost)
+		}
+		for at, sequences := range w.bus.sequences() {
+			if sequences[0] == 1 {
+				w.Errorf("%v: the hole cannot be seen: %d", at, sequences)
+			}
+		}
+	})
+}
+
+func TestANearlyFullSpoolIsLeftToWhatHappensOnce(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.size = 256 << 10
+		var content atomic.Int64
+		inventory := inventories("rome", &content)
+		asked := 0
+		read := inventory.Source
+		inventory.Source = collector.SourceFunc(func(ctx context.Context) ([]codec.Observation, error) {
+			asked++
+			return read.Poll(ctx)
+		})
+		sessions, next := stream("paris", 50)
+		w.bus.down = true
+		w.run(sessions, inventory)
+		letTimePass(time.Minute)
+		if n := w.log.count("the spool is nearly full"); n != 1 {
+			w.Errorf("%d lines tell that the spool is nearly full", n)
+		}
+		before, sessionsBefore := asked, next.Load()
+		letTimePass(time.Minute)
+		if asked != before {
+			w.Errorf("the inventory was read %d times more", asked-before)
+		}
+		if next.Load()-sessionsBefore < 50*50 {
+			w.Errorf("only %d sessions were read", next.Load()-sessionsBefore)
+		}
+		w.bus.set(false)
+		letTimePass(20 * time.Second)
+		if asked == before {
+			w.Error("the inventory is not read again")
+		}
+		w.stop()
+		if n := w.log.count("has room again"); n != 1 {
+			w.Errorf("%d lines tell that it has room", n)
+		}
+	})
+}
+
+func TestDamageIsToldToEveryCluster(t *testing.T) {
+	bubble(t, func(w *world) {
+		sessions, next := stream("paris", 20)
+		w.bus.down = true
+		w.run(sessions)
+		letTimePass(10 * time.Second)
+		w.stop()
+		files, err := filepath.Glob(filepath.Join(w.dir, "*.seg"))
+		if err != nil || len(files) != 1 {
+			w.Fatalf("%v: %v", files, err)
+		}
+		data, err := os.ReadFile(files[0])
+		if err != nil {
+			w.Fatal(err)
+		}
+		data[len(data)/2] ^= 1
+		if err := os.WriteFile(files[0], data, 0o600); err != nil {
+			w.Fatal(err)
+		}
+		w.bus.down = false
+		var content atomic.Int64
+		w.run(sessions, inventories("rome", &content))
+		letTimePass(10 * time.Second)
+		w.stop()
+		if got, all := len(w.bus.sessions("paris")), int(next.Load()); got >= all || got < all-20 {
+			w.Errorf("%d of %d sessions came", got, all)
+		}
+		for topic, marks := range map[string][]*observationv1.Mark{"paris": w.bus.marks("paris", fleet.KindSession), "rome": w.bus.marks("rome", fleet.KindInventory)} {
+			if !slices.ContainsFunc(marks, func(m *observationv1.Mark) bool {
+				return m.GetLost() && strings.HasPrefix(m.GetBlindReason(), "the spool's files were damaged")
+			}) {
+				w.Errorf("%s is told: %v", topic, marks)
+			}
+		}
+		if n := len(w.bus.sequences()); n != 3 {
+			w.Errorf("%d counts, want an old and a new one of sessions and one of inventories", n)
+		}
+	})
+}
+
+func TestClocksMayStep(t *testing.T) {
+	bubble(t, func(w *world) {
+		var step atomic.Int64
+		w.now = func() time.Time { return time.Now().Round(0).Add(time.Duration(step.Load())) }
+		var content atomic.Int64
+		inventory := inventories("rome", &content)
+		read := inventory.Source
+		var back atomic.Bool
+		inventory.Source = collector.SourceFunc(func(ctx context.Context) ([]codec.Observation, error) {
+			if back.CompareAndSwap(true, false) {
+				step.Add(-int64(time.Hour))
+			}
+			return read.Poll(ctx)
+		})
+		sessions, next := stream("paris", 1)
+		w.run(sessions, inventory)
+		letTimePass(10 * time.Second)
+		for _, d := range []time.Duration{10 * time.Minute, -20 * time.Minute, 24 * time.Hour} {
+			step.Add(int64(d))
+			letTimePass(10 * time.Second)
+		}
+		back.Store(true)
+		before := len(w.bus.marks("rome", fleet.KindInventory))
+		letTimePass(3 * time.Second)
+		marks := w.bus.marks("rome", fleet.KindInventory)
+		if len(marks) == before {
+			w.Fatal("no look was taken")
+		}
+		for _, m := range marks[before:] {
+			if m.GetCompleteUntil().AsTime().After(w.now()) {
+				w.Errorf("a mark promises up to %s, and it is %s", m.GetCompleteUntil().AsTime(), w.now())
+			}
+		}
+		w.stop()
+		if diff := cmp.Diff(upTo(next.Load()), w.bus.sessions("paris")); diff != "" {
+			w.Error(diff)
+		}
+		w.bus.unbroken(w.T)
+		// Once at the start, and once after each step by which the last is long ago or
+		// still to come.
+		if n := len(w.bus.versions("rome")); n != 5 {
+			w.Errorf("%d inventories were sent, want 5", n)
+		}
+	})
+}
+
+func TestSessionsAreShownBeside(t *testing.T) {
 	t.Parallel()
 	failing := true
-	source := collector.SessionSource("vendor-sessions", time.Second, func(context.Context) ([]fleet.Session, []fleet.Mark, error) {
+	var shown []fleet.SessionID
+	s := collector.Sessions([]fleet.ClusterID{"paris", "rome"}, time.Second, func(context.Context) ([]fleet.Session, []fleet.Mark, error) {
 		if failing {
 			return nil, nil, errors.New("down")
 		}
 		return []fleet.Session{{ID: "a", Cluster: "paris"}, {ID: "b", Cluster: "rome"}}, []fleet.Mark{{Cluster: "paris"}}, nil
+	}, func(sessions []fleet.Session) {
+		for _, s := range sessions {
+			shown = append(shown, s.ID)
+		}
 	})
-	if _, err := source.Poll(t.Context()); err == nil {
-		t.Error("a reader that fails did not fail the poll")
+	if _, err := s.Source.Poll(t.Context()); err == nil || err.Error() != "reading sessions: down" {
+		t.Errorf("a reader that fails: %v", err)
 	}
 	failing = false
-	polling(t, source)("session", "session", "mark")
+	got, err := s.Source.Poll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []codec.Observation{
+		{Session: &fleet.Session{ID: "a", Cluster: "paris"}}, {Session: &fleet.Session{ID: "b", Cluster: "rome"}},
+		{Mark: &fleet.Mark{Cluster: "paris", About: fleet.KindSession}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if !slices.Equal(shown, []fleet.SessionID{"a", "b"}) {
+		t.Errorf("shown: %v", shown)
+	}
 }
 
-func TestRegistrationSourceSendsChanges(t *testing.T) {
+func TestSourcesSayWhatTheyRead(t *testing.T) {
 	t.Parallel()
-	failing, version := true, "3.0"
-	source := collector.RegistrationSource("vendor-bastions", time.Second, func(context.Context) ([]fleet.Registration, error) {
-		if failing {
-			return nil, errors.New("down")
+	down := errors.New("down")
+	for want, s := range map[string]collector.Schedule{
+		"reading the inventory of paris: down": collector.Inventory("paris", time.Minute, func(context.Context) (fleet.Inventory, error) { return fleet.Inventory{}, down }),
+		"reading the package of paris: down":   collector.Package("paris", time.Minute, func(context.Context) (fleet.Package, error) { return fleet.Package{}, down }),
+		"reading registrations: down":          collector.Registrations(nil, time.Minute, func(context.Context) ([]fleet.Registration, error) { return nil, down }),
+		"reading probes: down":                 collector.Checks(fleet.KindProbe, "probes", nil, time.Minute, func(context.Context) ([]fleet.Check, error) { return nil, down }),
+	} {
+		if got, err := s.Source.Poll(t.Context()); err == nil || err.Error() != want || !errors.Is(err, down) || got != nil {
+			t.Errorf("%v with %v, want %q alone", err, got, want)
 		}
-		return []fleet.Registration{{Cluster: "paris", ObservedAt: time.Now(), Bastions: []fleet.Bastion{{ID: "b", Version: version}}}}, nil
-	})
-	if _, err := source.Poll(t.Context()); err == nil {
-		t.Error("a reader that fails did not fail the poll")
+		if s.Jitter != 10*time.Second {
+			t.Errorf("%s: the first poll is spread over %s", want, s.Jitter)
+		}
 	}
-	failing = false
-	poll := polling(t, source)
-	poll("registration")
-	poll()
-	version = "3.1"
-	poll("registration")
 }

@@ -49,7 +49,7 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (
 	}
 	targets := make([]rollout.Target, 0, len(ids))
 	for _, id := range ids {
-		target, err := c.deps.Deployments[id].Survey(ctx, images)
+		target, err := c.survey(ctx, id, images)
 		if err != nil {
 			target.Trouble = append(target.Trouble, err.Error())
 		}
@@ -62,6 +62,15 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (
 	}
 	plan, problems := rollout.NewPlan(release, targets, c.config.Gate, c.config.Window, c.config.Lookback)
 	return plan, problems, nil
+}
+
+// survey asks a cluster's deployment. A cluster that is only watched has none.
+func (c *conductor) survey(ctx context.Context, id fleet.ClusterID, images map[fleet.Line]string) (rollout.Target, error) {
+	deployment, driven := c.deps.Deployments[id]
+	if !driven {
+		return rollout.Target{}, errs.New(errs.Invalid, "LS-ROL-023", "rollouts cannot drive it yet: it runs on Kubernetes, where Lockstep only watches; upgrade it with Helm")
+	}
+	return deployment.Survey(ctx, images)
 }
 
 func (a *rolloutAPI) releaseNames() string {

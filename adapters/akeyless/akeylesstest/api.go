@@ -1,6 +1,8 @@
 package akeylesstest
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -11,11 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-)
-
-const (
-	largestRequest = 1 << 20
-	largestReport  = 64 << 20
 )
 
 var (
@@ -30,61 +27,77 @@ func isActive(status string) bool { return slices.Contains(activeStatuses, statu
 type refusal struct {
 	status  int
 	message string
+	broken  bool // the request breaks the schema: the caller's programming mistake
 }
 
 func (r refusal) Error() string { return r.message }
 
-func badRequest(format string, args ...any) error {
-	return refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+func refuse(status int, message string) refusal { return refusal{status: status, message: message} }
+
+func broken(status int, format string, args ...any) refusal {
+	return refusal{status: status, message: fmt.Sprintf(format, args...), broken: true}
 }
 
-var errUnauthorized = refusal{http.StatusUnauthorized, "Unauthorized: token is invalid or has expired"}
+// calls are the API's, by name; schemas has the keys of each. by name; schemas has the keys of each.
+func (s *Server) calls() map[string]func(request) (any, error) {
+	return map[string]func(request) (any, error){
+		"auth":                      s.auth,
+		"validate-token":            s.validateToken,
+		"list-sra-bastions":         s.listBastions,
+		"list-sra-sessions":         s.listSessions,
+		"list-gateways":             s.listGateways,
+		"gateway-get-remote-access": s.getRemoteAccess,
+	}
+}
 
 func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
-	for name, handle := range map[string]func(request) (any, error){
-		"auth":              s.auth,
-		"validate-token":    s.validateToken,
-		"list-sra-bastions": s.listBastions,
-		"list-sra-sessions": s.listSessions,
-		"list-gateways":     s.listGateways,
-	} {
-		mux.HandleFunc("/"+name, s.call(name, handle))
+	for name, handle := range s.calls() {
+		mux.HandleFunc("/"+name, s.call(name, -1, handle))
+		mux.HandleFunc("/gateway/{gateway}/"+name, func(w http.ResponseWriter, r *http.Request) {
+			s.mu.RLock()
+			gateways := len(s.clusters)
+			s.mu.RUnlock()
+			if n, err := strconv.Atoi(r.PathValue("gateway")); err == nil && n > 0 && n <= gateways {
+				s.call(name, n-1, handle)(w, r)
+				return
+			}
+			s.unknown(w, r)
+		})
 	}
 	mux.HandleFunc("PUT /lab/sessions", lab(s.putSessions))
 	mux.HandleFunc("PUT /lab/clusters", lab(s.putClusters))
 	mux.HandleFunc("PUT /lab/switches", lab(s.putSwitches))
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		write(w, http.StatusNotFound, map[string]string{"error": "404 page not found"})
-	})
+	mux.HandleFunc("/", s.unknown)
 	return mux
 }
 
-// ServeHTTP answers at the root and, as gateways do, under /api/v2 and /v2.
+func (s *Server) unknown(w http.ResponseWriter, r *http.Request) {
+	err := broken(http.StatusNotFound, "404 page not found")
+	s.violated(r, err)
+	write(w, err.status, map[string]string{"error": err.message})
+}
+
+// ServeHTTP answers at the root and, as gateways do, under /api/v2 and /v2, and
+// the same for each gateway under /gateway/N.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	for _, prefix := range []string{"/api/v2", "/v2"} {
-		if strings.HasPrefix(r.URL.Path, prefix+"/") {
-			http.StripPrefix(prefix, s.mux).ServeHTTP(w, r)
-			return
+	s.mu.RLock()
+	now := s.now().Add(s.switches.skew)
+	s.mu.RUnlock()
+	w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
+	for _, base := range []string{"/api/v2/", "/v2/"} {
+		before, call, found := strings.Cut(r.URL.Path, base)
+		if found && (before == "" || strings.HasPrefix(before, "/gateway/")) {
+			r = r.Clone(r.Context())
+			r.URL.Path = before + "/" + call
+			break
 		}
 	}
 	s.mux.ServeHTTP(w, r)
 }
 
-// request holds every key the calls read, in the wire's kebab-case.
-type request struct {
-	AccessID        string   `json:"access-id"`
-	AccessKey       string   `json:"access-key"`
-	AccessType      string   `json:"access-type"`
-	Token           string   `json:"token"`
-	AllowedURLsOnly bool     `json:"allowed-urls-only"`
-	StatusType      []string `json:"status-type"`
-	ResourceType    []string `json:"resource-type"`
-	PaginationToken string   `json:"pagination-token"`
-}
-
 // call wraps one API call with what the switches make go wrong before it.
-func (s *Server) call(name string, handle func(request) (any, error)) http.HandlerFunc {
+func (s *Server) call(name string, gateway int, handle func(request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		trouble := s.trouble(name)
 		if trouble.latency > 0 {
@@ -110,32 +123,46 @@ func (s *Server) call(name string, handle func(request) (any, error)) http.Handl
 			}
 			write(w, http.StatusTooManyRequests, map[string]string{"error": "too many requests"})
 			return
-		case r.Method != http.MethodPost:
-			write(w, http.StatusMethodNotAllowed, map[string]string{"error": "405 method not allowed"})
-			return
 		}
-		var req request
-		if err := json.NewDecoder(io.LimitReader(r.Body, largestRequest)).Decode(&req); err != nil {
-			write(w, http.StatusBadRequest, map[string]string{"error": "invalid request body: " + err.Error()})
-			return
+		var reply any
+		req, err := request{}, trouble.refused
+		if err == nil {
+			req, err = read(name, r)
 		}
-		reply, err := handle(req)
+		if err == nil {
+			req.gateway = gateway
+			reply, err = handle(req)
+		}
+		status := http.StatusOK
 		if err != nil {
-			status := http.StatusInternalServerError
-			var r refusal
-			if errors.As(err, &r) {
-				status = r.status
+			var told refusal
+			if !errors.As(err, &told) {
+				told.status = http.StatusInternalServerError
 			}
-			write(w, status, map[string]string{"error": err.Error()})
+			if told.broken {
+				s.violated(r, err)
+			}
+			status, reply = told.status, map[string]string{"error": err.Error()}
+		}
+		if trouble.nulls {
+			reply = emptied(reply)
+		}
+		if trouble.truncated {
+			whole := &answer{header: w.Header()}
+			write(whole, status, reply)
+			w.WriteHeader(status)
+			_, _ = w.Write(whole.body.Bytes()[:whole.body.Len()/2])
 			return
 		}
-		write(w, http.StatusOK, reply)
+		write(w, status, reply)
 	}
 }
 
+// trouble is what goes wrong with one call.
 type trouble struct {
-	down, html, limited bool
-	latency, retryAfter time.Duration
+	down, html, limited, truncated, nulls bool
+	latency, retryAfter                   time.Duration
+	refused                               error
 }
 
 // trouble counts a call and takes what is to go wrong with it.
@@ -143,15 +170,24 @@ func (s *Server) trouble(name string) trouble {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests[name]++
-	t := trouble{down: s.switches.down, latency: s.switches.latency, retryAfter: s.switches.retryAfter}
+	w := &s.switches
+	t := trouble{down: w.down, latency: w.latency, retryAfter: w.retryAfter, nulls: w.nulls}
 	switch {
 	case t.down:
-	case s.switches.html > 0:
-		s.switches.html--
+	case w.html > 0:
+		w.html--
 		t.html = true
-	case s.switches.limited > 0:
-		s.switches.limited--
+	case w.limited > 0:
+		w.limited--
 		t.limited = true
+	case w.truncated > 0:
+		w.truncated--
+		t.truncated = true
+	case w.failing > 0:
+		w.failing--
+		t.refused = w.failure
+	case w.forbidden[name]:
+		t.refused = refuse(http.StatusForbidden, "Forbidden: the role does not allow this")
 	}
 	return t
 }
@@ -162,52 +198,50 @@ func write(w http.ResponseWriter, status int, reply any) {
 	_ = json.NewEncoder(w).Encode(reply) // the caller may be gone
 }
 
-func (s *Server) auth(req request) (any, error) {
-	switch {
-	case req.AccessType != "" && req.AccessType != "access_key":
-		return nil, badRequest("access-type %q is not supported", req.AccessType)
-	case req.AccessID != s.id || req.AccessKey != s.key:
-		return nil, refusal{http.StatusUnauthorized, "Unauthorized: access id or access key is wrong"}
+// emptied is reply with null for all that is empty.
+func emptied(reply any) any {
+	raw, err := json.Marshal(reply)
+	if err != nil {
+		panic(err) // replies are made of what can be encoded
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.issued++
-	token := fmt.Sprintf("t-lab-%08d", s.issued)
-	until := s.now().Add(tokenLife)
-	s.tokens[token] = until
-	return map[string]any{"token": token, "expiration": until.UTC().Format(time.RFC3339), "creds": map[string]any{}}, nil
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	var plain any
+	if err := decoder.Decode(&plain); err != nil {
+		panic(err)
+	}
+	if nulled := withNulls(plain); nulled != nil {
+		return nulled
+	}
+	return map[string]any{}
 }
 
-func (s *Server) validateToken(req request) (any, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	until, known := s.tokens[req.Token]
-	left := until.Sub(s.now())
-	if !known || left <= 0 {
-		return map[string]any{"is_valid": false, "ttl": 0, "reason": errUnauthorized.message}, nil
-	}
-	return map[string]any{"is_valid": true, "expiration": until.UTC().Format(time.RFC3339), "ttl": int(left / time.Second)}, nil
-}
-
-// admit checks a token and counts its use.
-func (s *Server) admit(token string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	until, known := s.tokens[token]
-	if !known || !s.now().Before(until) {
-		delete(s.tokens, token)
-		return errUnauthorized
-	}
-	if s.switches.expireAfter > 0 {
-		if s.switches.expireAfter--; s.switches.expireAfter == 0 {
-			clear(s.tokens)
+func withNulls(value any) any {
+	switch v := value.(type) {
+	case string:
+		if v == "" {
+			return nil
+		}
+	case []any:
+		for i := range v {
+			v[i] = withNulls(v[i])
+		}
+		if len(v) == 0 {
+			return nil
+		}
+	case map[string]any:
+		for key := range v {
+			v[key] = withNulls(v[key])
+		}
+		if len(v) == 0 {
+			return nil
 		}
 	}
-	return nil
+	return value
 }
 
 func (s *Server) listBastions(req request) (any, error) {
-	if err := s.admit(req.Token); err != nil {
+	if _, err := s.admit(req); err != nil {
 		return nil, err
 	}
 	s.mu.RLock()
@@ -217,25 +251,23 @@ func (s *Server) listBastions(req request) (any, error) {
 		if s.switches.hidden[c.Name] {
 			continue
 		}
-		urls, perInstance := []string{}, map[string][]string{}
+		urls, perInstance := []string{}, make(map[string][]string, len(c.Instances))
 		for _, i := range c.Instances {
 			perInstance[i.ID] = append([]string{}, i.URLs...)
 			urls = append(urls, i.URLs...)
 		}
 		reply := map[string]any{"cluster_name": c.Name, "allowed_urls": urls}
-		if !req.AllowedURLsOnly {
+		if !req.flags["allowed-urls-only"] {
 			reply["display_name"] = c.DisplayName
-			reply["access_id"] = s.id
+			reply["access_id"] = s.credentials[0].AccessID
 			reply["allowed_access_ids"] = []string{}
 			reply["allowed_urls_per_instance"] = perInstance
-			reply["bastion_ssh_port"] = "22"
-			reply["bastion_urls_per_type"] = map[string]any{}
+			reply["bastion_ssh_port"] = 22
+			reply["bastion_urls_per_type"] = map[string]string{}
 			reply["has_gateway_identity"] = true
 			reply["last_report"] = c.LastReport
 			if s.switches.dialect == DialectInstances {
-				instances := make([]Instance, len(c.Instances))
-				copy(instances, c.Instances)
-				reply["instances"] = instances
+				reply["instances"] = c.Instances // replaced as a whole, never changed
 			}
 		}
 		clusters = append(clusters, reply)
@@ -244,19 +276,23 @@ func (s *Server) listBastions(req request) (any, error) {
 }
 
 func (s *Server) listGateways(req request) (any, error) {
-	if err := s.admit(req.Token); err != nil {
+	if _, err := s.admit(req); err != nil {
 		return nil, err
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	clusters := make([]map[string]any, 0, len(s.clusters))
 	for i, c := range s.clusters {
-		if !s.switches.hidden[c.Name] {
-			clusters = append(clusters, map[string]any{
-				"id": i + 1, "cluster_name": c.Name, "cluster_url": "", "display_name": c.DisplayName,
-				"status": "Running", "status_description": "", "allowed": true,
-			})
+		if s.switches.hidden[c.Name] {
+			continue
 		}
+		clusters = append(clusters, map[string]any{
+			"id": i + 1, "cluster_name": c.Name, "cluster_url": s.gatewayAddress(i), "display_name": c.DisplayName,
+			"status": cmp.Or(c.Status, "Running"), "status_description": "", "allowed": true, "action_allowed": true,
+			"allowed_access_ids": []string{}, "current_gw": i == req.gateway, "customer_fragment_ids": []string{},
+			"default_protection_key_id": 0, "default_secret_location": "", "serverless_type": "",
+			"is_kerberos_auth_enabled": false, "is_ldap_auth_enabled": false,
+		})
 	}
 	return map[string]any{"clusters": clusters}, nil
 }
@@ -267,35 +303,28 @@ type listedSession struct {
 	EndTime *time.Time `json:"end_time,omitempty"` // absent while active
 }
 
+// sessionsReply leaves AllowedGateways out when nil: said, and none, is not the
+// same as unsaid.
 type sessionsReply struct {
 	Sessions        []listedSession `json:"sessions"`
 	NextPage        string          `json:"next_page"`
-	AllowedGateways []GatewayInfo   `json:"allowed_gateways,omitempty"`
+	AllowedGateways *[]GatewayInfo  `json:"allowed_gateways,omitempty"`
 }
 
 func (s *Server) listSessions(req request) (any, error) {
-	if err := s.admit(req.Token); err != nil {
+	caller, err := s.admit(req)
+	if err != nil {
 		return nil, err
 	}
-	for _, status := range req.StatusType {
-		if !slices.Contains(statuses, status) {
-			return nil, badRequest("status-type %q is none of %v", status, statuses)
-		}
-	}
-	for _, kind := range req.ResourceType {
-		if !slices.Contains(resourceTypes, kind) {
-			return nil, badRequest("resource-type %q is none of %v", kind, resourceTypes)
-		}
-	}
-	wanted := req.StatusType
+	wanted, kinds := req.lists["status-type"], req.lists["resource-type"]
 	if len(wanted) == 0 {
 		wanted = activeStatuses
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var before *key
-	if req.PaginationToken != "" && !s.switches.oldServer {
-		cursor, err := decodeCursor(req.PaginationToken)
+	if token := req.texts["pagination-token"]; token != "" && !s.switches.oldServer {
+		cursor, err := decodeCursor(token)
 		if err != nil {
 			return nil, err
 		}
@@ -305,39 +334,46 @@ func (s *Server) listSessions(req request) (any, error) {
 	if !slices.ContainsFunc(wanted, func(status string) bool { return !isActive(status) }) {
 		from = &s.active // else a few open sessions would cost a walk over all
 	}
-	reply := sessionsReply{Sessions: make([]listedSession, 0, min(s.pageSize, from.len))}
+	pageSize := s.switches.pageSize
+	reply := sessionsReply{Sessions: make([]listedSession, 0, min(pageSize, from.len))}
+	if before != nil && s.switches.duplicates {
+		if last := s.sessions[before.id]; last != nil {
+			reply.Sessions = append(reply.Sessions, s.listed(last))
+			pageSize++
+		}
+	}
 	for session := range from.newestFirst(before) {
+		gateway := session.Gateway.ClusterName
 		switch {
-		case s.switches.hidden[session.Gateway.ClusterName] && session.AccessID != s.id,
+		case session.AccessID != caller.AccessID && (s.switches.hidden[gateway] || !caller.sees(gateway)),
 			!slices.Contains(wanted, session.Status),
-			len(req.ResourceType) > 0 && !slices.Contains(req.ResourceType, session.ConnectionType) && !slices.Contains(req.ResourceType, session.TargetType):
+			len(kinds) > 0 && !slices.Contains(kinds, session.ConnectionType) && !slices.Contains(kinds, session.TargetType):
 			continue
 		}
-		if len(reply.Sessions) == s.pageSize { // one more there is: the page is not the last
-			last := reply.Sessions[len(reply.Sessions)-1]
-			reply.NextPage = encodeCursor(keyOf(last.Session))
+		if len(reply.Sessions) == pageSize { // one more there is: the page is not the last
+			reply.NextPage = encodeCursor(keyOf(reply.Sessions[len(reply.Sessions)-1].Session))
 			break
 		}
-		listed := listedSession{Session: session}
-		if !session.EndTime.IsZero() {
-			listed.EndTime = &session.EndTime
-		}
-		reply.Sessions = append(reply.Sessions, listed)
+		reply.Sessions = append(reply.Sessions, s.listed(session))
 	}
-	if before == nil && !s.switches.silent {
+	if before == nil && !s.switches.silent && caller.Scope != ScopeOwn {
+		gateways := make([]GatewayInfo, 0, len(s.clusters))
 		for _, c := range s.clusters {
-			if !s.switches.hidden[c.Name] {
-				reply.AllowedGateways = append(reply.AllowedGateways, GatewayInfo{ClusterName: c.Name, ClusterDisplayName: c.DisplayName})
+			if !s.switches.hidden[c.Name] && caller.sees(c.Name) {
+				gateways = append(gateways, GatewayInfo{ClusterName: c.Name, ClusterDisplayName: c.DisplayName})
 			}
 		}
-		if reply.AllowedGateways == nil {
-			return struct {
-				sessionsReply
-				AllowedGateways []GatewayInfo `json:"allowed_gateways"`
-			}{reply, []GatewayInfo{}}, nil // said, and none: not the same as unsaid
-		}
+		reply.AllowedGateways = &gateways
 	}
 	return reply, nil
+}
+
+func (s *Server) listed(session *Session) listedSession {
+	out := listedSession{Session: session}
+	if s.switches.zeroTimes || !session.EndTime.IsZero() {
+		out.EndTime = &session.EndTime
+	}
+	return out
 }
 
 func encodeCursor(k key) string {
@@ -349,7 +385,7 @@ func decodeCursor(token string) (key, error) {
 	start, id, found := strings.Cut(string(raw), "|")
 	nanos, numErr := strconv.ParseInt(start, 10, 64)
 	if err != nil || numErr != nil || !found {
-		return key{}, badRequest("pagination-token is invalid")
+		return key{}, broken(http.StatusBadRequest, "pagination-token is invalid")
 	}
 	return key{start: nanos, id: id}, nil
 }

@@ -38,14 +38,19 @@ func (x *index) chunkFor(k key) int {
 	return min(i, len(x.chunks)-1)
 }
 
-func (x *index) insert(s *Session) {
-	x.len++
+// put inserts a session, or takes the place of the one with its key.
+func (x *index) put(s *Session) {
 	if len(x.chunks) == 0 {
-		x.chunks = [][]*Session{{s}}
+		x.chunks, x.len = [][]*Session{{s}}, 1
 		return
 	}
 	c := x.chunkFor(keyOf(s))
-	at, _ := slices.BinarySearchFunc(x.chunks[c], keyOf(s), compareKey)
+	at, found := slices.BinarySearchFunc(x.chunks[c], keyOf(s), compareKey)
+	if found {
+		x.chunks[c][at] = s
+		return
+	}
+	x.len++
 	switch chunk := x.chunks[c]; {
 	case len(chunk) < chunkSize:
 		x.chunks[c] = slices.Insert(chunk, at, s)

@@ -1,19 +1,24 @@
 // Package akeylesstest owns a fake of the vendor's control plane: the few calls
 // Lockstep makes, on the documented wire, with switches for what real servers
-// and networks do wrong. Unit tests, the integration suite and the demo share
-// it, so that they argue with one idea of the vendor.
+// and networks do wrong. It refuses what the published schema does not know and
+// remembers that it had to, so that a misspelt key fails a test. Unit tests, the
+// integration suite and the demo share it, so that they argue with one idea of
+// the vendor.
 //
 // It does not judge versions or sessions and makes up nothing: it answers with
-// what was reported to it. It is no place for a real credential: keys under
-// /lab/ are asked of nobody, so it listens on loopback only.
+// what was reported to it. Scripted fleets are in integration/fakes/akeyless. It
+// is no place for a real credential: keys under /lab/ are asked of nobody, so it
+// listens on loopback only.
 package akeylesstest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -30,31 +35,28 @@ const (
 const (
 	defaultPageSize    = 500
 	defaultMaxSessions = 500_000
-	tokenLife          = time.Hour
-)
-
-// Dialect is how the server words its bastions.
-type Dialect string
-
-// Both dialects a server may speak.
-const (
-	DialectSchema    Dialect = "schema"    // as published: instance ids as keys, no versions
-	DialectInstances Dialect = "instances" // an object per instance, with version and last report
+	defaultTokenTTL    = time.Hour
 )
 
 // Options shapes a server. The zero value is a good server.
 type Options struct {
 	// Listener, on loopback, is taken over and closed with the server; nil
 	// means 127.0.0.1 on a free port.
-	Listener    net.Listener
-	AccessID    string  // empty means the package's AccessID
-	AccessKey   string  // empty means the package's AccessKey
-	Dialect     Dialect // empty means DialectInstances
-	PageSize    int     // sessions per page; 0 means 500
-	MaxSessions int     // beyond it the oldest session is dropped; 0 means 500,000
+	Listener net.Listener
+	// AccessID and AccessKey are an access key whose role sees all; empty means
+	// the package's.
+	AccessID  string
+	AccessKey string
+	// Credentials are accepted beside it.
+	Credentials []Credential
+	TokenTTL    time.Duration // how long a token is good; 0 means an hour
+	Expiration  Expiration    // empty means ExpirationRFC3339
+	Dialect     Dialect       // empty means DialectSchema
+	PageSize    int           // sessions per page; 0 means 500
+	MaxSessions int           // beyond it the oldest session is dropped; 0 means 500,000
 	// OldServer ignores pagination tokens, as servers did before they could page.
 	OldServer bool
-	Now       func() time.Time // dates tokens; nil means time.Now
+	Now       func() time.Time // dates answers and tokens; nil means time.Now
 }
 
 // Session is a session as the server lists it and as /lab/sessions takes it.
@@ -91,6 +93,11 @@ type Cluster struct {
 	DisplayName string     `json:"display_name,omitempty"`
 	LastReport  time.Time  `json:"last_report"`
 	Instances   []Instance `json:"instances"`
+	// Status is the gateway's, empty means "Running".
+	Status string `json:"status,omitempty"`
+	// RemoteAccess is the gateway's configuration; nil means one with everything
+	// switched on.
+	RemoteAccess *RemoteAccess `json:"remote_access,omitempty"`
 }
 
 // Instance is one registered bastion.
@@ -103,38 +110,25 @@ type Instance struct {
 
 // Server is a running fake. Its methods are safe for concurrent use.
 type Server struct {
-	mux      *http.ServeMux
-	http     *http.Server
-	url      string
-	served   chan struct{}
-	now      func() time.Time
-	pageSize int
-	limit    int
-	id, key  string
+	mux    *http.ServeMux
+	http   *http.Server
+	url    string
+	served chan struct{}
+	now    func() time.Time
+	limit  int
 
-	mu       sync.RWMutex
-	sessions map[string]*Session
-	all      index
-	active   index
-	clusters []Cluster
-	tokens   map[string]time.Time // by their end
-	issued   int
-	requests map[string]int
-	switches switches
-}
-
-// switches are what a test or a lab makes the server do wrong.
-type switches struct {
-	dialect     Dialect
-	oldServer   bool
-	down        bool
-	latency     time.Duration
-	limited     int // calls still to be refused
-	retryAfter  time.Duration
-	html        int // calls still to be answered by "a proxy"
-	expireAfter int // calls with a token until all tokens expire; 0 means never
-	hidden      map[string]bool
-	silent      bool // leaves allowed_gateways out
+	mu          sync.RWMutex
+	sessions    map[string]*Session
+	all         index
+	active      index
+	clusters    []Cluster
+	known       map[string]int // places in clusters, by name
+	credentials []Credential   // the first is the one of the options
+	tokens      map[string]grant
+	issued      int
+	requests    map[string]int
+	violations  []string
+	switches    switches
 }
 
 // NewServer starts a server on loopback. Close it when done.
@@ -153,32 +147,26 @@ func NewServer(o Options) (*Server, error) {
 		url:      "http://" + listener.Addr().String(),
 		served:   make(chan struct{}),
 		now:      o.Now,
-		pageSize: o.PageSize,
-		limit:    o.MaxSessions,
-		id:       o.AccessID,
-		key:      o.AccessKey,
+		limit:    cmp.Or(max(o.MaxSessions, 0), defaultMaxSessions),
 		sessions: make(map[string]*Session),
-		tokens:   make(map[string]time.Time),
+		known:    make(map[string]int),
+		credentials: append([]Credential{{
+			AccessID: cmp.Or(o.AccessID, AccessID), Type: AuthAccessKey, Secret: cmp.Or(o.AccessKey, AccessKey),
+		}}, o.Credentials...),
+		tokens:   make(map[string]grant),
 		requests: make(map[string]int),
-		switches: switches{dialect: o.Dialect, oldServer: o.OldServer, hidden: make(map[string]bool)},
+		switches: switches{
+			dialect:    cmp.Or(o.Dialect, DialectSchema),
+			oldServer:  o.OldServer,
+			pageSize:   cmp.Or(max(o.PageSize, 0), defaultPageSize),
+			tokenTTL:   cmp.Or(max(o.TokenTTL, 0), defaultTokenTTL),
+			expiration: cmp.Or(o.Expiration, ExpirationRFC3339),
+			hidden:     make(map[string]bool),
+			forbidden:  make(map[string]bool),
+		},
 	}
 	if s.now == nil {
 		s.now = time.Now
-	}
-	if s.pageSize <= 0 {
-		s.pageSize = defaultPageSize
-	}
-	if s.limit <= 0 {
-		s.limit = defaultMaxSessions
-	}
-	if s.id == "" {
-		s.id = AccessID
-	}
-	if s.key == "" {
-		s.key = AccessKey
-	}
-	if s.switches.dialect == "" {
-		s.switches.dialect = DialectInstances
 	}
 	s.mux = s.routes()
 	s.http = &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}
@@ -245,11 +233,24 @@ func (s *Server) SetCluster(c Cluster) {
 	c.Instances = slices.Clone(c.Instances)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := slices.IndexFunc(s.clusters, func(other Cluster) bool { return other.Name == c.Name }); i >= 0 {
+	if i, again := s.known[c.Name]; again {
 		s.clusters[i] = c
 		return
 	}
+	s.known[c.Name] = len(s.clusters)
 	s.clusters = append(s.clusters, c)
+}
+
+// GatewayURL is the base URL of a cluster's own gateway, which answers every
+// call and is asked for its own configuration; empty for an unknown cluster.
+func (s *Server) GatewayURL(clusterName string) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	i, found := s.known[clusterName]
+	if !found {
+		return ""
+	}
+	return s.gatewayAddress(i) + "/api/v2"
 }
 
 // Report adds a session or replaces the one of the same id, keeping its start
@@ -273,13 +274,15 @@ func (s *Server) report(reported Session) error {
 	case reported.StartTime.IsZero():
 		return fmt.Errorf("report session %q: it has no start_time", reported.ID)
 	}
-	if old != nil {
+	if old != nil && keyOf(old) != keyOf(&reported) {
 		s.drop(old)
 	}
 	s.sessions[reported.ID] = &reported
-	s.all.insert(&reported)
+	s.all.put(&reported)
 	if isActive(reported.Status) {
-		s.active.insert(&reported)
+		s.active.put(&reported)
+	} else if old != nil {
+		s.active.remove(keyOf(&reported))
 	}
 	if s.all.len > s.limit {
 		s.drop(s.all.oldest())
@@ -293,6 +296,16 @@ func (s *Server) drop(old *Session) {
 	s.active.remove(keyOf(old))
 }
 
+// Forget takes a session out of the list, as servers lose one now and then. An
+// id that is not held is no mistake: the oldest sessions are dropped too.
+func (s *Server) Forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.sessions[id]; old != nil {
+		s.drop(old)
+	}
+}
+
 // Len is the number of sessions held.
 func (s *Server) Len() int {
 	s.mu.RLock()
@@ -304,65 +317,14 @@ func (s *Server) Len() int {
 func (s *Server) Requests() map[string]int {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	counts := make(map[string]int, len(s.requests))
-	for name, n := range s.requests {
-		counts[name] = n
-	}
-	return counts
+	return maps.Clone(s.requests)
 }
 
-func (s *Server) set(change func(*switches)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	change(&s.switches)
+// Violations are the requests that broke the published schema, oldest first, as
+// in `POST /auth: key "acces-id" is not in the schema`. They never hold a value
+// that may be secret. Beyond a hundred they are refused and not kept.
+func (s *Server) Violations() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Clone(s.violations)
 }
-
-// SetDialect changes how bastions are worded.
-func (s *Server) SetDialect(d Dialect) { s.set(func(w *switches) { w.dialect = d }) }
-
-// SetOldServer makes the server ignore pagination tokens, or not.
-func (s *Server) SetOldServer(old bool) { s.set(func(w *switches) { w.oldServer = old }) }
-
-// SetDown makes every API call end without an answer, until it is unset. The
-// lab's own calls still work.
-func (s *Server) SetDown(down bool) { s.set(func(w *switches) { w.down = down }) }
-
-// SetLatency delays each answer.
-func (s *Server) SetLatency(d time.Duration) { s.set(func(w *switches) { w.latency = d }) }
-
-// RateLimit refuses the next n calls with 429 and, when retryAfter is
-// positive, that Retry-After in whole seconds.
-func (s *Server) RateLimit(n int, retryAfter time.Duration) {
-	s.set(func(w *switches) { w.limited, w.retryAfter = n, retryAfter })
-}
-
-// RespondHTML answers the next n calls with an HTML page and status 502, as a
-// load balancer does.
-func (s *Server) RespondHTML(n int) { s.set(func(w *switches) { w.html = n }) }
-
-// HideGateway takes a gateway and its sessions out of the caller's sight, or
-// puts them back.
-func (s *Server) HideGateway(clusterName string, hide bool) {
-	s.set(func(w *switches) {
-		if hide {
-			w.hidden[clusterName] = true
-		} else {
-			delete(w.hidden, clusterName)
-		}
-	})
-}
-
-// OmitGateways leaves allowed_gateways out of every answer, as servers do for
-// callers that see only their own sessions.
-func (s *Server) OmitGateways(omit bool) { s.set(func(w *switches) { w.silent = omit }) }
-
-// ExpireTokens makes every token issued so far invalid.
-func (s *Server) ExpireTokens() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.tokens)
-}
-
-// ExpireTokensAfter makes all tokens invalid once n more calls have used one,
-// so that they expire between two pages. 0 takes it back.
-func (s *Server) ExpireTokensAfter(n int) { s.set(func(w *switches) { w.expireAfter = n }) }

@@ -58,6 +58,7 @@ func (l *lab) do(t testing.TB, method, path string, body any) (int, http.Header,
 	if err != nil {
 		t.Fatal(err)
 	}
+	request.Header.Set("Content-Type", "application/json")
 	response, err := l.client.Do(request)
 	if err != nil {
 		t.Fatal(err)
@@ -161,31 +162,89 @@ func TestSessionsAreListedAsDocumented(t *testing.T) {
 
 func TestErrorsAreWordedAsDocumented(t *testing.T) {
 	t.Parallel()
-	l := start(t, akeylesstest.Options{})
-	l.login(t)
+	const fine, violation = false, true
 	for name, tc := range map[string]struct {
 		method, path string
-		body         any
+		body         any // the token is added to an object that has none
 		status       int
+		violates     bool
 	}{
-		"wrong key":      {"POST", "/auth", object{"access-id": akeylesstest.AccessID, "access-key": "x"}, 401},
-		"other type":     {"POST", "/auth", object{"access-type": "saml"}, 400},
-		"no token":       {"POST", "/list-sra-bastions", object{}, 401},
-		"bad status":     {"POST", "/list-sra-sessions", object{"token": l.token, "status-type": []string{"open"}}, 400},
-		"bad resource":   {"POST", "/list-sra-sessions", object{"token": l.token, "resource-type": []string{"vnc"}}, 400},
-		"bad cursor":     {"POST", "/list-sra-sessions", object{"token": l.token, "pagination-token": "?"}, 400},
-		"not an object":  {"POST", "/list-gateways", "x", 400},
-		"wrong method":   {"GET", "/auth", object{}, 405},
-		"unknown call":   {"POST", "/list-nothing", object{}, 404},
-		"lab, bad key":   {"PUT", "/lab/sessions", []object{{"sesion_id": "x"}}, 400},
-		"lab, no start":  {"PUT", "/lab/sessions", []object{{"session_id": "x", "status": "failed"}}, 400},
-		"lab, no status": {"PUT", "/lab/sessions", []object{{"session_id": "x", "start_time": noon}}, 400},
-		"lab, no name":   {"PUT", "/lab/clusters", []object{{}}, 400},
-		"lab, dialect":   {"PUT", "/lab/switches", object{"dialect": "x"}, 400},
+		"wrong key":       {"POST", "/auth", object{"access-id": akeylesstest.AccessID, "access-key": "x"}, 401, fine},
+		"other type":      {"POST", "/auth", object{"access-type": "saml"}, 400, fine},
+		"no such type":    {"POST", "/auth", object{"access-type": "api_key"}, 400, violation},
+		"no access key":   {"POST", "/auth", object{"access-id": akeylesstest.AccessID}, 400, violation},
+		"snake case":      {"POST", "/auth", object{"access_id": akeylesstest.AccessID, "access-key": akeylesstest.AccessKey}, 400, violation},
+		"other case":      {"POST", "/auth", object{"Access-Id": akeylesstest.AccessID, "access-key": akeylesstest.AccessKey}, 400, violation},
+		"number for text": {"POST", "/auth", object{"access-id": 7}, 400, violation},
+		"no token":        {"POST", "/list-sra-bastions", object{"token": ""}, 401, violation},
+		"stale token":     {"POST", "/list-sra-bastions", object{"token": "t-old"}, 401, fine},
+		"text for flag":   {"POST", "/list-sra-bastions", object{"allowed-urls-only": "true"}, 400, violation},
+		"text for list":   {"POST", "/list-sra-sessions", object{"status-type": "failed"}, 400, violation},
+		"other call's":    {"POST", "/list-gateways", object{"status-type": []string{"failed"}}, 400, violation},
+		"bad status":      {"POST", "/list-sra-sessions", object{"status-type": []string{"open"}}, 400, violation},
+		"bad resource":    {"POST", "/list-sra-sessions", object{"resource-type": []string{"vnc"}}, 400, violation},
+		"bad cursor":      {"POST", "/list-sra-sessions", object{"pagination-token": "?"}, 400, violation},
+		"not an object":   {"POST", "/list-gateways", "x", 400, violation},
+		"null":            {"POST", "/list-gateways", nil, 400, violation},
+		"wrong method":    {"GET", "/auth", object{}, 405, violation},
+		"unknown call":    {"POST", "/list-nothing", object{}, 404, violation},
+		"unknown gateway": {"POST", "/gateway/9/list-gateways", object{}, 404, violation},
+		"null for a key":  {"POST", "/list-sra-sessions", object{"resource-type": nil}, 200, fine},
+		"json and uid":    {"POST", "/list-sra-sessions", object{"json": true, "uid-token": "u"}, 200, fine},
+		"lab, bad key":    {"PUT", "/lab/sessions", []object{{"sesion_id": "x"}}, 400, fine},
+		"lab, no start":   {"PUT", "/lab/sessions", []object{{"session_id": "x", "status": "failed"}}, 400, fine},
+		"lab, no status":  {"PUT", "/lab/sessions", []object{{"session_id": "x", "start_time": noon}}, 400, fine},
+		"lab, no name":    {"PUT", "/lab/clusters", []object{{}}, 400, fine},
+		"lab, dialect":    {"PUT", "/lab/switches", object{"dialect": "x"}, 400, fine},
+		"lab, expiration": {"PUT", "/lab/switches", object{"expiration": "x"}, 400, fine},
+		"lab, page size":  {"PUT", "/lab/switches", object{"page_size": 0}, 400, fine},
 	} {
-		status, _, reply := l.do(t, tc.method, tc.path, tc.body)
-		if message, _ := reply["error"].(string); status != tc.status || message == "" {
-			t.Errorf("%s: answered %d %v, want %d with an error", name, status, reply, tc.status)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := start(t, akeylesstest.Options{})
+			l.login(t)
+			if body, is := tc.body.(object); is && tc.path != "/auth" && tc.method == "POST" {
+				if _, has := body["token"]; !has {
+					body["token"] = l.token
+				}
+			}
+			status, _, reply := l.do(t, tc.method, tc.path, tc.body)
+			if message, _ := reply["error"].(string); status != tc.status || (message == "") != (status == 200) {
+				t.Errorf("answered %d %v, want %d with an error", status, reply, tc.status)
+			}
+			kept := l.Violations()
+			if (len(kept) == 1) != tc.violates || len(kept) > 0 && !strings.Contains(kept[0], reply["error"].(string)) {
+				t.Errorf("kept the violations %q, want one: %t", kept, tc.violates)
+			}
+		})
+	}
+}
+
+func TestOnlyJSONIsTaken(t *testing.T) {
+	t.Parallel()
+	l := start(t, akeylesstest.Options{})
+	for contentType, want := range map[string]int{
+		"": 415, "text/plain": 415, "application/x-www-form-urlencoded": 415,
+		"application/json; charset=utf-8": 400, "application/json": 400,
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), "POST", l.URL()+"/auth", strings.NewReader(`{} {"access-key":"hush"`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Content-Type", contentType)
+		response, err := l.client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, _ := io.ReadAll(response.Body)
+		_ = response.Body.Close()
+		if response.StatusCode != want || !bytes.HasPrefix(raw, []byte(`{"error":`)) {
+			t.Errorf("content type %q: answered %d %s, want %d", contentType, response.StatusCode, raw, want)
+		}
+	}
+	for _, v := range l.Violations() {
+		if strings.Contains(v, "hush") {
+			t.Errorf("a violation tells a secret: %s", v)
 		}
 	}
 }
@@ -206,6 +265,10 @@ func TestLabOverHTTP(t *testing.T) {
 	if got := ids(l.call(t, "list-sra-sessions", object{"status-type": []string{"completed"}})); !slices.Equal(got, []string{"a"}) || l.Len() != 1 {
 		t.Errorf("got sessions %v of %d", got, l.Len())
 	}
+	if got := ids(l.call(t, "list-sra-sessions", object{})); len(got) != 0 {
+		t.Errorf("ended sessions are listed as active: %v", got)
+	}
+	put("/lab/switches", object{"dialect": "instances"})
 	cluster := func() object { return l.call(t, "list-sra-bastions", object{})["clusters"].([]any)[0].(object) }
 	if got := cluster()["instances"].([]any)[0].(object)["version"]; got != "3.0.3" {
 		t.Errorf("version %v", got)
@@ -223,6 +286,15 @@ func TestLabOverHTTP(t *testing.T) {
 	put("/lab/switches", object{"rate_limit_calls": 1, "retry_after_seconds": 7})
 	if status, header, _ := l.do(t, "POST", "/list-gateways", object{"token": l.token}); status != 429 || header.Get("Retry-After") != "7" {
 		t.Errorf("limited call answered %d, Retry-After %q", status, header.Get("Retry-After"))
+	}
+	put("/lab/switches", object{"error_calls": 1, "error_message": "broken", "forbidden_calls": []string{"list-sra-bastions"}, "page_size": 1, "clock_skew_ms": 3_600_000})
+	status, header, reply := l.do(t, "POST", "/list-sra-sessions", object{"token": l.token})
+	ahead, err := http.ParseTime(header.Get("Date"))
+	if err != nil || status != 500 || reply["error"] != "broken" || time.Until(ahead) < 59*time.Minute {
+		t.Errorf("answered %d %v at %s, %v", status, reply, ahead, err)
+	}
+	if status, _, _ := l.do(t, "POST", "/list-sra-bastions", object{"token": l.token}); status != 403 {
+		t.Errorf("a forbidden call answered %d", status)
 	}
 	put("/lab/switches", object{"html_calls": 1})
 	if status, header, _ := l.do(t, "POST", "/list-gateways", object{"token": l.token}); status != 502 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") {

@@ -89,7 +89,7 @@ func startDaemon(ctx context.Context, data string, log *slog.Logger) (*daemon, e
 	}
 	// Unix socket paths are short, so the runtime folder is not below data.
 	name := fmt.Sprintf("docker-%x", sha256.Sum256([]byte(data)))[:15]
-	d := &daemon{run: filepath.Join("/run/lockstep", name), data: data, exited: make(chan struct{})}
+	d := &daemon{run: filepath.Join("/run/lockstep", name), data: data}
 	if err := os.MkdirAll(d.data, 0o700); err != nil {
 		return nil, err
 	}
@@ -147,6 +147,7 @@ func (d *daemon) launch() error {
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 
+	d.exited = make(chan struct{})
 	started := make(chan error)
 	go func() {
 		// Pdeathsig fires when the starting thread ends, so that thread is
@@ -200,10 +201,9 @@ func (d *daemon) words() string {
 	return tail(string(b), 15)
 }
 
-// stop ends the daemon that was started here, by its process id: politely,
-// then by force. The runtime folder goes, unless something went wrong: it has
-// the log. The lock is released last.
-func (d *daemon) stop() error {
+// halt ends the daemon that was started here, by its process id: politely, then by
+// force.
+func (d *daemon) halt() error {
 	err := d.process.Signal(syscall.SIGTERM)
 	if errors.Is(err, os.ErrProcessDone) {
 		err = nil
@@ -214,6 +214,13 @@ func (d *daemon) stop() error {
 		err = errors.Join(err, fmt.Errorf("dockerd (pid %d) ignored SIGTERM for %s and was killed", d.process.Pid, stopLimit), d.process.Kill())
 		<-d.exited
 	}
+	return err
+}
+
+// stop halts the daemon for good. The runtime folder goes, unless something went
+// wrong: it has the log. The lock is released last.
+func (d *daemon) stop() error {
+	err := d.halt()
 	err = errors.Join(err, d.forbidForwarding(), unmountUnder(d.data))
 	if err == nil {
 		err = os.RemoveAll(d.run)

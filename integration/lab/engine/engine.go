@@ -122,6 +122,26 @@ func (e *Engine) RemoveProject(ctx context.Context, project string) error {
 	return nil
 }
 
+// Restart stops a private engine as an administrator would, calls meanwhile while
+// it is down, and returns when it answers again. What is on it stays; containers
+// run again where their restart policy says so. Nobody else may be using it.
+func (e *Engine) Restart(ctx context.Context, meanwhile func()) error {
+	if e.private == nil {
+		return errors.New("restart the Docker Engine: it is not a private one; unset DOCKER_HOST and LOCKSTEP_TEST_DOCKER_HOST to have one started")
+	}
+	if err := e.private.halt(); err != nil {
+		return fmt.Errorf("restart the private Docker Engine: %w", err)
+	}
+	meanwhile()
+	if err := e.private.launch(); err != nil {
+		return fmt.Errorf("restart the private Docker Engine: %w", err)
+	}
+	if err := e.private.wait(ctx, e.client.ping); err != nil {
+		return fmt.Errorf("restart the private Docker Engine: %w", err)
+	}
+	return nil
+}
+
 // Close stops a private engine with everything on it and waits for it to
 // leave; on somebody else's engine it does nothing. The engine's data folder
 // stays as a cache, emptied of images and networks.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,28 @@ func told(t *testing.T, what string, err error, kind errs.Kind, words ...string)
 			t.Errorf("%s: %v does not say %q", what, err, word)
 		}
 	}
+}
+
+// TestAPatientBusWaitsForItsServer connects before there is anything to connect to.
+func TestAPatientBusWaitsForItsServer(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := startServer(t, dir, natsserver.RANDOM_PORT)
+	port, address := s.Addr().(*net.TCPAddr).Port, s.ClientURL()
+	stopServer(s)
+	b, err := natsbus.Open(natsbus.Options{URL: address, Patient: true, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	expect(t, "connected to nobody", b.Connected(), false)
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := b.Publish(short, text("log.a", "1")); err == nil {
+		t.Error("a message was stored by nobody")
+	}
+	startServer(t, dir, port)
+	eventually(t, "the connection", b.Connected)
 }
 
 func TestOpenTellsWhereAndNeverTheSecret(t *testing.T) {

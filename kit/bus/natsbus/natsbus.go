@@ -41,6 +41,9 @@ type Options struct {
 	InboxPrefix string
 	// InProcess connects to an embedded server without a socket.
 	InProcess nats.InProcessConnProvider
+	// Patient goes on trying when no server can be reached at first; what needs one
+	// fails until then.
+	Patient bool
 	// Name tells this connection from others in the servers' monitoring.
 	Name string
 	Log  *slog.Logger
@@ -51,8 +54,8 @@ type Options struct {
 	Meters  metric.MeterProvider
 }
 
-// Open connects. A server that cannot be reached is an error at once; later
-// losses are mended in the background.
+// Open connects. A server that cannot be reached is an error at once, unless the
+// options are patient; later losses are mended in the background.
 func Open(opts Options) (*Bus, error) {
 	t, err := newTelemetry(opts.Tracers, opts.Meters)
 	if err != nil {
@@ -66,6 +69,7 @@ func Open(opts Options) (*Bus, error) {
 		nats.Name(opts.Name),
 		nats.ClosedHandler(func(*nats.Conn) { close(gone) }),
 		nats.MaxReconnects(-1),
+		nats.RetryOnFailedConnect(opts.Patient),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			opts.Log.Warn("bus reported an error", "error", err)

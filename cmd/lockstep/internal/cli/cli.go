@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/config"
 )
 
@@ -33,6 +33,8 @@ type Options struct {
 	Topology func() []TopologyEntry
 	// Doctor looks at what a server needs and changes nothing.
 	Doctor func(context.Context, DoctorOptions) []Check
+	// Look asks every source of some clusters, or of all, once; nothing is handed in.
+	Look func(ctx context.Context, file fleetfile.File, clusters []string) ([]SourceReport, error)
 	// Extra commands are added as they are, such as hidden ones.
 	Extra   []*cobra.Command
 	Version Version
@@ -148,8 +150,8 @@ talk to standard error; 'lockstep help exit-codes' says what the exit codes mean
 	// The same line as the command's: people type both.
 	root.Version = s.Version.String()
 	root.SetVersionTemplate("{{.Version}}\n")
-	group(root, s.serverCommand(), s.statusCommand(), s.rolloutCommand(), s.gateCommand(),
-		s.configCommand(), s.doctorCommand(), s.migrateCommand(), s.topologyCommand(), s.tokenCommand(), s.explainErrorCommand(), s.versionCommand())
+	group(root, s.serverCommand(), s.statusCommand(), s.observeCommand(), s.rolloutCommand(), s.gateCommand(),
+		s.collectorCommand(), s.configCommand(), s.doctorCommand(), s.migrateCommand(), s.topologyCommand(), s.tokenCommand(), s.explainErrorCommand(), s.versionCommand())
 	hinted(root)
 	root.AddCommand(topics()...)
 	root.SetHelpCommand(helpCommand())

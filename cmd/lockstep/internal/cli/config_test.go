@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 )
 
 const someConfig = `server: {listen: '127.0.0.1:1', data_dir: /data}

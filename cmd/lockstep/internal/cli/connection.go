@@ -11,11 +11,12 @@ import (
 	"connectrpc.com/connect/v2"
 	"github.com/spf13/cobra"
 
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1/observationv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1/rolloutv1connect"
 )
 
@@ -29,9 +30,10 @@ type connection struct {
 // client holds the services of one server, and how it was reached so that
 // errors can name it.
 type client struct {
-	fleet    fleetv1connect.FleetServiceClient
-	rollouts rolloutv1connect.RolloutServiceClient
-	gates    gatev1connect.GateServiceClient
+	fleet       fleetv1connect.FleetServiceClient
+	rollouts    rolloutv1connect.RolloutServiceClient
+	gates       gatev1connect.GateServiceClient
+	observation observationv1connect.ObservationServiceClient
 
 	server    string
 	tokenFile string
@@ -101,12 +103,13 @@ func (s *shell) dial() (*client, error) {
 		return nil, err
 	}
 	return &client{
-		fleet:     fleetv1connect.NewFleetServiceClient(c.Client),
-		rollouts:  rolloutv1connect.NewRolloutServiceClient(c.Client),
-		gates:     gatev1connect.NewGateServiceClient(c.Client),
-		server:    server,
-		tokenFile: tokenFile,
-		close:     c.Close,
+		fleet:       fleetv1connect.NewFleetServiceClient(c.Client),
+		rollouts:    rolloutv1connect.NewRolloutServiceClient(c.Client),
+		gates:       gatev1connect.NewGateServiceClient(c.Client),
+		observation: observationv1connect.NewObservationServiceClient(c.Client),
+		server:      server,
+		tokenFile:   tokenFile,
+		close:       c.Close,
 	}, nil
 }
 

@@ -27,6 +27,8 @@ import (
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
+	observationv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1/observationv1connect"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1/rolloutv1connect"
 )
@@ -61,6 +63,7 @@ type fake struct {
 	fleetv1connect.UnimplementedFleetServiceHandler
 	rolloutv1connect.UnimplementedRolloutServiceHandler
 	gatev1connect.UnimplementedGateServiceHandler
+	observationv1connect.UnimplementedObservationServiceHandler
 
 	url   string
 	token string // the path of the file
@@ -75,12 +78,14 @@ type fake struct {
 	after    []string               // what ends each stream: "", "drop", "unknown" or "hang"
 	gates    []*gatev1.Gate
 	replay   *gatev1.ReplayGateResponse
+	records  [][]*observationv1.Record // one a stream, which then ends; the last hangs if it is followed
 	fail     error
 
 	started  []*rolloutv1.StartRolloutRequest
 	planned  []*rolloutv1.PlanRolloutRequest
 	backed   []*rolloutv1.RollbackRolloutRequest
 	gateAsks []*gatev1.ListGatesRequest
+	observed []*observationv1.WatchObservationsRequest
 }
 
 func serve(t *testing.T, f *fake) *fake {
@@ -89,6 +94,7 @@ func serve(t *testing.T, f *fake) *fake {
 	fleetv1connect.RegisterFleetServiceHandler(server, f)
 	rolloutv1connect.RegisterRolloutServiceHandler(server, f)
 	gatev1connect.RegisterGateServiceHandler(server, f)
+	observationv1connect.RegisterObservationServiceHandler(server, f)
 	mux := http.NewServeMux()
 	connecthttp.Mount(mux, server)
 	refuse := connecthttp.NewErrorWriter()
@@ -286,6 +292,34 @@ func (f *fake) GetGate(_ context.Context, r *gatev1.GetGateRequest) (*gatev1.Get
 
 func (f *fake) ReplayGate(context.Context, *gatev1.ReplayGateRequest) (*gatev1.ReplayGateResponse, error) {
 	return f.replay, nil
+}
+
+func (f *fake) WatchObservations(ctx context.Context, r *observationv1.WatchObservationsRequest, stream observationv1connect.ObservationServiceWatchObservationsServerStream) error {
+	f.mu.Lock()
+	f.observed = append(f.observed, r)
+	fail := f.fail
+	var records []*observationv1.Record
+	last := len(f.observed) >= len(f.records)
+	if len(f.observed) <= len(f.records) {
+		records = f.records[len(f.observed)-1]
+	}
+	f.mu.Unlock()
+	if fail != nil {
+		return fail
+	}
+	if err := stream.Send(&observationv1.WatchObservationsResponse{}); err != nil {
+		return err
+	}
+	if err := stream.Send(&observationv1.WatchObservationsResponse{Records: records}); err != nil {
+		return err
+	}
+	if r.GetFollow() && !last {
+		return catalogued(connect.CodeUnavailable, "the server is stopping", "LS-API-005")
+	}
+	if r.GetFollow() {
+		<-ctx.Done()
+	}
+	return nil
 }
 
 func catalogued(code connect.Code, text, id string) error {

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 )
 
 func TestHelpTopics(t *testing.T) {
@@ -116,7 +116,8 @@ func TestExamplesUseWhatThereIs(t *testing.T) {
 				continue
 			}
 			for _, word := range args {
-				if name, long := strings.CutPrefix(word, "--"); long && of.Flags().Lookup(name) == nil {
+				name, long := strings.CutPrefix(word, "--")
+				if name, _, _ = strings.Cut(name, "="); long && of.Flags().Lookup(name) == nil {
 					t.Errorf("%s: no flag %s: %s", c.CommandPath(), word, line)
 				}
 			}

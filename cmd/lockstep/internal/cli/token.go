@@ -5,8 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/fleetfile"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/fleetfile"
 )
 
 func (s *shell) tokenCommand() *cobra.Command {

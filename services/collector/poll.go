@@ -1,0 +1,282 @@
+package collector
+
+import (
+	"context"
+	"crypto/sha256"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/rtime"
+)
+
+// poller works one schedule.
+type poller struct {
+	*Service
+	Schedule
+	// failures counts those in a row.
+	failures int
+	// until is how far the newest mark with sight of each cluster promised.
+	until map[fleet.ClusterID]time.Time
+	blind time.Time // when it was last said that nothing can be seen
+	sent  map[fleet.ClusterID]sending
+	// losses is what the service's was when sent was true.
+	losses uint64
+}
+
+// sending is what was sent last of a cluster.
+type sending struct {
+	content [sha256.Size]byte
+	at      time.Time
+}
+
+func newPoller(s *Service, schedule Schedule) *poller {
+	if schedule.Timeout == 0 {
+		schedule.Timeout = max(schedule.Every, 10*time.Second)
+	}
+	return &poller{
+		Service: s, Schedule: schedule,
+		until: make(map[fleet.ClusterID]time.Time), sent: make(map[fleet.ClusterID]sending),
+	}
+}
+
+// breaker is after how many failures in a row a source is asked less often.
+const breaker = 3
+
+// pauseAfter returns how long to wait for the next poll: the interval, until so many
+// in a row have failed that the source is left alone for longer each time, up to a
+// minute or the interval where that is longer. Chance, from 0 to 1, takes up to a
+// quarter off, so that those that failed together do not come back together.
+func pauseAfter(failures int, every time.Duration, chance float64) time.Duration {
+	if failures < breaker {
+		return every
+	}
+	most := max(every, time.Minute)
+	pause := every
+	for range failures - breaker + 1 {
+		if pause *= 2; pause >= most {
+			pause = most
+			break
+		}
+	}
+	return max(every, pause-time.Duration(chance*float64(pause)/4))
+}
+
+// run polls until ctx ends. The next poll begins when the last one's result is on
+// disk, and not before its time.
+func (p *poller) run(ctx context.Context) {
+	if rtime.Wait(ctx, time.Duration(p.deps.Chance()*float64(p.Jitter))) != nil {
+		return
+	}
+	for ctx.Err() == nil {
+		next := time.NewTimer(p.Every)
+		if !p.paused() {
+			p.poll(ctx)
+		}
+		wake := p.Wake
+		if p.failures >= breaker {
+			wake = nil
+			next.Reset(pauseAfter(p.failures, p.Every, p.deps.Chance()))
+		}
+		select {
+		case <-ctx.Done():
+		case <-next.C:
+		case _, open := <-wake:
+			if !open {
+				p.Wake = nil
+			}
+		}
+		next.Stop()
+	}
+}
+
+// paused reports whether the spool is too full for what can be seen later as well.
+func (p *poller) paused() bool {
+	switch p.Kind {
+	case fleet.KindInventory, fleet.KindRegistration, fleet.KindPackage, fleet.KindHealth:
+		return p.pressed.Load()
+	case fleet.KindSession, fleet.KindProbe, fleet.KindPipeline:
+	}
+	return false
+}
+
+// poll asks once and hands on what came.
+func (p *poller) poll(ctx context.Context) {
+	asking, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	began := p.deps.Now()
+	observations, err := p.Source.Poll(asking)
+	if err != nil && ctx.Err() != nil {
+		return
+	}
+	ended := p.deps.Now()
+	p.deps.Meter.Polled(string(p.Kind), err != nil, ended.Sub(began))
+	p.count(err)
+	if err != nil {
+		observations = p.blindness(err, ended)
+	} else {
+		// A clock that was put back under way promises no more than it says now.
+		observations = append(p.changed(observations, began), p.promises(observations, earlier(began, ended))...)
+	}
+	p.hand(ctx, observations, began)
+}
+
+// maxResult is how many observations are encoded before the next: while they are
+// written to disk the others are encoded.
+const maxResult = 4096
+
+// hand gives observations to whoever packs and waits until they are on disk.
+func (p *poller) hand(ctx context.Context, observations []codec.Observation, polled time.Time) {
+	var handed []result
+	for part := range slices.Chunk(observations, maxResult) {
+		r := p.result(p.Kind, part, func(o codec.Observation) time.Time { return observedAt(o, polled) })
+		r.more = len(part) == maxResult
+		p.results <- r
+		handed = append(handed, r)
+	}
+	for _, r := range handed {
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// count says when a source begins and ceases to fail, not at every turn.
+func (p *poller) count(err error) {
+	was := p.failures
+	if err == nil {
+		p.failures = 0
+	} else {
+		p.failures++
+	}
+	switch {
+	case p.failures == 1:
+		p.deps.Log.Error("a source cannot be read; it is asked again", "id", "LS-COL-010", "source", p.Name, "every", p.Every, "error", err)
+	case was < breaker && p.failures == breaker:
+		p.deps.Log.Warn("a source keeps failing; it is asked less often", "id", "LS-COL-010", "source", p.Name, "error", err)
+		p.deps.Meter.Broken(string(p.Kind), true)
+	case was > 0 && p.failures == 0:
+		p.deps.Log.Info("a source can be read again", "source", p.Name, "failures", was)
+		if was >= breaker {
+			p.deps.Meter.Broken(string(p.Kind), false)
+		}
+	}
+}
+
+// blindness tells that a poll failed, so that it is not taken for a quiet source.
+func (p *poller) blindness(err error, now time.Time) []codec.Observation {
+	if since := now.Sub(p.blind); !p.blind.IsZero() && since >= 0 && since < p.config.MarkEvery {
+		return nil
+	}
+	p.blind = now
+	out := make([]codec.Observation, 0, len(p.Clusters))
+	for _, cluster := range p.Clusters {
+		out = append(out, codec.Observation{Mark: &fleet.Mark{
+			Cluster: cluster, About: p.Kind, CompleteUntil: p.until[cluster], Blind: true, BlindReason: words(err.Error()),
+		}})
+	}
+	return out
+}
+
+// promises are the marks that go behind what was seen. Sources of sessions know
+// themselves how far they have seen, and so may others.
+func (p *poller) promises(seen []codec.Observation, until time.Time) []codec.Observation {
+	own := make(map[fleet.ClusterID]bool)
+	for _, o := range seen {
+		if o.Mark != nil {
+			own[o.Mark.Cluster] = true
+			if !o.Mark.Blind {
+				p.until[o.Mark.Cluster] = o.Mark.CompleteUntil
+			}
+		}
+	}
+	if p.Kind == fleet.KindSession {
+		return nil
+	}
+	var out []codec.Observation
+	for _, cluster := range p.Clusters {
+		if own[cluster] {
+			continue
+		}
+		p.until[cluster] = until
+		out = append(out, codec.Observation{Mark: &fleet.Mark{Cluster: cluster, About: p.Kind, CompleteUntil: until}})
+	}
+	return out
+}
+
+// changed leaves out what says the same as what was sent last of its cluster. All
+// is sent again from time to time, and when anything was lost.
+func (p *poller) changed(seen []codec.Observation, now time.Time) []codec.Observation {
+	if losses := p.Service.losses.Load(); losses != p.losses {
+		p.losses = losses
+		clear(p.sent)
+	}
+	out := make([]codec.Observation, 0, len(seen)+len(p.Clusters))
+	for _, o := range seen {
+		if o.Inventory == nil && o.Registration == nil && o.Package == nil {
+			out = append(out, o)
+			continue
+		}
+		content, ok := digest(o)
+		last, known := p.sent[o.Cluster()]
+		since := now.Sub(last.at)
+		if ok && known && last.content == content && since >= 0 && since < p.config.FullEvery {
+			continue
+		}
+		p.sent[o.Cluster()] = sending{content, now}
+		out = append(out, o)
+	}
+	return out
+}
+
+// digest is the same for observations that say the same, whenever they were made;
+// false when it cannot be told.
+func digest(o codec.Observation) ([sha256.Size]byte, bool) {
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(codec.ObservationToProto(o, time.Time{}))
+	return sha256.Sum256(data), err == nil
+}
+
+// observedAt is when something was seen, as far as it says so itself.
+func observedAt(o codec.Observation, polled time.Time) time.Time {
+	var at time.Time
+	switch {
+	case o.Inventory != nil:
+		at = o.Inventory.ObservedAt
+	case o.Registration != nil:
+		at = o.Registration.ObservedAt
+	case o.Package != nil:
+		at = o.Package.ObservedAt
+	case o.Check != nil:
+		at = o.Check.At
+	}
+	if at.IsZero() {
+		return polled
+	}
+	return at
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// keep runs what a source reads from, and again when that ends before its time.
+func (p *poller) keep(ctx context.Context) {
+	pauses := rtime.Backoff{First: time.Second, Max: time.Minute}
+	for {
+		err := p.Schedule.Run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		p.deps.Log.Warn("what a source reads from ended; it is begun again", "source", p.Name, "error", err)
+		if rtime.Wait(ctx, pauses.Next()) != nil {
+			return
+		}
+	}
+}
