@@ -227,9 +227,10 @@ type Recording struct {
 	Within        time.Duration `yaml:"within" comment:"how long after a session's end its recording may take"`
 	MinDuration   time.Duration `yaml:"min_duration" comment:"shorter sessions may have none"`
 	Endpoint      string        `yaml:"endpoint" comment:"the S3-compatible storage" example:"https://s3.eu-central-1.amazonaws.com"`
+	AllowHTTP     bool          `yaml:"allow_http" comment:"the endpoint may be http on another machine, where keys travel in the clear"`
 	Region        string        `yaml:"region" comment:"its region" example:"eu-central-1"`
 	Bucket        string        `yaml:"bucket" comment:"its bucket" example:"recordings"`
-	Prefix        string        `yaml:"prefix" comment:"what every object of this cluster begins with" example:"berlin/"`
+	Prefix        string        `yaml:"prefix" comment:"the folder of this cluster's recordings" example:"berlin"`
 	AccessKeyFile config.Path   `yaml:"access_key_file" comment:"the file that holds the access key id; without it the machine's own credentials" example:"/etc/lockstep/s3.id"`
 	SecretKeyFile config.Path   `yaml:"secret_key_file" comment:"the file that holds the secret key" example:"/etc/lockstep/s3.key"`
 	CAFile        config.Path   `yaml:"ca_file" comment:"certificates to trust besides the system's" example:"/etc/lockstep/ca.pem"`
@@ -246,7 +247,7 @@ type Forwarding struct {
 	TLS       bool          `yaml:"tls" comment:"for syslog: over TLS"`
 	CAFile    config.Path   `yaml:"ca_file" comment:"certificates to trust besides the system's" example:"/etc/lockstep/ca.pem"`
 	TokenFile config.Path   `yaml:"token_file" comment:"for https: the file that holds what the header says" example:"/etc/lockstep/hec.token"`
-	Header    string        `yaml:"header" comment:"for https: the header that carries the token" example:"Authorization"`
+	Header    string        `yaml:"header" comment:"for https: the header that carries what the file holds; without it Authorization: Splunk TOKEN" example:"DD-API-KEY"`
 	Send      bool          `yaml:"send" comment:"also send one labelled test line; else it is only connected to"`
 	Every     time.Duration `yaml:"every" comment:"how often"`
 	Timeout   time.Duration `yaml:"timeout" comment:"after this it has failed"`

@@ -101,7 +101,7 @@ func TestLoadTakesEveryKey(t *testing.T) {
 				},
 				Recording: &fleetfile.Recording{
 					Protocols: []string{"rdp", "ssh"}, Pattern: "{date}/{session_id}", Within: 6 * time.Minute, MinDuration: time.Second,
-					Endpoint: "https://s3:9000", Region: "eu", Bucket: "rec", Prefix: "oslo/", AccessKeyFile: config.Path(here + "/s3.id"),
+					Endpoint: "http://s3:9000", AllowHTTP: true, Region: "eu", Bucket: "rec", Prefix: "oslo/", AccessKeyFile: config.Path(here + "/s3.id"),
 					SecretKeyFile: config.Path(here + "/s3.key"), CAFile: config.Path(here + "/ca.pem"), PathStyle: true,
 					CanaryEvery: 20 * time.Minute, NoCanary: true, Every: 31 * time.Second,
 				},
@@ -285,16 +285,17 @@ func TestValidateRefusesOneByOne(t *testing.T) {
 		"no host key": {func(f *fleetfile.File) {
 			f.Clusters[2].Probes[0].HostKey, f.Clusters[2].Probes[0].KnownHostsFile, f.Clusters[2].Probes[0].InsecureHostKey = "", "", false
 		}, "clusters[2].probes[0].host_key"},
-		"another auth":     {func(f *fleetfile.File) { f.Vendor.Auth = "ldap" }, "vendor.auth"},
-		"no jwt":           {func(f *fleetfile.File) { f.Vendor.Auth, f.Vendor.JWTFile = "jwt", "" }, "vendor.jwt_file"},
-		"no auth config":   {func(f *fleetfile.File) { f.Vendor.Auth, f.Vendor.K8sAuthConfig = "k8s", "" }, "vendor.k8s_auth_config"},
-		"no uid token":     {func(f *fleetfile.File) { f.Vendor.Auth, f.Vendor.UIDTokenFile = "universal_identity", "" }, "vendor.uid_token_file"},
-		"an empty command": {func(f *fleetfile.File) { f.Vendor.Command = []string{""} }, "vendor.command[0]"},
-		"a small spool":    {func(f *fleetfile.File) { f.Collector.SpoolMB = 15 }, "collector.spool_mb"},
-		"no access id":     {func(f *fleetfile.File) { f.Vendor.AccessID = "" }, "vendor.access_id"},
-		"no key file":      {func(f *fleetfile.File) { f.Vendor.AccessKeyFile = "" }, "vendor.access_key_file"},
-		"long id":          {func(f *fleetfile.File) { f.Clusters[0].ID = fleet.ClusterID(strings.Repeat("a", 64)) }, "clusters[0].id"},
-		"space in image":   {func(f *fleetfile.File) { f.Releases[0].SRA.Image = "a b:1" }, "releases[0].sra.image"},
+		"another auth":      {func(f *fleetfile.File) { f.Vendor.Auth = "ldap" }, "vendor.auth"},
+		"no jwt":            {func(f *fleetfile.File) { f.Vendor.Auth, f.Vendor.JWTFile = "jwt", "" }, "vendor.jwt_file"},
+		"no auth config":    {func(f *fleetfile.File) { f.Vendor.Auth, f.Vendor.K8sAuthConfig = "k8s", "" }, "vendor.k8s_auth_config"},
+		"no uid token":      {func(f *fleetfile.File) { f.Vendor.Auth, f.Vendor.UIDTokenFile = "universal_identity", "" }, "vendor.uid_token_file"},
+		"an empty command":  {func(f *fleetfile.File) { f.Vendor.Command = []string{""} }, "vendor.command[0]"},
+		"a small spool":     {func(f *fleetfile.File) { f.Collector.SpoolMB = 15 }, "collector.spool_mb"},
+		"keys in the clear": {func(f *fleetfile.File) { f.Clusters[2].Recording.AllowHTTP = false }, "clusters[2].recording.endpoint"},
+		"no access id":      {func(f *fleetfile.File) { f.Vendor.AccessID = "" }, "vendor.access_id"},
+		"no key file":       {func(f *fleetfile.File) { f.Vendor.AccessKeyFile = "" }, "vendor.access_key_file"},
+		"long id":           {func(f *fleetfile.File) { f.Clusters[0].ID = fleet.ClusterID(strings.Repeat("a", 64)) }, "clusters[0].id"},
+		"space in image":    {func(f *fleetfile.File) { f.Releases[0].SRA.Image = "a b:1" }, "releases[0].sra.image"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -370,6 +370,9 @@ func (p *findings) looks(key string, c Cluster) {
 		if (r.AccessKeyFile == "") != (r.SecretKeyFile == "") {
 			p.add(at+".secret_key_file", "access_key_file and secret_key_file belong together; set both, or neither for the machine's own credentials")
 		}
+		if u, err := url.Parse(r.Endpoint); err == nil && u.Scheme == "http" && !r.AllowHTTP && !slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname()) {
+			p.add(at+".endpoint", "it is http, and keys would travel in the clear; use https, or set allow_http: true")
+		}
 		p.paths(at, map[string]config.Path{"access_key_file": r.AccessKeyFile, "secret_key_file": r.SecretKeyFile, "ca_file": r.CAFile})
 		p.positive(at+".within", r.Within)
 		p.positive(at+".canary_every", r.CanaryEvery)

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/adapters/akeyless"
@@ -352,7 +351,7 @@ func (s *Set) recording(file fleetfile.File, c fleetfile.Cluster) (taker, error)
 	}
 	r := *c.Recording
 	storage, err := s3.New(s3.Options{
-		Endpoint: r.Endpoint, AllowHTTP: strings.HasPrefix(r.Endpoint, "http://"), Region: r.Region, Bucket: r.Bucket, Prefix: r.Prefix,
+		Endpoint: r.Endpoint, AllowHTTP: r.AllowHTTP, Region: r.Region, Bucket: r.Bucket, Prefix: r.Prefix,
 		AccessKeyFile: string(r.AccessKeyFile), SecretKeyFile: string(r.SecretKeyFile), PathStyle: r.PathStyle, CAFile: string(r.CAFile), Now: s.now,
 	})
 	if err != nil {
@@ -369,7 +368,8 @@ func (s *Set) recording(file fleetfile.File, c fleetfile.Cluster) (taker, error)
 	schedule := collector.Checks(fleet.KindPipeline, "the recordings of "+string(c.ID), cluster, r.Every, checker.Poll)
 	schedule.Timeout = 2 * time.Minute
 	s.add(source{Schedule: schedule, permissions: func(ctx context.Context) ([]Missing, error) {
-		_, err := storage.Find(ctx, "")
+		// Its own folder: a bucket may hold more recordings than one list.
+		_, err := storage.Find(ctx, ".lockstep-canary/")
 		return nil, err
 	}})
 	if !r.NoCanary {

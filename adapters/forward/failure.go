@@ -17,10 +17,6 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 )
 
-// failureSetup is the class of a look that could not begin, because a file on this
-// machine is missing. It says nothing about the receiver.
-const failureSetup fleet.Failure = "setup"
-
 // explain classifies what a check ended with and words it without secrets.
 func (e *Endpoint) explain(ctx context.Context, err error) (fleet.Failure, string) {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
@@ -52,7 +48,7 @@ func classify(err error) fleet.Failure {
 	answer, _ := errors.AsType[*refusal](err)
 	switch {
 	case errors.Is(err, errToken):
-		return failureSetup
+		return fleet.FailureSetup
 	case answer != nil:
 		return ofStatus(answer.status)
 	case dns:

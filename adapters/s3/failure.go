@@ -22,10 +22,6 @@ import (
 // errNoList is an answer in the place of a list.
 var errNoList = errors.New("the answer is not a list of objects; something between here and the storage answers in its place")
 
-// failureSetup is the class of a call that could not begin, because a file on this
-// machine is missing. It says nothing about the storage.
-const failureSetup fleet.Failure = "setup"
-
 // failure is an error with its class.
 type failure struct {
 	class fleet.Failure
@@ -52,7 +48,7 @@ func (s *Storage) failed(ctx context.Context, doing string, err error) error {
 		return errs.New(errs.PermissionDenied, "LS-PIP-003", "%s %s: %w", doing, s.target, f)
 	case class == fleet.FailureMissing && codeOf(err) == minio.NoSuchBucket:
 		return errs.New(errs.NotFound, "LS-PIP-004", "%s %s: %w", doing, s.target, f)
-	case class == failureSetup:
+	case class == fleet.FailureSetup:
 		return fmt.Errorf("%s %s: %w", doing, s.target, f) // the cause has an id
 	}
 	return errs.New(errs.Unavailable, "LS-PIP-002", "%s %s: %w", doing, s.target, f)
@@ -126,7 +122,7 @@ func classify(err error) fleet.Failure {
 	case err == nil:
 		return ""
 	case errs.IDOf(err) != "":
-		return failureSetup // a key file's, and no other error below has an id
+		return fleet.FailureSetup // a key file's, and no other error below has an id
 	case dns:
 		return fleet.FailureDNS
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -20,9 +20,10 @@ type ram struct {
 	durable map[string]*content // as the folder is after the power failed
 	room    int64               // how many bytes more it takes, when limited
 	limited bool
-	failing error // what the next sync returns
+	failing error // what the next sync of a file returns
 	syncs   int
 	slow    chan struct{} // syncs wait for it, unless nil
+	begun   chan struct{} // and say first that they do
 }
 
 type content struct{ data, synced []byte }
@@ -131,6 +132,10 @@ func (h handle) Truncate(size int64) error {
 
 func (h handle) Sync() error {
 	if h.disk.slow != nil {
+		select {
+		case h.disk.begun <- struct{}{}:
+		case <-h.disk.slow:
+		}
 		<-h.disk.slow
 	}
 	h.disk.mu.Lock()
@@ -158,7 +163,7 @@ func (info) Sys() any           { return nil }
 
 var errIO = errors.New("input/output error")
 
-// fail is what chance decides when the power fails: a number from 0 to below n.
+// chance decides what is left when the power fails: a number from 0 to below n.
 type chance func(n int) int
 
 // crash returns the disk as it is found after the power failed: what was synced,

@@ -107,6 +107,11 @@ func technologies() []technology {
 			Instead: "take a TracerProvider or MeterProvider of go.opentelemetry.io/otel/trace and metric; kit/obs makes them",
 		},
 		{
+			ID: "one-s3", Modules: []string{"github.com/minio/..."},
+			Importers: []string{"./adapters/s3/..."},
+			Instead:   "ask adapters/s3, in words of domain/fleet",
+		},
+		{
 			ID: "one-kubernetes", Modules: []string{"k8s.io/...", "sigs.k8s.io/...", "helm.sh/..."},
 			Importers: []string{"./adapters/kube/...", "./adapters/helm/..."},
 			Instead:   "ask adapters/kube or adapters/helm, in words of domain/fleet",
