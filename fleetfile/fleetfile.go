@@ -124,7 +124,7 @@ type Log struct {
 // Vendor is the vendor's API, which shows sessions and registered bastions.
 type Vendor struct {
 	URL           string        `yaml:"url" comment:"regional, or a gateway's https://host:8000/api/v2" example:"https://api.akeyless.io"`
-	Auth          string        `yaml:"auth" comment:"access_key, k8s, jwt, oidc, aws_iam or universal_identity"`
+	AccessType    string        `yaml:"access_type" comment:"access_key, k8s, jwt, oidc, aws_iam or universal_identity"`
 	AccessID      string        `yaml:"access_id" comment:"of the credential; its role needs sra-reports-access=all, or gates stay inconclusive because they are blind" example:"p-abc123"`
 	AccessKeyFile config.Path   `yaml:"access_key_file" comment:"for access_key: the file that holds the access key" example:"/etc/lockstep/akeyless.key"`
 	JWTFile       config.Path   `yaml:"jwt_file" comment:"for jwt and oidc: the file that holds the token; read at every authentication" example:"/var/run/lockstep/token"`
@@ -463,8 +463,8 @@ func (f *File) complete(env func(string) string) {
 		}
 	}
 	if v := f.Vendor; v != nil {
-		if v.Auth == "" {
-			v.Auth = "access_key"
+		if v.AccessType == "" {
+			v.AccessType = "access_key"
 		}
 		if v.PollInterval == 0 {
 			v.PollInterval = 10 * time.Second

@@ -46,7 +46,7 @@ func TestLoadTakesEveryKey(t *testing.T) {
 		Store: fleetfile.Store{DSNFile: config.Path(here + "/clickhouse.dsn")},
 		Log:   fleetfile.Log{Level: "warn", Format: "json"},
 		Vendor: &fleetfile.Vendor{
-			URL: "https://api.akeyless.io", Auth: "access_key", AccessID: "p-abc", AccessKeyFile: "/etc/lockstep/akeyless.key",
+			URL: "https://api.akeyless.io", AccessType: "access_key", AccessID: "p-abc", AccessKeyFile: "/etc/lockstep/akeyless.key",
 			JWTFile: config.Path(here + "/jwt"), K8sAuthConfig: "prod", K8sTokenFile: "/run/token", GatewayURL: "https://gw:8000",
 			UIDTokenFile: "/run/uid", CAFile: config.Path(here + "/ca.pem"),
 			PollInterval: 10 * time.Second, SourceLag: 7 * time.Second,
@@ -285,10 +285,10 @@ func TestValidateRefusesOneByOne(t *testing.T) {
 		"no host key": {func(f *fleetfile.File) {
 			f.Clusters[2].Probes[0].HostKey, f.Clusters[2].Probes[0].KnownHostsFile, f.Clusters[2].Probes[0].InsecureHostKey = "", "", false
 		}, "clusters[2].probes[0].host_key"},
-		"another auth":      {func(f *fleetfile.File) { f.Vendor.Auth = "ldap" }, "vendor.auth"},
-		"no jwt":            {func(f *fleetfile.File) { f.Vendor.Auth, f.Vendor.JWTFile = "jwt", "" }, "vendor.jwt_file"},
-		"no auth config":    {func(f *fleetfile.File) { f.Vendor.Auth, f.Vendor.K8sAuthConfig = "k8s", "" }, "vendor.k8s_auth_config"},
-		"no uid token":      {func(f *fleetfile.File) { f.Vendor.Auth, f.Vendor.UIDTokenFile = "universal_identity", "" }, "vendor.uid_token_file"},
+		"another auth":      {func(f *fleetfile.File) { f.Vendor.AccessType = "ldap" }, "vendor.access_type"},
+		"no jwt":            {func(f *fleetfile.File) { f.Vendor.AccessType, f.Vendor.JWTFile = "jwt", "" }, "vendor.jwt_file"},
+		"no auth config":    {func(f *fleetfile.File) { f.Vendor.AccessType, f.Vendor.K8sAuthConfig = "k8s", "" }, "vendor.k8s_auth_config"},
+		"no uid token":      {func(f *fleetfile.File) { f.Vendor.AccessType, f.Vendor.UIDTokenFile = "universal_identity", "" }, "vendor.uid_token_file"},
 		"an empty command":  {func(f *fleetfile.File) { f.Vendor.Command = []string{""} }, "vendor.command[0]"},
 		"a small spool":     {func(f *fleetfile.File) { f.Collector.SpoolMB = 15 }, "collector.spool_mb"},
 		"keys in the clear": {func(f *fleetfile.File) { f.Clusters[2].Recording.AllowHTTP = false }, "clusters[2].recording.endpoint"},

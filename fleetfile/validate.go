@@ -193,8 +193,8 @@ func (p *findings) vendor(v *Vendor, clusters []Cluster) {
 	}
 }
 
-// Auths lists how the vendor's API may be authenticated to.
-func Auths() []string {
+// AccessTypes lists how the vendor's API may be authenticated to.
+func AccessTypes() []string {
 	return []string{"access_key", "k8s", "jwt", "oidc", "aws_iam", "universal_identity"}
 }
 
@@ -205,12 +205,14 @@ func (p *findings) vendorAccess(v *Vendor) {
 		return
 	}
 	p.httpURL("vendor.url", v.URL)
-	p.oneOf("vendor.auth", v.Auth, Auths())
-	p.required("vendor.access_id", v.AccessID, "the access id of the credential that Lockstep uses")
+	p.oneOf("vendor.access_type", v.AccessType, AccessTypes())
+	if v.AccessType != "universal_identity" {
+		p.required("vendor.access_id", v.AccessID, "the access id of the credential that Lockstep uses")
+	}
 	p.paths("vendor", map[string]config.Path{
 		"access_key_file": v.AccessKeyFile, "jwt_file": v.JWTFile, "k8s_token_file": v.K8sTokenFile, "uid_token_file": v.UIDTokenFile,
 	})
-	switch v.Auth {
+	switch v.AccessType {
 	case "access_key":
 		p.required("vendor.access_key_file", string(v.AccessKeyFile), "the file that holds the access key")
 	case "jwt", "oidc":

@@ -124,13 +124,17 @@ func forbidden(ctx context.Context, namespace *kube.Source) ([]Missing, error) {
 func (v *vendor) missing(ctx context.Context) ([]Missing, error) {
 	p := v.client.Permissions(ctx, v.names)
 	var out []Missing
+	give := p.Lacks()
+	if give != "" {
+		give = "give the credentials' role " + give
+	}
 	for _, call := range p.Calls {
 		if call.Err != nil {
-			out = append(out, Missing{What: call.Call + " fails: " + call.Err.Error(), Todo: p.Lacks()})
+			out = append(out, Missing{What: call.Call + " fails: " + call.Err.Error(), Todo: give})
 		}
 	}
 	for _, name := range p.Unseen {
-		out = append(out, Missing{What: fmt.Sprintf("not all sessions of %s are seen", name), Todo: p.Lacks()})
+		out = append(out, Missing{What: fmt.Sprintf("not all sessions of %s are seen", name), Todo: give})
 	}
 	for _, name := range p.Unknown {
 		out = append(out, Missing{What: fmt.Sprintf("the vendor knows no cluster %s", name), Todo: "correct vendor_cluster; `akeyless list-gateways` lists the names"})

@@ -146,7 +146,7 @@ func (s *Set) kubernetes(file fleetfile.File, c fleetfile.Cluster) error {
 	k := *c.Kubernetes
 	namespace, err := kube.New(kube.Options{
 		Cluster: c.ID, Kubeconfig: string(k.Kubeconfig), Context: k.Context, Namespace: k.Namespace, Releases: k.Releases, Workloads: k.Workloads,
-		Log: s.log.With("part", "kubernetes", "cluster", c.ID), Now: s.now,
+		Log: s.log.With("part", "kubernetes"), Now: s.now,
 	})
 	if err != nil {
 		return err
@@ -203,7 +203,7 @@ func VendorOptions(v fleetfile.Vendor, address string, log *slog.Logger, now fun
 	return akeyless.Options{
 		BaseURL: address, CAFile: string(v.CAFile), Log: log, Now: now,
 		Auth: akeyless.Auth{
-			Type: akeyless.AccessType(v.Auth), AccessID: v.AccessID, KeyFile: string(v.AccessKeyFile), JWTFile: string(v.JWTFile),
+			Type: akeyless.AccessType(v.AccessType), AccessID: v.AccessID, KeyFile: string(v.AccessKeyFile), JWTFile: string(v.JWTFile),
 			UIDTokenFile: string(v.UIDTokenFile), K8sAuthConfig: v.K8sAuthConfig, K8sTokenFile: string(v.K8sTokenFile), GatewayURL: v.GatewayURL,
 		},
 	}

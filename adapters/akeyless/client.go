@@ -313,7 +313,7 @@ func (c *Client) send(ctx context.Context, q query, token Secret, decode func(io
 			return asOf, err // what went wrong says more than that time ran out
 		}
 		left -= wait
-		c.log.WarnContext(ctx, "vendor API call is made again", "address", failure.Address, "kind", failure.Kind, "wait", wait, "attempt", attempt)
+		c.log.DebugContext(ctx, "vendor API call is made again", "address", failure.Address, "kind", failure.Kind, "wait", wait, "attempt", attempt)
 		if rtime.Wait(ctx, wait) != nil {
 			return time.Time{}, fmt.Errorf("wait for %s to accept calls again: %w", failure.Address, context.Cause(ctx))
 		}

@@ -14,9 +14,7 @@ import (
 type ListedGateway struct {
 	ClusterName string // the same name that sessions and bastions carry
 	DisplayName string // for people
-	URL         string
 	Status      string // in the vendor's words, such as "Running"
-	Description string // of the status
 	Allowed     bool   // whether these credentials may administer it
 }
 
@@ -47,9 +45,7 @@ func decodeGateways(body []byte) ([]ListedGateway, error) {
 		var wire struct {
 			Name        text            `json:"cluster_name"`
 			DisplayName text            `json:"display_name"`
-			URL         text            `json:"cluster_url"`
 			Status      text            `json:"status"`
-			Description text            `json:"status_description"`
 			Allowed     json.RawMessage `json:"allowed"`
 		}
 		if err := json.Unmarshal(raw, &wire); err != nil {
@@ -60,8 +56,8 @@ func decodeGateways(body []byte) ([]ListedGateway, error) {
 		}
 		allowed := truth(wire.Allowed)
 		gateways = append(gateways, ListedGateway{
-			ClusterName: wire.Name.id(), DisplayName: wire.DisplayName.name(), URL: wire.URL.name(),
-			Status: wire.Status.name(), Description: wire.Description.name(), Allowed: allowed != nil && *allowed,
+			ClusterName: wire.Name.id(), DisplayName: wire.DisplayName.name(),
+			Status: wire.Status.name(), Allowed: allowed != nil && *allowed,
 		})
 	}
 	return gateways, nil

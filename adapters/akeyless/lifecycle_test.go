@@ -137,7 +137,7 @@ func TestNobodyVanishesUnseen(t *testing.T) {
 			for i := range 20 {
 				b.report(t, fmt.Sprintf("other%d", i), "v/east", "completed", time.Duration(-i)*time.Minute)
 			}
-			wantStates(t, page(b.poll(t), "west"), "west/s=connected")
+			wantStates(t, of(b.poll(t), "west"), "west/s=connected")
 			tc.spoil(b)
 			for range 2 {
 				b.now = b.now.Add(time.Second)
@@ -152,8 +152,8 @@ func TestNobodyVanishesUnseen(t *testing.T) {
 	}
 }
 
-// page keeps the sessions of one cluster.
-func page(p akeyless.Page, cluster fleet.ClusterID) akeyless.Page {
+// of keeps the sessions of one cluster.
+func of(p akeyless.Page, cluster fleet.ClusterID) akeyless.Page {
 	var kept []fleet.Session
 	for _, s := range p.Sessions {
 		if s.Cluster == cluster {
@@ -218,7 +218,7 @@ func TestMarkNeverStepsBack(t *testing.T) {
 		if m.CompleteUntil.Before(latest) {
 			t.Errorf("at %s with the server %s ahead the mark went back to %s", step.ours, step.server, m.CompleteUntil)
 		}
-		if real := b.now.Add(min(step.server, 0)); m.CompleteUntil.After(latest) && m.CompleteUntil.After(real) {
+		if known := b.now.Add(min(step.server, 0)); m.CompleteUntil.After(latest) && m.CompleteUntil.After(known) {
 			t.Errorf("at %s with the server %s ahead the mark promises %s", step.ours, step.server, m.CompleteUntil)
 		}
 		latest = m.CompleteUntil
@@ -334,7 +334,7 @@ func TestOneHugePage(t *testing.T) {
 			body = io.TeeReader(huge(sessions), counter{&size})
 		}
 		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(body), Request: r}, nil
-	})))
+	})), func(o *akeyless.Options) { o.Timeout = 5 * time.Minute }) // the time is the machine's, not the subject
 	page, err := client.ListSessions(t.Context(), akeyless.SessionQuery{}, sessions)
 	if err != nil || len(page.Sessions) != sessions || page.Next != "" || !page.GatewaysSaid {
 		t.Fatalf("read %d sessions of %d: %v", len(page.Sessions), sessions, err)
@@ -397,7 +397,7 @@ func BenchmarkOpenSessions(b *testing.B) {
 			body = huge(sessions)
 		}
 		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(body), Request: r}, nil
-	})), func(o *akeyless.Options) { o.Timeout = time.Minute })
+	})), func(o *akeyless.Options) { o.Timeout = 5 * time.Minute })
 	for b.Loop() {
 		reader, err := akeyless.NewSessionReader(akeyless.ReaderOptions{
 			Client: client, Clusters: map[string]fleet.ClusterID{"acc-1/p-1/west": "west"}, MaxSessions: 2 * sessions,
@@ -437,7 +437,7 @@ func BenchmarkReadHugePage(b *testing.B) {
 			body = huge(100_000)
 		}
 		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(body), Request: r}, nil
-	})), func(o *akeyless.Options) { o.Timeout = time.Minute })
+	})), func(o *akeyless.Options) { o.Timeout = 5 * time.Minute })
 	for b.Loop() {
 		for p, err := range client.SessionPages(b.Context(), akeyless.SessionQuery{}) {
 			if err != nil || len(p.Sessions) != 100_000 {

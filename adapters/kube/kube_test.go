@@ -90,15 +90,18 @@ func TestInventoryTellsWhatRuns(t *testing.T) {
 	ssh.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "VERSION", ValueFrom: &corev1.EnvVarSource{}}}
 	statefulSet := &appsv1.StatefulSet{Spec: appsv1.StatefulSetSpec{Template: template("ssh-bastion", "akeyless/zero-trust-bastion:3.2.0")}}
 	statefulSet.Name = "ssh-east"
+	statefulSet.Labels = map[string]string{"app.kubernetes.io/version": "3.2.0"} // of the pods to come
 	daemonSet := &appsv1.DaemonSet{Spec: appsv1.DaemonSetSpec{Template: template("front", "mirror:5000/bastion:3.1.0")}}
 	daemonSet.Name = "front"
 	alone := podOf("Deployment", "debug", "x", "akeyless-gateway", gatewayImage)
 	alone.OwnerReferences = nil
 	job := podOf("Deployment", "job", "x", "akeyless-gateway", gatewayImage)
 	job.OwnerReferences[0].APIVersion, job.OwnerReferences[0].Kind = "batch/v1", "Job"
+	foreign := podOf("StatefulSet", "foreign", "0", "akeyless-gateway", gatewayImage)
+	foreign.OwnerReferences[0].APIVersion = "apps.example.org/v1"
 	server := newServer(t,
 		of(deployment("unified-east", "akeyless-gateway", gatewayImage), map[string]string{"app.kubernetes.io/version": "5.0.0_3.3.0"}),
-		statefulSet, daemonSet, gateway, old, ssh, alone, job,
+		statefulSet, daemonSet, gateway, old, ssh, alone, job, foreign,
 		podOf("DaemonSet", "front", "n1", "front", "mirror:5000/bastion:3.1.0"),
 		podOf("ReplicaSet", "web-loose", "a", "gateway-sra-web", "akeyless/zero-trust-bastion@"+sum),
 		podOf("Deployment", "cache", "a", "redis", "redis:8"),
@@ -311,7 +314,7 @@ func TestWhatShowsNothingNewIsNoChange(t *testing.T) {
 func TestNothingIsToldBeforeAllIsRead(t *testing.T) {
 	t.Parallel()
 	server := newServer(t)
-	_, err := prepare(t, server.URL, func(o *kube.Options) { o.Timeout = 100 * time.Millisecond }).Inventory(t.Context())
+	_, err := prepare(t, server.URL, func(o *kube.Options) { o.Timeout = time.Second }).Inventory(t.Context())
 	if errs.IDOf(err) != "LS-KUB-006" || errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("without Run: %v", err)
 	}
@@ -323,7 +326,7 @@ func TestNothingIsToldBeforeAllIsRead(t *testing.T) {
 		}
 		return false
 	})
-	_, err = start(t, server.URL, func(o *kube.Options) { o.Timeout = time.Second }).Inventory(t.Context())
+	_, err = start(t, server.URL, func(o *kube.Options) { o.Timeout = 3 * time.Second }).Inventory(t.Context())
 	if errs.IDOf(err) != "LS-KUB-006" || !strings.Contains(err.Error(), "statefulsets.apps") || !strings.Contains(err.Error(), "etcd is slow") || strings.Contains(err.Error(), "daemonsets") {
 		t.Errorf("with a failing list: %v", err)
 	}
@@ -438,6 +441,12 @@ func TestMissingPermissionsAreNamedTogether(t *testing.T) {
 	p := podOf("Deployment", "unified-gw", "a", "akeyless-gateway", gatewayImage)
 	server := newServer(t, p)
 	server.forbid("list pods", "watch pods", "list daemonsets", "watch daemonsets")
+	server.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, "/daemonsets") {
+			<-time.After(300 * time.Millisecond) // the last refusal comes later than the first
+		}
+		return false
+	})
 	s := start(t, server.URL)
 	_, err := s.Inventory(t.Context())
 	if errs.IDOf(err) != "LS-KUB-004" || errs.KindOf(err) != errs.PermissionDenied {
@@ -542,6 +551,22 @@ func TestAnOlderServerIsListed(t *testing.T) {
 	}
 }
 
+// A server that is too busy to list by watching may still list.
+func TestABusyServerIsListed(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, podOf("Deployment", "unified-gw", "a", "akeyless-gateway", gatewayImage))
+	server.intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Get("sendInitialEvents") == "" {
+			return false
+		}
+		fail(w, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, "later")
+		return true
+	})
+	if got := inventory(t, start(t, server.URL)); len(got.Instances) != 1 {
+		t.Errorf("got %+v", got)
+	}
+}
+
 type writer func([]byte) (int, error)
 
 func (w writer) Write(p []byte) (int, error) { return w(p) }
@@ -552,7 +577,7 @@ func TestWhatWasTrueBeforeAnOutageIsNotTold(t *testing.T) {
 	t.Parallel()
 	p := podOf("Deployment", "unified-gw", "a", "akeyless-gateway", gatewayImage)
 	server := newServer(t, p)
-	s := start(t, server.URL, func(o *kube.Options) { o.Timeout = time.Second })
+	s := start(t, server.URL, func(o *kube.Options) { o.Timeout = 3 * time.Second })
 	until(t, s, "the pod", func(i []fleet.Instance) bool { return len(i) == 1 })
 
 	down := func(w http.ResponseWriter, r *http.Request) bool {
@@ -595,6 +620,31 @@ func TestWhatWasTrueBeforeAnOutageIsNotTold(t *testing.T) {
 		default:
 		}
 	}
+}
+
+// A watch that lists first is open before it has brought anything.
+func TestAListThatIsStillComingIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	p := podOf("Deployment", "unified-gw", "a", "akeyless-gateway", gatewayImage)
+	server := newServer(t, p)
+	s := start(t, server.URL, func(o *kube.Options) { o.Timeout = 3 * time.Second })
+	until(t, s, "the pod", func(i []fleet.Instance) bool { return len(i) == 1 })
+	release := server.hold()
+	began := server.count("watch pods")
+	server.CloseClientConnections()
+	server.remove(p)
+	for limit := time.After(20 * time.Second); server.count("watch pods") == began; {
+		select {
+		case <-limit:
+			t.Fatal("the watch is not opened again")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if got, err := s.Inventory(t.Context()); errs.IDOf(err) != "LS-KUB-006" {
+		t.Errorf("told %+v, %v", got, err)
+	}
+	release()
+	until(t, s, "no pod", func(i []fleet.Instance) bool { return len(i) == 0 })
 }
 
 func TestAllIsListedAnewFromTimeToTime(t *testing.T) {

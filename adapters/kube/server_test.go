@@ -64,6 +64,7 @@ type apiServer struct {
 	seen      []string // "verb resource" of every request
 	urls      []string
 	over      chan struct{} // closed to end all watches as a server does
+	held      chan struct{} // while it is there and open, what a watch begins with is held back
 }
 
 func newServer(t *testing.T, objects ...object) *apiServer {
@@ -165,6 +166,15 @@ func (s *apiServer) endWatches() {
 	s.over = make(chan struct{})
 }
 
+// hold keeps back what watches begin with, until the function it returns is called.
+func (s *apiServer) hold() (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := make(chan struct{})
+	s.held = held
+	return func() { close(held) }
+}
+
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	i := slices.Index(parts, "namespaces")
@@ -263,6 +273,17 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, resource strin
 	from, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush()
+	s.mu.Lock()
+	held := s.held
+	s.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-r.Context().Done():
+			return
+		}
+	}
 	s.mu.Lock()
 	over := s.over
 	if r.URL.Query().Get("sendInitialEvents") == "true" {

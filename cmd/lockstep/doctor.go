@@ -478,7 +478,7 @@ func checkVendor(ctx context.Context, file fleetfile.File) finding {
 	case len(p.Unknown) > 0:
 		return doubtful("compare vendor_cluster with the gateway's cluster_name, and see that the role may list bastions", "%s answers and does not know %s", at, listed(p.Unknown))
 	case len(p.Unseen) > 0:
-		return doubtful(p.Lacks(), "%s answers and does not show %s all sessions of %s, so gates there stay inconclusive", at, with, listed(p.Unseen))
+		return doubtful("give the credentials' role "+p.Lacks(), "%s answers and does not show %s all sessions of %s, so gates there stay inconclusive", at, with, listed(p.Unseen))
 	}
 	return fine("%s answers and accepts %s", at, with)
 }

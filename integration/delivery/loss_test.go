@@ -4,7 +4,6 @@ package delivery_test
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/adapters/akeyless/akeylesstest"
-	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
@@ -132,11 +130,11 @@ func TestAFullSpoolDropsItsOldestTellsHowMuchAndLeavesGatesInconclusive(t *testi
 	const chunk, chunks = 600, 20
 	for range chunks {
 		f.fail(chunk, clusters)
-		read := len(in.vendor.Requests())
-		polls := in.vendor.Requests()["list-sra-sessions"]
+		before := in.vendor.Requests()["list-sra-sessions"]
 		await(t, "a poll", func() string {
-			if in.vendor.Requests()["list-sra-sessions"] < polls+3 {
-				return fmt.Sprintf("of %d calls none lists sessions", read)
+			// The first of these may have been under way.
+			if in.vendor.Requests()["list-sra-sessions"] < before+4 {
+				return "sessions are not listed"
 			}
 			return ""
 		})
@@ -177,47 +175,64 @@ func TestAFullSpoolDropsItsOldestTellsHowMuchAndLeavesGatesInconclusive(t *testi
 		}
 		return ""
 	})
+	observations := int(hub.metric(t, "lockstep_collector_dropped_total"))
 	hub.stop()
 	quiet.stop()
 	hub.panics()
 	a := in.read()
 	t.Log(a.told())
 
-	// The oldest of what was seen while the bus was away is missing, and nothing else.
-	absent := a.absent(in.truth)
-	missing := make(map[string]int)
-	first := make(map[string]string) // that is there, by cluster
+	// What was seen while the bus was away is missing from its oldest on, but for what
+	// was on its way already; the newest is there, as much as the spool holds.
+	missing, newest := make(map[string]int), 0
 	for i := away; i < f.next; i++ {
-		id, cluster := fmt.Sprintf("fat-%06d", i), clusters[i%len(clusters)]
-		switch there := a.events[event{fleet.SessionID(id), fleet.SessionFailed}] != nil; {
-		case there && first[cluster] == "":
-			first[cluster] = id
-		case !there && first[cluster] != "":
-			t.Errorf("%s of %s is missing, and %s before it is there", id, cluster, first[cluster])
-		case !there:
-			missing[cluster]++
+		if a.events[event{fleet.SessionID(fmt.Sprintf("fat-%06d", i)), fleet.SessionFailed}] == nil {
+			missing[clusters[i%len(clusters)]]++
+			newest = i
 		}
 	}
-	if len(absent) == 0 || len(absent) >= last-away {
-		t.Errorf("%d of %d sessions are missing, so the spool was not put to the test", len(absent), last-away)
+	const kept = 16 << 20 / 4400 * 6 / 10
+	if newest == 0 || f.next-newest < kept {
+		t.Errorf("the newest session that is missing is number %d of %d to %d; want one, and %d behind it", newest, away, f.next, kept)
+	}
+	for _, e := range a.absent(in.truth) {
+		if string(e.session) < fmt.Sprintf("fat-%06d", away) {
+			t.Errorf("%s was in the stream before the bus went, and is missing", e.session)
+		}
 	}
 	counted, holes := a.counted(), a.missing(clusters)
-	t.Logf("%d of %d sessions are missing; holes %v; marks count %v", len(absent), last-away, holes, counted)
 	for _, cluster := range clusters {
 		of := topic{cluster, string(fleet.KindSession)}
-		if got := counted[of]; got.observations < missing[cluster] {
-			t.Errorf("of %s %d sessions are missing, and marks count %d observations", cluster, missing[cluster], got.observations)
+		if got := counted[of]; got.observations < missing[cluster] || missing[cluster] > 0 && holes[of] == 0 {
+			t.Errorf("of %s %d sessions are missing, holes have %d messages, and marks count %+v", cluster, missing[cluster], holes[of], got)
 		}
 	}
-	for _, of := range slices.SortedFunc(maps.Keys(holes), func(a, b topic) int { return strings.Compare(a.cluster+a.kind, b.cluster+b.kind) }) {
-		if got := counted[of].messages; got != holes[of] {
-			t.Errorf("of %s %d messages about %s are missing, and marks count %d", of.cluster, holes[of], of.kind, got)
+	inHoles, told := 0, tally{}
+	for of, n := range holes {
+		inHoles += n
+		// What was on its way may have come after it was told to be lost.
+		if got := counted[of].messages; got < n {
+			t.Errorf("of %s %d messages about %s are missing, and marks count %d", of.cluster, n, of.kind, got)
 		}
 	}
-	for of := range counted {
-		if holes[of] == 0 {
-			t.Errorf("messages about %s of %s are told to be lost, and none is missing", of.kind, of.cluster)
+	for _, n := range counted {
+		told.messages, told.observations = told.messages+n.messages, told.observations+n.observations
+	}
+	logged := 0
+	for _, line := range hub.lines("LS-COL-005") {
+		found := regexp.MustCompile(`messages=(\d+)`).FindStringSubmatch(line)
+		if found == nil {
+			t.Fatalf("it is not said how many: %s", line)
 		}
+		n, err := strconv.Atoi(found[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		logged += n
+	}
+	t.Logf("%d messages are missing; the log counts %d and the marks %+v; %d of %d sessions are missing", inHoles, logged, told, len(a.absent(in.truth)), last-away)
+	if told.messages != logged || told.observations != observations {
+		t.Errorf("the log counts %d messages and the metrics %d observations that were dropped, and all marks of loss together %+v", logged, observations, told)
 	}
 	for source, incarnations := range a.incarnations {
 		if len(incarnations) != 1 {
@@ -238,118 +253,140 @@ func TestAFullSpoolDropsItsOldestTellsHowMuchAndLeavesGatesInconclusive(t *testi
 	s.panics()
 }
 
-// spoiled is what is wrong with a spool's files after spoil.
-func spoil(t *testing.T, dir string) (bit, cut string) {
+// segments are a spool's files, oldest first.
+func segments(t *testing.T, dir string) []string {
 	t.Helper()
-	segments, err := filepath.Glob(filepath.Join(dir, "*.seg"))
-	if err != nil || len(segments) < 3 {
-		t.Fatalf("the spool has the segments %v, too few to spoil: %v", segments, err)
+	files, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+	if err != nil || len(files) < 3 {
+		t.Fatalf("the spool has the segments %v, too few to spoil: %v", files, err)
 	}
-	slices.Sort(segments)
-	bit, cut = segments[1], segments[len(segments)-1]
-	content, err := os.ReadFile(bit)
+	slices.Sort(files)
+	return files
+}
+
+// flip changes one bit in the middle of a file.
+func flip(t *testing.T, file string) {
+	t.Helper()
+	content, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	content[len(content)/2] ^= 1 << 3
-	if err := os.WriteFile(bit, content, 0o600); err != nil {
+	if err := os.WriteFile(file, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	info, err := os.Stat(cut)
+}
+
+// cut takes the last bytes off a file.
+func cut(t *testing.T, file string) {
+	t.Helper()
+	info, err := os.Stat(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(cut, info.Size()-7); err != nil {
+	if err := os.Truncate(file, info.Size()-7); err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Base(bit), filepath.Base(cut)
 }
 
 func TestADamagedSpoolIsToldAndTheCollectorGoesOn(t *testing.T) {
 	t.Parallel()
-	clusters := alone(4)
-	in := install(t, akeylesstest.Options{})
-	hub := in.collect(configuration{ID: "hub", Clusters: clusters, Vendor: true})
-	f := &fat{in: in}
-	f.fail(40, clusters)
-	in.drained()
-	if err := in.bus.kill(); err != nil {
-		t.Fatal(err)
-	}
-	const chunk, chunks = 300, 6
-	for i := range chunks {
-		f.fail(chunk, clusters)
-		await(t, "a fuller spool", func() string {
-			// Each is some 4 KB.
-			if got, want := hub.metric(t, "lockstep_collector_spool_bytes"), float64((i+1)*chunk*3500); got < want {
-				return fmt.Sprintf("%g of %g bytes", got, want)
+	for name, c := range map[string]struct {
+		spoil func(t *testing.T, segments []string)
+		named int // the segment that the log names; negative counts from the newest
+		// another says that the source cannot know how far it had counted.
+		another bool
+	}{
+		"a bit of an older segment, and the newest is half-written": {func(t *testing.T, segments []string) {
+			flip(t, segments[1])
+			cut(t, segments[len(segments)-1])
+		}, 1, false},
+		"a bit of the newest segment": {func(t *testing.T, segments []string) { flip(t, segments[len(segments)-1]) }, -1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			clusters := alone(4)
+			in := install(t, akeylesstest.Options{})
+			hub := in.collect(configuration{ID: "hub", Clusters: clusters, Vendor: true})
+			f := &fat{in: in}
+			f.fail(40, clusters)
+			in.drained()
+			if err := in.bus.kill(); err != nil {
+				t.Fatal(err)
 			}
-			return ""
+			const chunk, chunks = 300, 6
+			for i := range chunks {
+				f.fail(chunk, clusters)
+				await(t, "a fuller spool", func() string {
+					// Each is some 4 KB.
+					if got, want := hub.metric(t, "lockstep_collector_spool_bytes"), float64((i+1)*chunk*3500); got < want {
+						return fmt.Sprintf("%g of %g bytes", got, want)
+					}
+					return ""
+				})
+			}
+			if err := hub.kill(); err != nil {
+				t.Fatal(err)
+			}
+			files := segments(t, filepath.Join(hub.Dir, "spool"))
+			c.spoil(t, files)
+			if err := hub.start(); err != nil {
+				t.Fatal(err)
+			}
+			if err := in.bus.start(); err != nil {
+				t.Fatal(err)
+			}
+			f.fail(len(clusters), clusters)
+			in.drained()
+			await(t, "the end of the spool", func() string {
+				if waiting := hub.metric(t, spooled); waiting > 5 {
+					return fmt.Sprintf("%g messages wait", waiting)
+				}
+				return ""
+			})
+			hub.stop()
+			hub.panics()
+			a := in.read()
+			a.compare(in.truth) // the vendor was asked again, so the sessions are there all the same
+			a.damage(hub, clusters, filepath.Base(files[(c.named+len(files))%len(files)]), c.another)
 		})
 	}
-	if err := hub.kill(); err != nil {
-		t.Fatal(err)
+}
+
+// damage holds what is told against what was spoiled.
+func (a *account) damage(hub *collector, clusters []string, named string, another bool) {
+	a.t.Helper()
+	if lines := strings.Join(hub.lines("LS-COL-006"), "\n"); !strings.Contains(lines, named) {
+		a.t.Errorf("the log does not name %s with LS-COL-006, and says %q", named, lines)
 	}
-	bit, cut := spoil(t, filepath.Join(hub.Dir, "spool"))
-	t.Logf("a bit of %s is another, and %s is cut", bit, cut)
-	if err := hub.start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := in.bus.start(); err != nil {
-		t.Fatal(err)
-	}
-	f.fail(len(clusters), clusters)
-	a := in.drained()
-	await(t, "the end of the spool", func() string {
-		if waiting := hub.metric(t, spooled); waiting > 5 {
-			return fmt.Sprintf("%g messages wait", waiting)
-		}
-		return ""
-	})
-	hub.stop()
-	hub.panics()
-	a = in.read()
-	t.Log(a.told())
-	a.compare(in.truth) // the vendor was asked again, so the sessions are there all the same
-	if lines := hub.lines("LS-COL-006"); len(lines) == 0 {
-		t.Error("the log says nothing of the damage (LS-COL-006)")
-	} else if !strings.Contains(strings.Join(lines, "\n"), bit) {
-		t.Errorf("the log does not name %s: %s", bit, strings.Join(lines, "\n"))
-	}
-	about := make(map[string]bool)
+	told := make(map[string]bool)
 	for _, o := range a.lost {
 		mark := o.GetMark()
 		if !mark.GetBlind() || !strings.Contains(mark.GetBlindReason(), "damaged") {
-			t.Errorf("a mark of loss of %s is not blind or speaks of no damage: %v", o.GetCluster(), mark)
+			a.t.Errorf("a mark of loss of %s is not blind or speaks of no damage: %v", o.GetCluster(), mark)
 		}
 		if mark.GetAbout() == string(fleet.KindSession) {
-			about[o.GetCluster()] = true
+			told[o.GetCluster()] = true
 		}
 	}
 	for _, cluster := range clusters {
-		if !about[cluster] {
-			t.Errorf("sessions of %s may be lost, and no mark says so", cluster)
+		if !told[cluster] {
+			a.t.Errorf("sessions of %s may be lost, and no mark says so", cluster)
 		}
 	}
-	// A record that was cut off was durable, and so was its sequence, which nobody may
-	// use for something else.
-	if got := a.incarnations["hub-session"]; len(got) != 2 {
-		t.Errorf("the sessions' source speaks as %v, want another one after the damage", got)
+	const source = "hub-session"
+	incarnations := a.incarnations[source]
+	if another != (len(incarnations) == 2) {
+		a.t.Errorf("%s speaks as %v; whether it is to be another after the damage: %t", source, incarnations, another)
 	}
-	before := a.incarnations["hub-session"][0]
-	seen := false
+	holes := 0
 	for _, h := range a.holes {
-		if h.position.Incarnation != before {
-			t.Errorf("a hole after the damage: %s", h)
+		if h.position.Incarnation != incarnations[0] {
+			a.t.Errorf("a hole after the damage: %s", h)
 		}
-		seen = seen || h.position.Source == "hub-session"
+		holes++
 	}
-	if !seen {
-		t.Error("the flipped bit leaves no hole in the sessions' messages")
-	}
-	for p := range a.newest {
-		if p.Incarnation == before && a.newest[codec.Position{Source: p.Source, Incarnation: a.incarnations[p.Source][len(a.incarnations[p.Source])-1], Part: p.Part}] == 0 && p.Source == "hub-session" {
-			t.Errorf("after the damage %+v says nothing more", p)
-		}
+	if holes == 0 {
+		a.t.Error("the flipped bit leaves no hole")
 	}
 }

@@ -3,6 +3,8 @@
 package kube_test
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -24,7 +26,7 @@ func (f *fixture) fails(s *kube.Source, id string) error {
 	var failed error
 	eventually(f.t, func() error {
 		if _, failed = s.Inventory(f.t.Context()); errs.IDOf(failed) != id {
-			return fmt.Errorf("got %v, want %s", failed, id)
+			return fmt.Errorf("want an inventory to be refused with %s, got %w", id, cmp.Or(failed, errors.New("one")))
 		}
 		return nil
 	})

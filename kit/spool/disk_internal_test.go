@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"sync"
@@ -21,12 +22,26 @@ type ram struct {
 	room    int64               // how many bytes more it takes, when limited
 	limited bool
 	failing error // what the next sync of a file returns
+	dying   bool  // the process does not live beyond that
+	dead    bool
 	syncs   int
 	slow    chan struct{} // syncs wait for it, unless nil
 	begun   chan struct{} // and say first that they do
 }
 
-type content struct{ data, synced []byte }
+type content struct {
+	data, synced []byte
+	// What stands between these two was given up by a sync that failed; those that
+	// follow succeed without it, until it is written anew. So kernels do it.
+	from, to int
+}
+
+// rewritten takes that the bytes between two places are others now.
+func (c *content) rewritten(from, to int) {
+	if from <= c.from && to >= c.to {
+		c.from, c.to = 0, 0
+	}
+}
 
 func newRAM() *ram {
 	return &ram{files: make(map[string]*content), durable: make(map[string]*content)}
@@ -106,6 +121,9 @@ func (h handle) ReadAt(to []byte, at int64) (int, error) {
 func (h handle) WriteAt(from []byte, at int64) (int, error) {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
+	if h.disk.dead {
+		return 0, errIO
+	}
 	var failed error
 	if grows := at + int64(len(from)) - int64(len(h.data)); grows > 0 && h.disk.limited {
 		if grows > h.disk.room {
@@ -119,14 +137,19 @@ func (h handle) WriteAt(from []byte, at int64) (int, error) {
 	copy(data, h.data)
 	copy(data[at:], from)
 	h.data = data
+	h.rewritten(int(at), int(at)+len(from))
 	return len(from), failed
 }
 
 func (h handle) Truncate(size int64) error {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
+	if h.disk.dead {
+		return errIO
+	}
 	h.disk.room += int64(len(h.data)) - size
 	h.data = slices.Clone(h.data[:size])
+	h.rewritten(int(size), math.MaxInt)
 	return nil
 }
 
@@ -142,10 +165,20 @@ func (h handle) Sync() error {
 	defer h.disk.mu.Unlock()
 	h.disk.syncs++
 	if err := h.disk.failing; err != nil {
-		h.disk.failing = nil
+		h.disk.failing, h.disk.dead = nil, h.disk.dying
+		for h.from < min(len(h.synced), len(h.data)) && h.synced[h.from] == h.data[h.from] {
+			h.from++
+		}
+		h.to = len(h.data)
 		return err
 	}
-	h.synced = slices.Clone(h.data)
+	synced := slices.Clone(h.data)
+	for i := h.from; i < h.to; i++ {
+		if synced[i] = 0; i < len(h.synced) {
+			synced[i] = h.synced[i]
+		}
+	}
+	h.synced = synced
 	return nil
 }
 
@@ -165,6 +198,15 @@ var errIO = errors.New("input/output error")
 
 // chance decides what is left when the power fails: a number from 0 to below n.
 type chance func(n int) int
+
+// revive is the disk in the hands of another process, which has what the one before
+// wrote, synced or not, and can sync it.
+func (r *ram) revive() {
+	r.failing, r.dying, r.dead = nil, false, false
+	for _, c := range r.files {
+		c.from, c.to = 0, 0
+	}
+}
 
 // crash returns the disk as it is found after the power failed: what was synced,
 // and of the rest any part.

@@ -444,7 +444,7 @@ func (s *Spool) commit(group []*appending) {
 			}
 		}
 	}
-	if cap(s.buffer) > maxGroup {
+	if cap(s.buffer) > 2*maxGroup {
 		s.buffer = nil
 	}
 	select {
@@ -488,11 +488,11 @@ func (s *Spool) giveWay() bool {
 // again; if that fails, too, or it is not known what is on disk, the next begins
 // another file.
 func (s *Spool) write(end uint64) error {
-	if err := s.makeRoom(int64(len(s.buffer))); err != nil {
+	newest, err := s.makeRoom(int64(len(s.buffer)))
+	if err != nil {
 		return err
 	}
-	newest := s.segments[len(s.segments)-1]
-	_, err := s.active.WriteAt(s.buffer, newest.size)
+	_, err = s.active.WriteAt(s.buffer, newest.size)
 	written := err == nil
 	if written {
 		err = s.active.Sync()
@@ -511,13 +511,14 @@ func (s *Spool) write(end uint64) error {
 	return nil
 }
 
-// makeRoom begins a segment where one is due and drops what is too much.
-func (s *Spool) makeRoom(need int64) error {
+// makeRoom begins a segment where one is due and drops what is too much. It returns
+// the segment to write to.
+func (s *Spool) makeRoom(need int64) (*segment, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.active == nil || s.renew || s.segments[len(s.segments)-1].size >= s.options.SegmentBytes {
 		if err := s.begin(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for s.bytes+need > s.options.MaxBytes {
@@ -531,10 +532,10 @@ func (s *Spool) makeRoom(need int64) error {
 			err = s.begin()
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return s.segments[len(s.segments)-1], nil
 }
 
 // newName is a segment while it is begun; it is there whole or not at all.
@@ -565,7 +566,10 @@ func (s *Spool) begin() error {
 		err = s.disk.Sync()
 	}
 	if err != nil {
-		return errors.Join(err, f.Close())
+		f.Close()
+		// What became of a file whose sync failed nobody knows.
+		_ = s.disk.Remove(newName)
+		return err
 	}
 	if n := len(s.segments); n > 0 && s.segments[n-1].name == g.name {
 		// Nothing was ever written to the one before, and it is replaced.
@@ -681,7 +685,7 @@ func (s *Spool) Next(count int, size int64) ([]Record, error) {
 			default:
 				// Where the next record would begin is not known.
 				s.damaged(g, position, g.end, from, g.size)
-				position, w.offset = g.end, g.size
+				position = g.end
 				s.renew = s.renew || g == s.segments[len(s.segments)-1]
 			}
 			if len(out) == 0 {

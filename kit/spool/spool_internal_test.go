@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -166,8 +167,12 @@ func TestPowerFailsAtAnyPoint(t *testing.T) {
 					t.Fatalf("told as damaged: %+v", l)
 				}
 			}
-			if r.bytes > r.options.MaxBytes+1<<10 {
-				t.Fatalf("%d bytes are kept of at most %d", r.bytes, r.options.MaxBytes)
+			sum := int64(0)
+			for _, g := range r.segments {
+				sum += g.size
+			}
+			if r.bytes != sum || sum > r.options.MaxBytes {
+				t.Fatalf("%d bytes are kept of at most %d, and counted as %d", sum, r.options.MaxBytes, r.bytes)
 			}
 		}
 		take := func(ack bool) {
@@ -215,22 +220,26 @@ func TestPowerFailsAtAnyPoint(t *testing.T) {
 			"take":  func(*rapid.T) { take(true) },
 			"peek":  func(*rapid.T) { take(false) },
 			"break": func(*rapid.T) { d.failing = errIO },
+			"die":   func(*rapid.T) { d.failing, d.dying = errIO, true },
 			"fill":  func(*rapid.T) { d.limited, d.room = true, int64(rapid.IntRange(0, 600).Draw(t, "room")) },
 			"clear": func(*rapid.T) { d.limited = false },
 			"close": func(*rapid.T) {
-				d.failing = nil
 				if err := r.Close(); err != nil {
 					t.Fatal(err)
 				}
+				d.revive()
 				reopen()
 			},
+			"kill": func(*rapid.T) { d.revive(); reopen() },
 			"power": func(*rapid.T) {
 				d = d.crash(func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "chance") })
 				r.disk = d
 				reopen()
 			},
 		})
-		d.failing, d.limited = nil, false
+		d.revive()
+		reopen()
+		d.limited = false
 		for r.Stats().Records > 0 {
 			take(true)
 		}
@@ -261,9 +270,22 @@ func TestOrderOverRestarts(t *testing.T) {
 	if s := r.Stats(); s != (Stats{MaxBytes: smallSpool}) {
 		t.Errorf("an empty spool has %+v", s)
 	}
-	if names, _ := r.disk.List(); len(names) != 2 {
-		t.Errorf("an empty spool has the files %v, want the newest segment and the cursor", names)
+	two := func(what string) {
+		t.Helper()
+		if names, _ := r.disk.List(); len(names) != 2 {
+			t.Errorf("%s has the files %v, want the newest segment and the cursor", what, names)
+		}
 	}
+	two("an empty spool")
+	first := r.segments[0]
+	for n := uint64(50); r.segments[len(r.segments)-1] == first; n++ {
+		r.take(1)
+		r.mustAdd(n, n+1)
+		if n > 100 {
+			t.Fatal("no segment was begun")
+		}
+	}
+	two("one that begins a segment")
 }
 
 func TestNextKeepsItsLimits(t *testing.T) {
@@ -310,6 +332,69 @@ func TestAHalfWrittenRecordIsForgotten(t *testing.T) {
 		r.mustAdd(5, 8)
 		r.open()
 		r.expect(fmt.Sprintf("%d bytes missing", cut), r.take(100), numbers(1, 8))
+	}
+}
+
+// What was acknowledged was there: a spool that is shorter now has lost its count.
+func TestAFileThatWasCutLosesTheCount(t *testing.T) {
+	t.Parallel()
+	d := newRAM()
+	r := newRig(t, d)
+	r.mustAdd(1, 6)
+	r.take(5)
+	id, c := r.ID(), d.files[r.segments[0].name]
+	c.data = c.data[:len(c.data)-1]
+	r.open()
+	if r.ID() == id || r.ledger.last != 0 {
+		t.Errorf("identity %s, was %s; ledger %d", r.ID(), id, r.ledger.last)
+	}
+	r.mustAdd(6, 9)
+	r.expect("what came later", r.take(100), numbers(6, 9))
+}
+
+// Damage that comes about while the spool is open costs what is damaged and is told
+// once, whatever is appended behind it and however often it is come across.
+func TestDamageWhileItIsOpen(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		at   int // in the third record
+		took int // how many were taken before
+		lost uint64
+	}{
+		"of the data, behind others": {frameSize, 0, 1},
+		"of the data, first":         {frameSize, 2, 1},
+		"of the length":              {0, 0, 3},
+		"of the length, first":       {0, 2, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newRAM()
+			r := newRig(t, d)
+			r.mustAdd(1, 6)
+			if c.took > 0 {
+				r.take(c.took)
+			}
+			g := r.segments[0]
+			third := g.size - 3*frameSize - int64(len(numbered(3))+len(numbered(4))+len(numbered(5)))
+			d.files[g.name].data[third+int64(c.at)] ^= 1
+			r.peek(100)
+			r.peek(100)
+			r.mustAdd(6, 10)
+			r.peek(100)
+			var got []uint64
+			for range 5 {
+				got = append(got, r.take(100)...)
+			}
+			want := slices.Concat(numbers(uint64(c.took)+1, 3), numbers(3+c.lost, 10))
+			r.expect("what came out", got, want)
+			told := uint64(0)
+			for _, l := range r.Losses() {
+				told += l.Records
+			}
+			if told != c.lost {
+				t.Errorf("%d are lost and %d told", c.lost, told)
+			}
+		})
 	}
 }
 
@@ -560,6 +645,39 @@ func TestAppendsAreWrittenTogether(t *testing.T) {
 	got := r.take(100)
 	slices.Sort(got)
 	r.expect("all of them", got, numbers(1, 52))
+}
+
+func TestWritersAndAReaderAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newRAM())
+	r.options.MaxBytes = 1 << 20
+	r.open()
+	const writers, each = 4, 200
+	var adding sync.WaitGroup
+	for w := range uint64(writers) {
+		adding.Go(func() {
+			for n := range uint64(each) {
+				if err := r.add(w<<32|n, w<<32|n+1); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	var next [writers]uint64
+	for took := 0; took < writers*each; {
+		got := r.take(7)
+		if len(got) == 0 {
+			<-r.Added()
+		}
+		for _, n := range got {
+			if w := n >> 32; n&math.MaxUint32 != next[w] {
+				t.Fatalf("writer %d: %d came, want %d", w, n&math.MaxUint32, next[w])
+			}
+			next[n>>32]++
+		}
+		took += len(got)
+	}
+	adding.Wait()
 }
 
 func TestOneProcessAtATime(t *testing.T) {

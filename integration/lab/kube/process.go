@@ -21,6 +21,7 @@ type process struct {
 	process *os.Process
 	exited  chan struct{}
 	exitErr error // read only after exited is closed
+	told    bool  // somebody was told that it ended by itself
 }
 
 // run starts a program; what it says goes to a log of its name in dir.
@@ -60,10 +61,13 @@ func run(dir, path string, args ...string) (*process, error) {
 }
 
 // kill ends the program at once, as a crash would, and waits until it is gone.
-// That it had ended before is an error: nobody asked it to.
+// That it had ended before is an error, told once: nobody asked it to.
 func (p *process) kill() error {
 	select {
 	case <-p.exited:
+		if p.told {
+			return nil
+		}
 		return p.gone()
 	default:
 	}
@@ -75,6 +79,7 @@ func (p *process) kill() error {
 }
 
 func (p *process) gone() error {
+	p.told = true
 	return fmt.Errorf("%s exited (%w); its last words, of %s:\n%s", p.name, p.exitErr, p.log, p.words())
 }
 

@@ -351,9 +351,12 @@ func (s *shell) markWords(m *observationv1.Mark) string {
 func (s *shell) registrationWords(m *observationv1.Registration) string {
 	var words []string
 	for _, b := range m.GetBastions() {
-		words = append(words, clean("bastion "+cmp.Or(b.GetVersion(), "of unreported version")))
+		words = append(words, clean(cmp.Or(b.GetVersion(), "unreported")))
 	}
-	text := cmp.Or(tally(words), "no bastion")
+	text := count(int64(len(words)), "bastion")
+	if len(words) > 0 {
+		text += " (" + tally(words) + ")"
+	}
 	for _, g := range m.GetGateways() {
 		text += "; gateway " + clean(g.GetName()) + " " + clean(g.GetStatus())
 	}

@@ -1,0 +1,147 @@
+//go:build integration
+
+package delivery_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstep-fleet/lockstep/adapters/akeyless/akeylesstest"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/integration/fakes/akeyless"
+)
+
+// asked waits until the vendor's sessions were listed so many times more.
+func (in *installation) asked(n int) {
+	in.t.Helper()
+	const call = "list-sra-sessions"
+	before := in.vendor.Requests()[call]
+	await(in.t, "calls of "+call, func() string {
+		if made := in.vendor.Requests()[call] - before; made < n {
+			return fmt.Sprintf("%d of %d were made", made, n)
+		}
+		return ""
+	})
+}
+
+func TestAVendorThatMisbehavesCostsNoSessionAndNoFalsePromise(t *testing.T) {
+	t.Parallel()
+	const clusters, rate = 10, 60
+	in := install(t, akeylesstest.Options{PageSize: 40})
+	ids := scripted(clusters)
+	hub := in.collect(configuration{ID: "hub", Clusters: ids, Vendor: true})
+	script := akeyless.Script{Seed: 1, Clusters: akeyless.Uniform(clusters, 2, akeyless.Pair{}), Traffic: people(rate, clusters), Ordinary: akeyless.Failing{Rate: 0.1}}
+	_, stop := in.play(script)
+	in.asked(10)
+
+	for name, misbehave := range map[string]func(){
+		"tokens end between two pages": func() {
+			for n := range 5 {
+				in.vendor.ExpireTokensAfter(n + 1)
+				in.asked(6)
+			}
+			in.vendor.ExpireTokensAfter(0)
+		},
+		"a proxy answers in HTML": func() { in.vendor.RespondHTML(7); in.asked(12) },
+		"answers are cut":         func() { in.vendor.RespondTruncated(7); in.asked(12) },
+		"errors":                  func() { in.vendor.RespondError(7, 500, "internal error"); in.asked(12) },
+		"nothing is null":         func() { in.vendor.SetNulls(true); in.asked(12); in.vendor.SetNulls(false) },
+		"the year 1":              func() { in.vendor.SetZeroTimes(true); in.asked(12); in.vendor.SetZeroTimes(false) },
+		"sessions come twice":     func() { in.vendor.SetDuplicates(true); in.asked(12); in.vendor.SetDuplicates(false) },
+		"come back later":         func() { in.vendor.RateLimit(4, time.Second); in.asked(8) },
+	} {
+		t.Log(name)
+		misbehave()
+		if !hub.lives() {
+			t.Fatalf("%s: the collector ended", name)
+		}
+	}
+
+	in.vendor.SetDown(true)
+	var a *account
+	await(t, "word that nothing is seen", func() string {
+		a = in.read()
+		for _, id := range ids {
+			if !a.blind[id] {
+				return "the newest mark of " + id + " is not blind"
+			}
+		}
+		return ""
+	})
+	in.vendor.SetDown(false)
+	await(t, "sight", func() string {
+		a = in.read()
+		for _, id := range ids {
+			if a.blind[id] {
+				return "the newest mark of " + id + " is blind"
+			}
+		}
+		return ""
+	})
+	stop()
+	in.drained()
+	hub.stop()
+	hub.panics()
+	a = in.read()
+	a.compare(in.truth)
+	a.whole()
+	a.kept()
+}
+
+func TestAVendorsClockThatIsWrongOrStepsCostsNoSessionAndNoFalsePromise(t *testing.T) {
+	t.Parallel()
+	const clusters, rate = 5, 20
+	for name, skews := range map[string][]time.Duration{
+		"ten minutes ahead":            {10 * time.Minute},
+		"ten minutes behind":           {-10 * time.Minute},
+		"it jumps ahead":               {0, 10 * time.Minute},
+		"it steps back":                {0, -10 * time.Minute},
+		"it is ahead, and steps back":  {10 * time.Minute, -10 * time.Minute},
+		"it is behind, and jumps back": {-10 * time.Minute, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			in := install(t, akeylesstest.Options{PageSize: 40})
+			// The clock is wrong before anyone looks.
+			in.vendor.SetClockSkew(skews[0])
+			hub := in.collect(configuration{ID: "hub", Clusters: scripted(clusters), Vendor: true})
+			for i, skew := range skews {
+				_, stop := in.play(akeyless.Script{
+					Seed: uint64(i + 1), Clusters: akeyless.Uniform(clusters, 2, akeyless.Pair{}), Traffic: people(rate, clusters), Ordinary: akeyless.Failing{Rate: 0.1}, ClockSkew: skew,
+				})
+				defer stop()
+				in.asked(24)
+			}
+			// Nobody is there for a while, and then some sessions fail at once.
+			in.quiet(skews[len(skews)-1], scripted(clusters))
+			in.drained()
+			hub.stop()
+			hub.panics()
+			a := in.read()
+			a.compare(in.truth)
+			a.whole()
+			a.kept()
+		})
+	}
+}
+
+// quiet reports sessions that are over before anyone can see them open.
+func (in *installation) quiet(skew time.Duration, clusters []string) {
+	in.t.Helper()
+	for i, cluster := range slices.Concat(clusters, clusters) {
+		start := time.Now().Add(skew).Truncate(time.Millisecond)
+		s := akeylesstest.Session{
+			ID: fmt.Sprintf("brief-%02d", i), Status: string(fleet.SessionFailed), StartTime: start, EndTime: start.Add(time.Millisecond),
+			Gateway: akeylesstest.GatewayInfo{ClusterName: configuration{}.AtVendor(cluster)}, InstanceID: "ssh-0", UserIdentifier: "user",
+			TargetHost: "db", TargetName: "db", TargetType: "ssh", ConnectionType: "ssh", ErrorMsg: strings.Repeat("no ", 3),
+		}
+		if err := in.vendor.Report(s); err != nil {
+			in.t.Fatal(err)
+		}
+		in.truth.observe(s)
+		in.asked(3)
+	}
+}
