@@ -120,7 +120,7 @@ test: engine ## all tests that need no Docker, Kubernetes or browser
 check: gen-check lint test ## what must hold before a change lands
 
 .PHONY: integration
-integration: build ## the story on real parts; installs and starts Docker where it is missing
+integration: build ## every source and the story on real parts; installs Docker and builds Kubernetes where they are missing
 	$(GO) vet -tags integration ./integration/...
 	$(GO) test -tags integration -count=1 -p 1 -v -timeout $(INTEGRATION_TIMEOUT) ./integration/...
 

@@ -37,7 +37,6 @@ import (
 const (
 	defaultTimeout = 10 * time.Second
 	defaultSilence = 3 * time.Minute
-	defaultResync  = 30 * time.Minute
 	// settle is how long changes are gathered before they are told: a rollout
 	// moves many objects at once.
 	settle = 200 * time.Millisecond
@@ -72,10 +71,6 @@ type Options struct {
 	// Silence is how long a watch may bring nothing before it is opened anew: a
 	// server sends a sign of life each minute. 0 means 3 min.
 	Silence time.Duration
-	// Resync is how long watches are followed before everything is listed anew;
-	// 0 means 30 min. A watch is asked when the server ends it, which it does
-	// within 10 min.
-	Resync time.Duration
 }
 
 // Source is one namespace of one cluster. It is safe for concurrent use.
@@ -90,7 +85,6 @@ type Source struct {
 	now     func() time.Time
 	timeout time.Duration
 	silence time.Duration
-	resync  time.Duration
 
 	transport http.RoundTripper
 	core      core.CoreV1Interface
@@ -134,7 +128,6 @@ func New(o Options) (*Source, error) {
 		log: o.Log, now: o.Now,
 		timeout: orDefault(o.Timeout, defaultTimeout),
 		silence: orDefault(o.Silence, defaultSilence),
-		resync:  orDefault(o.Resync, defaultResync),
 		dirty:   make(chan struct{}, 1), changed: make(chan struct{}, 1), turn: make(chan struct{}),
 	}
 	if s.log == nil {

@@ -647,49 +647,34 @@ func TestAListThatIsStillComingIsWaitedFor(t *testing.T) {
 	until(t, s, "no pod", func(i []fleet.Instance) bool { return len(i) == 0 })
 }
 
-func TestAllIsListedAnewFromTimeToTime(t *testing.T) {
+func TestAllIsListedAnewWhenAWatchEnds(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
-		later time.Duration
-		want  bool
-	}{
-		"soon":               {time.Minute, false},
-		"after half an hour": {31 * time.Minute, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var later atomic.Int64
-			server := newServer(t)
-			s := start(t, server.URL, func(o *kube.Options) {
-				o.Now = func() time.Time { return at.Add(time.Duration(later.Load())) }
-			})
-			inventory(t, s)
-			// A watch that ends at once and empty would be taken for a fault.
-			server.put(podOf("Deployment", "unified-gw", "a", "akeyless-gateway", gatewayImage))
-			until(t, s, "the pod", func(i []fleet.Instance) bool { return len(i) == 1 })
-			before := len(server.asked())
-			later.Store(int64(c.later))
-			server.endWatches()
-			var again []string // requests for pods since
-			for limit := time.After(20 * time.Second); len(again) == 0; {
-				for _, url := range server.asked()[before:] {
-					if strings.Contains(url, "/pods?") {
-						again = append(again, url)
-					}
-				}
-				select {
-				case <-limit:
-					t.Fatal("the watch is not opened again")
-				case <-time.After(10 * time.Millisecond):
-				}
+	server := newServer(t)
+	s := start(t, server.URL)
+	inventory(t, s)
+	// A watch that ends at once and empty would be taken for a fault.
+	server.put(podOf("Deployment", "unified-gw", "a", "akeyless-gateway", gatewayImage))
+	until(t, s, "the pod", func(i []fleet.Instance) bool { return len(i) == 1 })
+	before := len(server.asked())
+	server.endWatches()
+	var again []string // requests for pods since
+	for limit := time.After(20 * time.Second); len(again) == 0; {
+		for _, url := range server.asked()[before:] {
+			if strings.Contains(url, "/pods?") {
+				again = append(again, url)
 			}
-			if whole := strings.Contains(again[0], "sendInitialEvents=true"); whole != c.want {
-				t.Errorf("it asks for %s", again[0])
-			}
-			if got := inventory(t, s); len(got.Instances) != 1 {
-				t.Errorf("got %+v", got)
-			}
-		})
+		}
+		select {
+		case <-limit:
+			t.Fatal("the watch is not opened again")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if !strings.Contains(again[0], "sendInitialEvents=true") {
+		t.Errorf("it asks for %s", again[0])
+	}
+	if got := inventory(t, s); len(got.Instances) != 1 {
+		t.Errorf("got %+v", got)
 	}
 }
 
@@ -771,9 +756,14 @@ func TestACallersEndIsNotTheServersFault(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := contextWithCancel(t)
 	cancel()
-	_, err := prepare(t, newServer(t).URL).Inventory(ctx)
-	if !errors.Is(err, ctx.Err()) || errs.IDOf(err) != "" {
-		t.Errorf("got %v", err)
+	s := prepare(t, newServer(t).URL)
+	_, inventory := s.Inventory(ctx)
+	_, pack := s.Package(ctx)
+	_, permissions := s.Permissions(ctx)
+	for _, err := range []error{inventory, pack, permissions} {
+		if !errors.Is(err, ctx.Err()) || errs.IDOf(err) != "" {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 

@@ -146,7 +146,7 @@ func TestTheManifestsBelongTogether(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	applied := append(readManifest(t, "kustomization.yaml")[0].Resources, "kustomization.yaml")
+	applied := slices.Concat(readManifest(t, "kustomization.yaml")[0].Resources, []string{"kustomization.yaml"})
 	if len(files) != len(applied) {
 		t.Errorf("the folder has %v, applied are %v", files, applied)
 	}

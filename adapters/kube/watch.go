@@ -31,11 +31,11 @@ type kind struct {
 	open    func(context.Context, metav1.ListOptions) (watch.Interface, error)
 
 	// Guarded by s.mu.
-	stream int       // the number of the last watch
-	live   bool      // it is open
-	synced bool      // the store has all that there was when it opened
-	failed error     // why the last attempt failed, nil since one succeeded
-	listed time.Time // when all was listed
+	stream int   // the number of the last watch
+	live   bool  // it is open
+	synced bool  // the store has all that there was when it opened
+	failed error // why the last attempt failed, nil since one succeeded
+	broken bool  // a watch has ended since all was listed
 }
 
 // watchAll prepares what is watched. ReplicaSets are not: a pod tells which
@@ -147,7 +147,7 @@ func (t *store[T]) Replace(list []any, _ string) error {
 		s.touch()
 	}
 	t.items = items
-	t.kind.synced, t.kind.listed = true, s.now()
+	t.kind.synced, t.kind.broken = true, false
 	s.wake()
 	return nil
 }
@@ -166,9 +166,9 @@ func (s *Source) touch() {
 func (s *Source) stand(k *kind, failed error) {
 	switch {
 	case failed != nil && k.failed == nil:
-		s.log.Warn("a watch of the Kubernetes API failed", slog.String("cluster", string(s.cluster)), slog.String("resource", k.asked.resource), slog.Any("error", failed))
+		s.log.Debug("a watch of the Kubernetes API failed", slog.String("cluster", string(s.cluster)), slog.String("resource", k.asked.resource), slog.Any("error", failed))
 	case failed == nil && k.failed != nil:
-		s.log.Info("a watch of the Kubernetes API works again", slog.String("cluster", string(s.cluster)), slog.String("resource", k.asked.resource))
+		s.log.Debug("a watch of the Kubernetes API works again", slog.String("cluster", string(s.cluster)), slog.String("resource", k.asked.resource))
 	}
 	k.failed = failed
 	s.wake()
@@ -206,8 +206,10 @@ func (k *kind) listAll(ctx context.Context, o metav1.ListOptions) (runtime.Objec
 // watch opens a watch that ends when it is silent for too long.
 func (k *kind) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	whole := o.SendInitialEvents != nil && *o.SendInitialEvents
-	if !whole && k.stale() {
-		return nil, apierrors.NewResourceExpired("all has to be listed anew") // as the reflector does then
+	if !whole && k.ended() {
+		// A watch that goes on where another ended counts as open before it has brought
+		// what happened in between, or the word that it cannot: so all is listed anew.
+		return nil, apierrors.NewResourceExpired("a watch has ended; all is listed anew")
 	}
 	inner, cancel, err := k.start(ctx, o)
 	if err != nil {
@@ -242,18 +244,18 @@ func (k *kind) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface
 		k.s.mu.Lock()
 		defer k.s.mu.Unlock()
 		if k.stream == stream { // else the reflector has let go of it and opened the next
-			k.live = false
+			k.live, k.broken = false, true
 			k.s.wake()
 		}
 	})
 	return proxy, nil
 }
 
-// stale says whether it is time to list all anew.
-func (k *kind) stale() bool {
+// ended says whether a watch has ended since all was listed.
+func (k *kind) ended() bool {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
-	return k.s.now().Sub(k.listed) > k.s.resync
+	return k.broken
 }
 
 // start opens a watch; the limit is on its beginning alone.

@@ -87,10 +87,10 @@ func freeAddress(t *testing.T) string {
 type configuration struct {
 	ID       string
 	Clusters []string
-	// Vendor says that it reads sessions; PollEvery how often, Lag how late the
-	// vendor may be.
-	Vendor         bool
-	PollEvery, Lag time.Duration
+	// Vendor says that it reads sessions.
+	Vendor bool
+	// Lookback is how far back sessions are read at a start.
+	Lookback time.Duration
 	// Probed is where a tcp probe of the first cluster connects to; empty for none.
 	Probed string
 	// of the installation
@@ -98,15 +98,16 @@ type configuration struct {
 }
 
 // fleetFile asks no cluster often: their API servers are not there, and what they
-// run is not looked at here.
+// run is not looked at here. The fake vendor lists a session at once; a machine at
+// its limit does not.
 var fleetFile = template.Must(template.New("fleet").Parse(`server: {listen: "{{.Listen}}", admin_listen: "{{.Admin}}", data_dir: "{{.Dir}}/data"}
 bus: {url: "{{.Bus}}"}
 collector: {id: {{.ID}}, spool_dir: "{{.Dir}}/spool", spool_mb: 16}
 inventory: {poll_interval: 10m}
 drift: {dark_after: 1h}
-rollout: {lookback: 1m}
+rollout: {lookback: {{.Lookback}}}
 {{- if .Vendor}}
-vendor: {url: "{{.URL}}", access_id: {{.AccessID}}, access_key_file: "{{.Dir}}/vendor.key", poll_interval: {{.PollEvery}}, source_lag: {{.Lag}}}
+vendor: {url: "{{.URL}}", access_id: {{.AccessID}}, access_key_file: "{{.Dir}}/vendor.key", poll_interval: 500ms, source_lag: 3s}
 {{- end}}
 clusters:
 {{- range $i, $id := .Clusters}}
@@ -143,12 +144,8 @@ func scripted(n int) []string {
 func (in *installation) write(c configuration) configuration {
 	in.t.Helper()
 	c.Dir, c.Listen, c.Admin, c.Bus, c.URL = in.t.TempDir(), freeAddress(in.t), freeAddress(in.t), in.url, in.vendor.URL()
-	if c.Lag == 0 {
-		// The fake lists a session at once; a machine at its limit does not.
-		c.Lag = 3 * time.Second
-	}
-	if c.PollEvery == 0 {
-		c.PollEvery = 500 * time.Millisecond
+	if c.Lookback == 0 {
+		c.Lookback = time.Minute
 	}
 	var text strings.Builder
 	if err := fleetFile.Execute(&text, c); err != nil {

@@ -108,12 +108,16 @@ func TestAVendorsClockThatIsWrongOrStepsCostsNoSessionAndNoFalsePromise(t *testi
 			// The clock is wrong before anyone looks.
 			in.vendor.SetClockSkew(skews[0])
 			hub := in.collect(configuration{ID: "hub", Clusters: scripted(clusters), Vendor: true})
+			var stops []func()
 			for i, skew := range skews {
 				_, stop := in.play(akeyless.Script{
 					Seed: uint64(i + 1), Clusters: akeyless.Uniform(clusters, 2, akeyless.Pair{}), Traffic: people(rate, clusters), Ordinary: akeyless.Failing{Rate: 0.1}, ClockSkew: skew,
 				})
-				defer stop()
+				stops = append(stops, stop)
 				in.asked(24)
+			}
+			for _, stop := range stops {
+				stop()
 			}
 			// Nobody is there for a while, and then some sessions fail at once.
 			in.quiet(skews[len(skews)-1], scripted(clusters))

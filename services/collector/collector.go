@@ -153,7 +153,6 @@ func (s *Service) Run(ctx context.Context) error {
 	defer giveUp()
 	empty := make(chan struct{})
 	var polling, packing, draining sync.WaitGroup
-	s.account()
 	s.pressure()
 	draining.Go(func() { s.publish(publishing, empty) })
 	packing.Go(func() { s.pack(ctx) })

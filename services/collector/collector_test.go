@@ -538,6 +538,46 @@ func TestStopEndsARetryAndAPoll(t *testing.T) {
 	})
 }
 
+func TestABusThatIsBackIsNotKeptWaiting(t *testing.T) {
+	bubble(t, func(w *world) {
+		s, next := stream("paris", 1)
+		w.bus.down = true
+		w.run(s)
+		letTimePass(time.Minute)
+		w.bus.set(false)
+		letTimePass(10 * time.Second)
+		w.bus.set(true)
+		letTimePass(2 * time.Second)
+		w.bus.set(false)
+		letTimePass(2 * time.Second)
+		if got := int64(len(w.bus.sessions("paris"))); got < next.Load()-1 {
+			w.Errorf("2 s after a short outage %d of %d sessions came", got, next.Load())
+		}
+		// And when the collector ends, the bus is tried once more.
+		w.bus.set(true)
+		letTimePass(time.Minute)
+		w.bus.set(false)
+		w.stop()
+		if diff := cmp.Diff(upTo(next.Load()), w.bus.sessions("paris")); diff != "" {
+			w.Error(diff)
+		}
+	})
+}
+
+func TestALossIsToldWithoutWaitingForAPoll(t *testing.T) {
+	bubble(t, func(w *world) {
+		s, _ := stream("paris", 1)
+		s.Every = time.Hour
+		w.bus.refuse = func(m bus.Message) bool { return strings.Contains(string(m.Data), "connected") }
+		w.run(s)
+		letTimePass(time.Second)
+		if marks := w.bus.marks("paris", fleet.KindSession); len(marks) != 1 || !marks[0].GetLost() {
+			w.Errorf("told: %v", marks)
+		}
+		w.stop()
+	})
+}
+
 func TestWhatWasPolledWhenItStopsIsKept(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.run(polled(func(ctx context.Context) ([]codec.Observation, error) {
@@ -573,6 +613,9 @@ func TestOneSourceDelaysNoOther(t *testing.T) {
 		}
 		if n != 4 {
 			w.Errorf("%d inventories in 3.5 s, want 4", n)
+		}
+		if w.log.count("cannot be read") != 0 {
+			w.Error("a poll that was ended with the collector is said to have failed")
 		}
 		if len(w.bus.subject) > 0 && w.bus.subject[0] != topology.ObservationSubject(fleet.DefaultTenant, "hub-inventory", topology.Part("paris"), "inventory") {
 			w.Errorf("the inventory went to %s", w.bus.subject[0])

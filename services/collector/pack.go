@@ -106,7 +106,7 @@ func (s *Service) pack(ctx context.Context) {
 		select {
 		case r, ok := <-s.results:
 			if open = ok; ok {
-				came, open = s.linger(ctx, r)
+				came, open = s.linger(r)
 			}
 		case <-s.tell:
 		}
@@ -115,7 +115,7 @@ func (s *Service) pack(ctx context.Context) {
 }
 
 // linger waits for what else comes; false when there are no more results.
-func (s *Service) linger(ctx context.Context, first result) (came []result, open bool) {
+func (s *Service) linger(first result) (came []result, open bool) {
 	came = []result{first}
 	over := time.NewTimer(s.config.Linger)
 	defer over.Stop()
@@ -135,8 +135,6 @@ func (s *Service) linger(ctx context.Context, first result) (came []result, open
 				ended++
 			}
 		case <-over.C:
-			return came, true
-		case <-ctx.Done():
 			return came, true
 		}
 	}
