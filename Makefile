@@ -134,7 +134,7 @@ run: build ## a server for development, its data in the user's cache
 
 .PHONY: bench
 bench: build ## benchmarks; BENCH=<regexp> chooses
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 ./domain/... ./kit/... ./codec/... ./adapters/... ./integration/bench
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 ./domain/... ./kit/... ./codec/... ./adapters/... ./services/... ./integration/bench
 
 .PHONY: soak
 soak: export LOCKSTEP_SOAK = 1

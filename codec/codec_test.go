@@ -90,9 +90,7 @@ func TestObservationIDs(t *testing.T) {
 	check := fleet.Check{Cluster: "oslo", Name: "login", Kind: fleet.CheckSSH, At: noon, OK: true}
 	mark := fleet.Mark{Cluster: "oslo", About: fleet.KindSession, CompleteUntil: noon}
 	inventory := fleet.Inventory{Cluster: "oslo", ObservedAt: noon}
-	id := func(source fleet.SourceID, o codec.Observation, at time.Time) string {
-		return codec.ObservationID(source, o, at)
-	}
+	id := codec.ObservationID
 
 	later := session
 	later.User, later.Error = "somebody", "more is known"

@@ -167,12 +167,15 @@ func ObservationID(source fleet.SourceID, o Observation, observedAt time.Time) s
 	default:
 		parts = append(parts, observedAt.UTC().Format(time.RFC3339Nano))
 	}
-	hash := sha256.New()
+	var room [256]byte
+	text := room[:0]
 	for _, part := range parts {
 		// Lengths first: no two lists of parts read the same.
-		fmt.Fprintf(hash, "%d:%s", len(part), part)
+		text = strconv.AppendInt(text, int64(len(part)), 10)
+		text = append(append(text, ':'), part...)
 	}
-	return hex.EncodeToString(hash.Sum(nil)[:16])
+	hash := sha256.Sum256(text)
+	return hex.EncodeToString(hash[:16])
 }
 
 // ObservationToProto encodes an observation made at the given time.

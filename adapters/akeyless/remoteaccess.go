@@ -8,7 +8,6 @@ import (
 	"io"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 )
@@ -70,7 +69,7 @@ func decodeRemoteAccess(body []byte) (fleet.RemoteAccess, error) {
 		Hash:             hash,
 		LegacySigning:    truth(wire.Global.LegacySigning),
 		KexAlgorithms:    familiar(strings.ReplaceAll(string(wire.SSH.KexAlgorithms), " ", ""), algorithms),
-		SessionTTL:       wire.Global.SessionTTL.seconds() * (time.Minute / time.Second),
+		SessionTTL:       60 * wire.Global.SessionTTL.seconds(),
 		RecordingStorage: familiar(string(wire.Web.Recording.Storage), plainWord),
 		LogForwarding:    familiar(string(wire.SSH.Forwarding.Target), plainWord),
 	}, nil

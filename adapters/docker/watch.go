@@ -57,7 +57,7 @@ func (e *Engine) Watch(ctx context.Context, project string, changed func()) erro
 			changed()
 		})
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the end of ctx is how a watch ends
 		}
 		if lost.IsZero() {
 			e.log.Warn("docker events are lost; changes are seen at the next poll until they are back", "engine", e.host, "project", project, "error", err)
@@ -67,7 +67,7 @@ func (e *Engine) Watch(ctx context.Context, project string, changed func()) erro
 			pause.Reset()
 		}
 		if rtime.Wait(ctx, pause.Next()) != nil {
-			return nil
+			return nil //nolint:nilerr // the end of ctx is how a watch ends
 		}
 	}
 }

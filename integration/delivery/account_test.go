@@ -104,10 +104,12 @@ type account struct {
 	// overtaken lists sessions that came behind a mark that promised there were no
 	// more of their time, by cluster.
 	overtaken map[string][]string
-	promised  map[string]time.Time // by cluster
-	blind     map[string]bool      // what the newest mark of a cluster says
-	checks    map[string][]time.Time
-	reasons   map[string]int // of blind marks about sessions
+	// suspects are those that came since the cluster's newest mark; where the next one
+	// is blind, nobody was promised anything.
+	suspects map[string][]string
+	promised map[string]time.Time // by cluster
+	blind    map[string]bool      // what the newest mark of a cluster says
+	checks   map[string]int
 }
 
 // read takes in the stream as it stands.
@@ -116,8 +118,8 @@ func (in *installation) read() *account {
 	a := &account{
 		t: in.t, newest: make(map[codec.Position]uint64), content: make(map[codec.Position]map[uint64][sha256.Size]byte),
 		incarnations: make(map[fleet.SourceID][]string), ids: make(map[string]string), events: make(map[event]map[string]int),
-		looks: make(map[string][]look), overtaken: make(map[string][]string), promised: make(map[string]time.Time), blind: make(map[string]bool),
-		checks: make(map[string][]time.Time), reasons: make(map[string]int),
+		looks: make(map[string][]look), overtaken: make(map[string][]string), suspects: make(map[string][]string), promised: make(map[string]time.Time), blind: make(map[string]bool),
+		checks: make(map[string]int),
 	}
 	if err := in.events.Tail(in.t.Context(), bus.Tail{Stream: topology.StreamObservations, Since: time.Unix(0, 0)}, a.take); err != nil {
 		in.t.Fatal(err)
@@ -175,7 +177,7 @@ func (a *account) observe(source fleet.SourceID, m *observationv1.Observation) {
 			a.mark(m, k.Mark)
 		}
 	case *observationv1.Observation_Check:
-		a.checks[m.GetCluster()] = append(a.checks[m.GetCluster()], k.Check.GetAt().AsTime())
+		a.checks[m.GetCluster()]++
 		a.identify(m.GetId(), fmt.Sprint(source, k.Check.GetName(), k.Check.GetAt().AsTime()))
 	}
 }
@@ -187,7 +189,8 @@ func (a *account) session(m *observationv1.Observation, s *observationv1.Session
 		known = known || a.events[event{id, status}] != nil
 	}
 	if start := s.GetStart().AsTime(); !known && start.Before(a.promised[cluster]) {
-		a.overtaken[cluster] = append(a.overtaken[cluster], fmt.Sprintf("%s is %s and started %s, and first came %s behind that it was promised", id, s.GetStatus(), start.Format(time.TimeOnly), a.promised[cluster].Sub(start)))
+		a.suspects[cluster] = append(a.suspects[cluster], fmt.Sprintf("%s is %s and started at %s, when all up to %s was promised to be there",
+			id, s.GetStatus(), start.Format(time.TimeOnly), a.promised[cluster].Format(time.TimeOnly)))
 	}
 	e := event{id, fleet.SessionStatus(s.GetStatus())}
 	if a.events[e] == nil {
@@ -203,12 +206,13 @@ var statuses = []fleet.SessionStatus{
 
 func (a *account) mark(m *observationv1.Observation, mark *observationv1.Mark) {
 	cluster := m.GetCluster()
+	if !mark.GetBlind() && len(a.suspects[cluster]) > 0 {
+		a.overtaken[cluster] = append(a.overtaken[cluster], a.suspects[cluster]...)
+	}
+	delete(a.suspects, cluster)
 	a.blind[cluster] = mark.GetBlind()
 	if until := mark.GetCompleteUntil().AsTime(); !mark.GetBlind() && until.After(a.promised[cluster]) {
 		a.promised[cluster] = until
-	}
-	if mark.GetBlind() {
-		a.reasons[mark.GetBlindReason()]++
 	}
 	if !mark.GetLost() {
 		a.looks[cluster] = append(a.looks[cluster], look{m.GetObservedAt().AsTime(), mark.GetBlind()})

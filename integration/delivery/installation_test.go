@@ -199,12 +199,17 @@ func (c configuration) admin(t *testing.T, path string) (status int, body string
 	return get(t, "http://"+c.Admin+path)
 }
 
+func (c configuration) metrics(t *testing.T) string {
+	t.Helper()
+	_, body := c.admin(t, "/metrics")
+	return body
+}
+
 // metric is the sum of a metric's series whose labels hold every word.
 func (c configuration) metric(t *testing.T, name string, words ...string) float64 {
 	t.Helper()
-	_, body := c.admin(t, "/metrics")
 	sum := 0.0
-	for line := range strings.Lines(body) {
+	for line := range strings.Lines(c.metrics(t)) {
 		if rest, ok := strings.CutPrefix(line, name); !ok || !strings.HasPrefix(rest, "{") && !strings.HasPrefix(rest, " ") {
 			continue
 		}

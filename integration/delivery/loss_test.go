@@ -245,7 +245,7 @@ func TestAFullSpoolDropsItsOldestTellsHowMuchAndLeavesGatesInconclusive(t *testi
 		in.apply(cluster, began)
 	}
 	for _, cluster := range []string{clusters[0], clusters[len(clusters)-1]} {
-		s.inconclusive(cluster, "")
+		s.inconclusive(cluster)
 	}
 	if v := s.gates()["quiet"]; v.Decision.Verdict != "pending" && v.Decision.Verdict != "" {
 		t.Errorf("nothing is lost of the quiet cluster, and its gate says %s", v)

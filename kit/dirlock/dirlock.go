@@ -27,9 +27,9 @@ func Lock(dir string) (release func(), err error) {
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = errs.New(errs.Conflict, "LS-SRV-001", "%s is in use by %s; stop that server or choose another folder with --data-dir", dir, holder(file))
+			err = errs.New(errs.Conflict, "LS-SRV-001", "%s is in use by %s; stop that server or choose another folder with --data-dir or the setting that names it", dir, holder(file))
 		} else {
-			err = errs.New(errs.Invalid, "LS-SRV-008", "locking %s: %w; choose a folder on a disk of this machine with --data-dir", path, err)
+			err = errs.New(errs.Invalid, "LS-SRV-008", "locking %s: %w; choose a folder on a disk of this machine with --data-dir or the setting that names it", path, err)
 		}
 		return nil, errors.Join(err, file.Close())
 	}
@@ -57,7 +57,7 @@ func holder(file io.Reader) string {
 }
 
 func unwritable(dir string, err error) error {
-	return errs.New(errs.Invalid, "LS-SRV-002", "the data directory %s cannot be written: %w; choose a folder that this user may write with --data-dir", dir, err)
+	return errs.New(errs.Invalid, "LS-SRV-002", "the data directory %s cannot be written: %w; choose a folder that this user may write with --data-dir or the setting that names it", dir, err)
 }
 
 func writeAt(file *os.File, text string) error {

@@ -74,7 +74,7 @@ func TestALockedFolderNamesItsHolder(t *testing.T) {
 	dir := t.TempDir()
 	process := holder(t, dir)
 	_, err := dirlock.Lock(dir)
-	want := fmt.Sprintf("LS-SRV-001: %s is in use by process %d; stop that server or choose another folder with --data-dir", dir, process.Pid)
+	want := fmt.Sprintf("LS-SRV-001: %s is in use by process %d; stop that server or choose another folder with --data-dir or the setting that names it", dir, process.Pid)
 	if err == nil || err.Error() != want {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}

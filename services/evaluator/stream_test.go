@@ -187,7 +187,7 @@ func TestWatchObservations(t *testing.T) {
 		"with marks":       {&observationv1.WatchObservationsRequest{Since: ever, Marks: true}, []string{"paris/a", "paris/b", "paris/mark", "paris/no sight", "rome/c"}},
 		"failures":         {&observationv1.WatchObservationsRequest{Since: ever, Failures: true}, []string{"paris/b", "paris/no sight", "rome/c"}},
 		"one cluster":      {&observationv1.WatchObservationsRequest{Since: ever, Clusters: []string{"rome"}}, []string{"rome/c"}},
-		"one source":       {&observationv1.WatchObservationsRequest{Since: ever, Sources: []string{string(rome.batch().GetSource())}}, []string{"rome/c"}},
+		"one source":       {&observationv1.WatchObservationsRequest{Since: ever, Sources: []string{rome.batch().GetSource()}}, []string{"rome/c"}},
 		"another kind":     {&observationv1.WatchObservationsRequest{Since: ever, Kinds: []string{"inventory"}}, nil},
 		"since it is over": {&observationv1.WatchObservationsRequest{Since: timestamppb.New(time.Now().Add(time.Hour))}, nil},
 		"nothing is new":   {&observationv1.WatchObservationsRequest{}, nil},

@@ -237,7 +237,7 @@ func (f *Fleet) settle() {
 	for _, c := range f.clusters {
 		last := f.script.Begin
 		if since >= c.phase {
-			last = last.Add(c.phase + (since-c.phase)/f.script.ReportEvery*f.script.ReportEvery)
+			last = last.Add(c.phase + (since - c.phase).Truncate(f.script.ReportEvery))
 		}
 		if last.After(c.reported) {
 			c.reported = last

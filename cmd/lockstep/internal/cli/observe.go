@@ -165,7 +165,7 @@ func (s *shell) observe(ctx context.Context, cl *client, req *observationv1.Watc
 		}, each)
 		switch {
 		case ctx.Err() != nil || errors.Is(err, errEnough) || err == nil && !req.GetFollow():
-			return nil // interrupted, which is how a watch ends, or all is shown
+			return nil //nolint:nilerr // interrupted, which is how a watch ends, or all is shown
 		case err != nil && (!ever || lostAt.IsZero() && !passing(err)):
 			return err
 		case lostAt.IsZero():
