@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -75,10 +76,10 @@ type hubFigures struct {
 	Goroutines int
 	// Heap is in use after a collection, Stacks what goroutines stand on, in bytes.
 	Heap, Stacks uint64
-	// Polls counts by kind, Longest is the longest of them.
-	Polls   map[string]int
-	Longest map[string]time.Duration
-	Failed  int
+	// Polls counts by kind, Took is how long the last one took.
+	Polls  map[string]int
+	Took   map[string]time.Duration
+	Failed int
 	// Published counts observations by kind that the bus has acknowledged.
 	Published map[string]int
 	Acks      []hubAck
@@ -108,7 +109,7 @@ func beHub(text string, in io.Reader, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	watch := &hubWatch{Meter: counts, polls: make(map[string]int), longest: make(map[string]time.Duration), published: make(map[string]int)}
+	watch := &hubWatch{Meter: counts, polls: make(map[string]int), took: make(map[string]time.Duration), published: make(map[string]int)}
 	schedules, err := hubSchedules(options)
 	if err != nil {
 		return err
@@ -219,7 +220,7 @@ type hubWatch struct {
 
 	mu        sync.Mutex
 	polls     map[string]int
-	longest   map[string]time.Duration
+	took      map[string]time.Duration
 	failed    int
 	published map[string]int
 	acks      []hubAck
@@ -230,7 +231,7 @@ func (w *hubWatch) Polled(kind string, failed bool, took time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.polls[kind]++
-	w.longest[kind] = max(w.longest[kind], took)
+	w.took[kind] = took
 	if failed {
 		w.failed++
 	}
@@ -251,7 +252,7 @@ func (w *hubWatch) acknowledged(last uint64, messages int) {
 }
 
 // figures says what was counted, and how much the heap holds when asked to weigh it.
-// Longest and the acknowledgements are those since the last time.
+// Acknowledgements are told once.
 func (w *hubWatch) figures(weigh bool) (hubFigures, error) {
 	var used syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
@@ -268,18 +269,9 @@ func (w *hubWatch) figures(weigh bool) (hubFigures, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f.Polls, f.Longest, f.Failed, f.Published, f.Acks = w.polls, w.longest, w.failed, w.published, w.acks
-	w.longest, w.acks = make(map[string]time.Duration), nil
-	w.polls, w.published = copied(w.polls), copied(w.published)
+	f.Polls, f.Took, f.Failed, f.Published, f.Acks = maps.Clone(w.polls), maps.Clone(w.took), w.failed, maps.Clone(w.published), w.acks
+	w.acks = nil
 	return f, nil
-}
-
-func copied(m map[string]int) map[string]int {
-	out := make(map[string]int, len(m))
-	for k, v := range m {
-		out[k] = v
-	}
-	return out
 }
 
 // hubBus notes when the bus has acknowledged what. A batch stands in the stream with
@@ -557,7 +549,7 @@ func BenchmarkHub(b *testing.B) {
 	b.ReportMetric(float64(after.Stacks)/(1<<20), "stacks-MiB")
 	b.ReportMetric(float64(after.Goroutines), "goroutines")
 	b.ReportMetric((after.Processor-before.Processor).Seconds()/took, "cpu-s/s")
-	b.ReportMetric(after.Longest["session"].Seconds(), "sessions-poll-s")
+	b.ReportMetric(after.Took["session"].Seconds(), "sessions-poll-s")
 	b.ReportMetric(float64(after.Polls["inventory"]-before.Polls["inventory"])/took, "inventories/s")
 	b.ReportMetric(float64(holds.Bytes-held.Bytes)/took/1024, "stream-KiB/s")
 }

@@ -326,7 +326,7 @@ func (a *account) whole() {
 func (a *account) kept() {
 	a.t.Helper()
 	for cluster, behind := range a.overtaken {
-		a.t.Errorf("%d sessions of %s came behind a mark that promised there were no more, such as\n%s", len(behind), cluster, sample(behind))
+		a.t.Errorf("%d sessions of %s came behind a mark that promised there were no more, such as\n\t%s", len(behind), cluster, behind[0])
 	}
 }
 

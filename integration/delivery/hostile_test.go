@@ -224,6 +224,11 @@ func TestWhatStrangersPublishHarmsNobodyAndIsAccountedFor(t *testing.T) {
 		}
 		return "it is not counted"
 	})
+	if most := s.memory(); most > 1<<30 {
+		t.Errorf("the server took up to %d MiB", most>>20)
+	} else {
+		t.Logf("the server took up to %d MiB", most>>20)
+	}
 	s.ready()
 	var clusters []struct{ ID string }
 	s.ask(&clusters, "status")

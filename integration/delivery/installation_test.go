@@ -171,6 +171,12 @@ func (in *installation) collect(c configuration) *collector {
 	return &collector{launch(in.t, c.Dir, "collector", "-config", filepath.Join(c.Dir, "fleet.yaml")), c}
 }
 
+// polls is how often sessions were read, and are on disk or on their way there.
+func (c *collector) polls(t *testing.T) float64 {
+	t.Helper()
+	return c.metric(t, "lockstep_collector_polls_total", `kind="session"`, `outcome="ok"`)
+}
+
 // get asks for a page; 0 when nobody answers.
 func get(t *testing.T, url string) (status int, body string) {
 	t.Helper()

@@ -188,6 +188,23 @@ func (p *program) lives() bool {
 	}
 }
 
+// memory is the most that the program held, in bytes; its children are not in it.
+func (p *program) memory() int64 {
+	p.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var kib int64
+		if n, err := fmt.Sscanf(line, "VmHWM: %d kB", &kib); err == nil && n == 1 {
+			return kib << 10
+		}
+	}
+	p.t.Fatalf("%s tells no VmHWM", p.name)
+	return 0
+}
+
 // said is all that the program wrote.
 func (p *program) said() string {
 	text, err := os.ReadFile(p.log)

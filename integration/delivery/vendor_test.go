@@ -35,26 +35,28 @@ func TestAVendorThatMisbehavesCostsNoSessionAndNoFalsePromise(t *testing.T) {
 	_, stop := in.play(script)
 	in.asked(10)
 
-	for name, misbehave := range map[string]func(){
-		"tokens end between two pages": func() {
+	for _, c := range []struct {
+		name      string
+		misbehave func()
+	}{
+		{"tokens end between two pages", func() {
 			for n := range 5 {
 				in.vendor.ExpireTokensAfter(n + 1)
 				in.asked(6)
 			}
 			in.vendor.ExpireTokensAfter(0)
-		},
-		"a proxy answers in HTML": func() { in.vendor.RespondHTML(7); in.asked(12) },
-		"answers are cut":         func() { in.vendor.RespondTruncated(7); in.asked(12) },
-		"errors":                  func() { in.vendor.RespondError(7, 500, "internal error"); in.asked(12) },
-		"nothing is null":         func() { in.vendor.SetNulls(true); in.asked(12); in.vendor.SetNulls(false) },
-		"the year 1":              func() { in.vendor.SetZeroTimes(true); in.asked(12); in.vendor.SetZeroTimes(false) },
-		"sessions come twice":     func() { in.vendor.SetDuplicates(true); in.asked(12); in.vendor.SetDuplicates(false) },
-		"come back later":         func() { in.vendor.RateLimit(4, time.Second); in.asked(8) },
+		}},
+		{"a proxy answers in HTML", func() { in.vendor.RespondHTML(7); in.asked(12) }},
+		{"answers are cut", func() { in.vendor.RespondTruncated(7); in.asked(12) }},
+		{"errors", func() { in.vendor.RespondError(7, 500, "internal error"); in.asked(12) }},
+		{"what is empty is null", func() { in.vendor.SetNulls(true); in.asked(12); in.vendor.SetNulls(false) }},
+		{"the year 1", func() { in.vendor.SetZeroTimes(true); in.asked(12); in.vendor.SetZeroTimes(false) }},
+		{"sessions come twice", func() { in.vendor.SetDuplicates(true); in.asked(12); in.vendor.SetDuplicates(false) }},
+		{"come back later", func() { in.vendor.RateLimit(4, time.Second); in.asked(8) }},
 	} {
-		t.Log(name)
-		misbehave()
+		c.misbehave()
 		if !hub.lives() {
-			t.Fatalf("%s: the collector ended", name)
+			t.Fatalf("%s: the collector ended", c.name)
 		}
 	}
 

@@ -695,7 +695,7 @@ func (s *Spool) Next(count int, size int64) ([]Record, error) {
 		}
 		if err != nil {
 			if len(out) > 0 {
-				return out, nil //nolint:nilerr // what could be read goes on; the rest is tried when its turn comes
+				return out, nil
 			}
 			return nil, errs.New(errs.Unavailable, "LS-COL-003", "reading the spool in %s: %w; check the disk", s.options.Dir, err)
 		}
