@@ -108,7 +108,8 @@ FROM inventory_instances FINAL
 WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at >=
       (SELECT max(observed_at) FROM inventory_instances
        WHERE tenant = {tenant:String} AND cluster = {cluster:String} AND observed_at <= {since:DateTime64(3, 'UTC')})
-ORDER BY observed_at, source, service, instance_id`
+-- By arrival where a source's clock was ahead: its row would else be the newest for long.
+ORDER BY least(observed_at, recorded_at), observed_at, source, service, instance_id`
 
 // Inventories returns a cluster's inventories observed at or after since, and the
 // one that held then, oldest first.
@@ -151,7 +152,7 @@ const selectRegistration = `
 SELECT observed_at, last_report, bastion_ids, bastion_versions, gateway_names, gateway_statuses
 FROM registrations FINAL
 WHERE tenant = {tenant:String} AND cluster = {cluster:String}
-ORDER BY observed_at DESC
+ORDER BY least(observed_at, recorded_at) DESC
 LIMIT 1`
 
 // Registration returns the newest registration of a cluster, the zero value when

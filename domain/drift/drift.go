@@ -69,9 +69,14 @@ type Cluster struct {
 	Move *Move
 	// MixedSince is when the present mix was first seen, zero while not mixed.
 	MixedSince time.Time
+	// Confirmed is until when a mark has said that the inventory held.
+	Confirmed time.Time
 	// Blind is why the source of inventories cannot look at present, empty while it
 	// can.
 	Blind string
+	// Doubtful says that an inventory may be missing since the last one, so that no
+	// mark confirms it.
+	Doubtful bool
 	// WatchedSince is when watching began, at the latest: a watcher that was away
 	// must not take its own absence for the cluster's.
 	WatchedSince time.Time
@@ -83,7 +88,7 @@ func (c Cluster) Observe(inventory fleet.Inventory) Cluster {
 	if inventory.ObservedAt.Before(c.Inventory.ObservedAt) {
 		return c
 	}
-	c.Inventory, c.Blind = inventory, ""
+	c.Inventory, c.Blind, c.Doubtful = inventory, "", false
 	switch {
 	case !mixed(Running(inventory)):
 		c.MixedSince = time.Time{}
@@ -100,12 +105,29 @@ func (c Cluster) Confirm(mark fleet.Mark) Cluster {
 	switch {
 	case mark.Blind:
 		c.Blind = mark.BlindReason
-	case !mark.CompleteUntil.Before(c.Inventory.ObservedAt):
+	case c.Doubtful:
+	case !mark.CompleteUntil.Before(c.Seen()):
 		c.Blind = ""
-		if !c.Inventory.ObservedAt.IsZero() {
-			c.Inventory.ObservedAt = mark.CompleteUntil
+		if !c.Inventory.ObservedAt.IsZero() && mark.CompleteUntil.After(c.Confirmed) {
+			c.Confirmed = mark.CompleteUntil
 		}
 	}
+	return c
+}
+
+// Seen is when the cluster was last known to be as its inventory says, the zero
+// time when never.
+func (c Cluster) Seen() time.Time {
+	if c.Confirmed.After(c.Inventory.ObservedAt) {
+		return c.Confirmed
+	}
+	return c.Inventory.ObservedAt
+}
+
+// Doubt returns the cluster after something was missing among the messages about
+// its inventory: the last one may have been replaced, until the next one comes.
+func (c Cluster) Doubt(reason string) Cluster {
+	c.Doubtful, c.Blind = true, reason
 	return c
 }
 
@@ -160,7 +182,7 @@ func mixed(running map[fleet.Line][]string) bool {
 // Judge returns the state of a cluster now.
 func Judge(c Cluster, limits Limits, now time.Time) Judgement {
 	j := Judgement{Running: Running(c.Inventory)}
-	seen := c.Inventory.ObservedAt
+	seen := c.Seen()
 	if seen.IsZero() {
 		j.State, j.Reasons = Unknown, c.because("no source has reported this cluster yet")
 		return j

@@ -297,12 +297,25 @@ func TestConfirm(t *testing.T) {
 			c = c.Observe(at(minute(2), mix...))
 		}
 		c = c.Confirm(step.mark)
-		if !c.Inventory.ObservedAt.Equal(step.last) || c.Blind != step.blind {
-			t.Errorf("%s: last seen %s, blind %q; want %s and %q", step.name, c.Inventory.ObservedAt, c.Blind, step.last, step.blind)
+		if !c.Seen().Equal(step.last) || c.Blind != step.blind {
+			t.Errorf("%s: last seen %s, blind %q; want %s and %q", step.name, c.Seen(), c.Blind, step.last, step.blind)
 		}
 	}
 	if !c.MixedSince.Equal(minute(2)) {
 		t.Errorf("mixed since %s; a mark moved it from %s", c.MixedSince, minute(2))
+	}
+	// A source whose clock was put back has seen what it says it has.
+	back := c.Observe(at(minute(3), runs(fleet.SRAWeb, "3.1.0")))
+	if len(back.Inventory.Instances) != 1 || !back.Seen().Equal(minute(5)) {
+		t.Errorf("after the clock was put back it is %+v", back)
+	}
+	// Nor does a mark confirm what may have been replaced.
+	doubtful := c.Doubt("message 7 is missing").Confirm(fleet.Mark{CompleteUntil: minute(9)})
+	if !doubtful.Seen().Equal(minute(5)) || doubtful.Blind != "message 7 is missing" {
+		t.Errorf("confirmed in doubt: %+v", doubtful)
+	}
+	if sure := doubtful.Observe(at(minute(9), mix...)); sure.Doubtful || sure.Blind != "" {
+		t.Errorf("in doubt after an inventory: %+v", sure)
 	}
 	j := drift.Judge(c.Confirm(fleet.Mark{Blind: true, BlindReason: "timeout"}), drift.Limits{MixedWindow: time.Hour, DarkAfter: time.Minute}, minute(6))
 	if j.State != drift.Dark || len(j.Reasons) != 2 || j.Reasons[1] != "timeout" {

@@ -71,7 +71,7 @@ func matches(c *fleetv1.Cluster, filters clusterFilters) bool {
 // since is that of the state last recorded.
 func (w *watch) describe(c *clusterWatch, now time.Time) *fleetv1.Cluster {
 	m := w.outline(c, now)
-	if at := c.drift.Inventory.ObservedAt; !at.IsZero() {
+	if at := c.drift.Seen(); !at.IsZero() {
 		m.LastSeen = timestamppb.New(at)
 	}
 	if at := c.registration.LastReport; !at.IsZero() {

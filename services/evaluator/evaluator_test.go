@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
@@ -763,6 +765,97 @@ func TestAClockAheadDoesNotKeepAClusterLit(t *testing.T) {
 	// Set right, the clock's next report counts at once.
 	s.send(w.inventory("paris", "1", "1"))
 	w.awaitStates("paris", "locked", "dark", "locked")
+}
+
+// Messages of clusters that this server does not know leave no rows, and a start
+// takes them for no hole.
+func TestUnknownClustersAreNoHole(t *testing.T) {
+	t.Parallel()
+	foreign := fleet.ClusterID("edge-0")
+	for i := 1; topology.Part(foreign) != topology.Part("paris"); i++ {
+		foreign = fleet.ClusterID(fmt.Sprint("edge-", i))
+	}
+	w := newWorld(t, "paris")
+	l := w.start()
+	s, other := w.source("paris"), w.source(foreign)
+	s.send(append(w.sessions("paris", "old", -500*time.Second, 100, 20), w.mark("paris", 0))...)
+	_, gateID := w.apply("paris")
+	w.awaitOpen(gateID)
+	for range 3 {
+		other.send(w.mark(foreign, 0))
+	}
+	await(t, "the messages are handled", func() bool { return l.meter.observed("unknown_cluster") == 3 })
+	l.stop()
+	l = w.start()
+	other.send(w.mark(foreign, 0))
+	s.send(append(w.sessions("paris", "new", 10*time.Second, 20, 0), w.mark("paris", 60*time.Second))...)
+	same(t, "verdict", "pass", w.awaitDecision(gateID).GetVerdict())
+	same(t, "missing messages", 0, l.meter.observed("missing_message"))
+}
+
+// A session whose start cannot be is promised by the next mark all the same, so it
+// is told as lost.
+func TestAnImpossibleStartIsALoss(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris")
+	l := w.start()
+	s := w.source("paris")
+	s.send(append(w.sessions("paris", "old", -500*time.Second, 100, 20), w.mark("paris", 0))...)
+	_, gateID := w.apply("paris")
+	w.awaitOpen(gateID)
+	s.send(w.session("paris", "bad", 48*time.Hour, fleet.SessionFailed))
+	await(t, "it is dropped", func() bool { return l.meter.observed("implausible_time") == 1 })
+	last := s.send(append(w.sessions("paris", "new", 30*time.Second, 20, 0), w.mark("paris", 90*time.Second))...)
+	await(t, "the handling of the last mark", func() bool { return l.gate(gateID).GetDecision().GetStreamSequence() == last })
+	if got := l.gate(gateID).GetDecision(); got.GetVerdict() != "inconclusive" || !strings.Contains(got.GetSummary(), "impossible start") {
+		t.Errorf("the gate says %s: %s", got.GetVerdict(), got.GetSummary())
+	}
+	w.advance(time.Hour)
+	same(t, "verdict", "inconclusive", w.awaitDecision(gateID).GetVerdict())
+	l.replay(gateID)
+}
+
+// A collector whose clock is days off is believed what it saw, and not when.
+func TestAWrongClockOfTheCollectorDropsNoSession(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris")
+	w.start()
+	s := w.source("paris")
+	s.send(append(w.sessions("paris", "old", -500*time.Second, 100, 20), w.mark("paris", 0))...)
+	_, gateID := w.apply("paris")
+	w.awaitOpen(gateID)
+	b := s.batch(w.sessions("paris", "bad", 10*time.Second, 20, 1)...) // all failed
+	for _, o := range b.GetObservations() {
+		o.ObservedAt = timestamppb.New(w.now().Add(48 * time.Hour))
+		o.GetSession().End = timestamppb.New(w.now().Add(2000 * time.Hour))
+	}
+	w.publish(b)
+	s.send(append(w.sessions("paris", "new", 30*time.Second, 20, 0), w.mark("paris", 90*time.Second))...)
+	same(t, "verdict", "fail", w.awaitDecision(gateID).GetVerdict())
+}
+
+// Behind a hole in the messages about what runs, marks confirm nothing until an
+// inventory comes.
+func TestMarksConfirmNothingBehindAHole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris")
+	l := w.start()
+	s := w.source("paris")
+	s.send(w.inventory("paris", "1", "1"))
+	w.awaitStates("paris", "locked")
+	w.advance(time.Second)
+	s.batch(w.inventory("paris", "2", "1")) // never sent
+	for n := range 2 {
+		w.advance(time.Minute)
+		s.send(codec.Observation{Mark: &fleet.Mark{Cluster: "paris", About: fleet.KindInventory, CompleteUntil: w.now()}})
+		await(t, "the mark is taken in", func() bool { return l.meter.observed("mark") == n+1 })
+	}
+	w.awaitStates("paris", "locked", "dark")
+	if reasons := l.clusters(&fleetv1.ListClustersRequest{}).GetClusters()[0].GetReasons(); len(reasons) != 2 || !strings.Contains(reasons[1], "missing") {
+		t.Errorf("dark because of %q", reasons)
+	}
+	s.send(w.inventory("paris", "2", "1"))
+	w.awaitStates("paris", "locked", "dark", "drifted")
 }
 
 func TestAPI(t *testing.T) {

@@ -23,8 +23,11 @@ type arrival struct {
 	at       time.Time
 	records  []codec.Record
 	// sessions is false when it is of a source that sees no sessions, so that no
-	// gate misses what is missing of it.
-	sessions bool
+	// gate misses what is missing of it; inventories the same for what runs.
+	sessions, inventories bool
+	// trace is stored and not folded: it keeps the place of a message of which
+	// nothing else is kept, or a start would take it for one that is missing.
+	trace []codec.Record
 	place
 }
 
@@ -95,7 +98,7 @@ func (w *watch) insert(ctx context.Context, came []*arrival) error {
 			}
 			records = nil
 		}
-		records = append(records, a.records...)
+		records = append(append(records, a.records...), a.trace...)
 	}
 	return w.deps.Store.InsertRecords(ctx, records)
 }
@@ -110,20 +113,28 @@ func (w *watch) hole(a *arrival) []codec.Record {
 	}
 	var out []codec.Record
 	for id := range w.clusters {
-		if topology.Part(id) != a.position.Part {
-			continue
+		if topology.Part(id) == a.position.Part {
+			out = append(out, w.lost(a, id, a.sequence-1, a.missed()))
 		}
-		out = append(out, codec.Record{
-			Observation: codec.Observation{Mark: &fleet.Mark{
-				Cluster: id, About: fleet.KindSession, CompleteUntil: a.at, Blind: true, Lost: true,
-				BlindReason: fmt.Sprintf("messages %d to %d of source %s are missing", a.sequence-a.missing, a.sequence-1, a.position.Source),
-			}},
-			Tenant: w.config.Tenant, ObservedAt: a.at, RecordedAt: a.at,
-			Source: a.position.Source, Incarnation: a.position.Incarnation, Part: a.position.Part, SourceSequence: a.sequence - 1,
-			StreamSequence: a.stream,
-		})
 	}
 	return out
+}
+
+// lost is the mark that tells a cluster of a loss. It says nothing of what it may
+// have been but that it was sent before the message arrived.
+func (w *watch) lost(a *arrival, cluster fleet.ClusterID, sequence uint64, reason string) codec.Record {
+	return codec.Record{
+		Observation: codec.Observation{Mark: &fleet.Mark{
+			Cluster: cluster, About: fleet.KindSession, CompleteUntil: a.at, Blind: true, Lost: true, BlindReason: reason,
+		}},
+		Tenant: w.config.Tenant, ObservedAt: a.at, RecordedAt: a.at,
+		Source: a.position.Source, Incarnation: a.position.Incarnation, Part: a.position.Part, SourceSequence: sequence, StreamSequence: a.stream,
+	}
+}
+
+// missed says for people what is missing before a message.
+func (a *arrival) missed() string {
+	return fmt.Sprintf("messages %d to %d of source %s are missing", a.sequence-a.missing, a.sequence-1, a.position.Source)
 }
 
 // mend has the gates read their rows anew that a message from before the start
@@ -168,18 +179,28 @@ func (w *watch) read(d bus.Delivery) (*arrival, error) {
 			Source: a.position.Source, Incarnation: a.position.Incarnation, Part: a.position.Part, SourceSequence: a.sequence,
 			StreamSequence: d.Sequence, Index: uint32(i),
 		}
-		if o.Kind() == fleet.KindSession {
-			a.sessions = true
-		}
+		a.sessions = a.sessions || o.Kind() == fleet.KindSession
+		a.inventories = a.inventories || o.Kind() == fleet.KindInventory
 		if _, known := w.clusters[o.Cluster()]; !known {
 			w.deps.Meter.Observed("unknown_cluster", 1)
 			continue
 		}
-		if !plausible(r) {
+		if !plausible(&r) {
 			w.deps.Meter.Observed("implausible_time", 1)
+			if r.Session != nil && r.Session.Start.After(r.RecordedAt) {
+				// Nobody knows when it really began, and the next mark promises it.
+				lost := w.lost(a, o.Cluster(), a.sequence, fmt.Sprintf("session %s has an impossible start, %s", r.Session.ID, r.Session.Start.Format(time.RFC3339)))
+				lost.Index = r.Index
+				a.records = append(a.records, lost)
+			}
 			continue
 		}
 		a.records = append(a.records, r)
+	}
+	if len(a.records) == 0 && len(batch.GetObservations()) > 0 {
+		trace := w.lost(a, "", a.sequence, "")
+		trace.Mark = &fleet.Mark{CompleteUntil: a.at}
+		a.trace = []codec.Record{trace}
 	}
 	return a, nil
 }
@@ -205,11 +226,22 @@ func (w *watch) arrived(ctx context.Context, a *arrival) error {
 // the fold must not see it either.
 func (w *watch) takeAll(a *arrival) {
 	if a.repeat {
+		// What runs may not have been stored when the start read it; what is newer stays.
+		for _, r := range a.records {
+			if r.Inventory != nil || r.Registration != nil {
+				w.take(r)
+			}
+		}
 		return
 	}
 	if a.missing > 0 {
 		w.deps.Log.Warn("a hole in a source's messages", "source", a.position.Source, "part", a.position.Part, "before", a.sequence, "missing", a.missing)
 		w.deps.Meter.Observed("missing_message", int(a.missing))
+		for id, c := range w.clusters {
+			if a.inventories && topology.Part(id) == a.position.Part {
+				c.drift = c.drift.Doubt(a.missed())
+			}
+		}
 	}
 	for _, r := range a.hole {
 		w.take(r)
@@ -227,24 +259,37 @@ const (
 	maxFuture = 24 * time.Hour
 )
 
-func plausible(r codec.Record) bool {
-	within := func(times ...time.Time) bool {
-		for _, t := range times {
-			if !t.IsZero() && (t.Before(r.RecordedAt.Add(-maxPast)) || t.After(r.RecordedAt.Add(maxFuture))) {
-				return false
-			}
+// plausible says whether the times of a record can be kept. When something was
+// seen is put right where only that is wrong: it was seen, and it has arrived. A
+// mark's is not, since it promises.
+func plausible(r *codec.Record) bool {
+	within := func(t time.Time) bool {
+		return t.IsZero() || !t.Before(r.RecordedAt.Add(-maxPast)) && !t.After(r.RecordedAt.Add(maxFuture))
+	}
+	if r.Mark != nil {
+		return within(r.ObservedAt) && within(r.Mark.CompleteUntil)
+	}
+	if !within(r.ObservedAt) {
+		r.ObservedAt = r.RecordedAt
+		switch {
+		case r.Inventory != nil:
+			r.Inventory.ObservedAt = r.RecordedAt
+		case r.Registration != nil:
+			r.Registration.ObservedAt = r.RecordedAt
+		case r.Package != nil:
+			r.Package.ObservedAt = r.RecordedAt
 		}
-		return true
 	}
 	switch {
 	case r.Session != nil:
-		return within(r.ObservedAt, r.Session.Start, r.Session.End)
-	case r.Mark != nil:
-		return within(r.ObservedAt, r.Mark.CompleteUntil)
+		if !within(r.Session.End) {
+			r.Session.End = time.Time{}
+		}
+		return within(r.Session.Start)
 	case r.Check != nil:
-		return within(r.ObservedAt, r.Check.At)
+		return within(r.Check.At)
 	}
-	return within(r.ObservedAt)
+	return true
 }
 
 // arrivals knows the newest stored message of each position.

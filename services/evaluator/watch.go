@@ -278,7 +278,9 @@ func (w *watch) take(r codec.Record) {
 		w.deps.Meter.Observed("inventory", 1)
 		return
 	case r.Registration != nil:
-		c.registration = *r.Registration
+		if !r.Registration.ObservedAt.Before(c.registration.ObservedAt) {
+			c.registration = *r.Registration
+		}
 		w.deps.Meter.Observed("registration", 1)
 		return
 	case r.Package != nil, r.Check != nil:

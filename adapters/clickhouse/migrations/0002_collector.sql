@@ -21,6 +21,12 @@ ALTER TABLE registrations
     ADD COLUMN IF NOT EXISTS gateway_names Array(String) AFTER bastion_versions,
     ADD COLUMN IF NOT EXISTS gateway_statuses Array(String) AFTER gateway_names;
 
+-- A start asks for the positions among what arrived last.
+ALTER TABLE inventory_instances ADD INDEX IF NOT EXISTS recorded recorded_at TYPE minmax;
+ALTER TABLE session_events ADD INDEX IF NOT EXISTS recorded recorded_at TYPE minmax;
+ALTER TABLE progress_marks ADD INDEX IF NOT EXISTS recorded recorded_at TYPE minmax;
+ALTER TABLE registrations ADD INDEX IF NOT EXISTS recorded recorded_at TYPE minmax;
+
 -- One row for each Helm release, each Compose service and the gateway's
 -- configuration; an empty package has one row with an empty unit.
 CREATE TABLE IF NOT EXISTS packages
@@ -60,7 +66,8 @@ CREATE TABLE IF NOT EXISTS packages
     stream_sequence UInt64,
     stream_index UInt32,
     recorded_at DateTime64(3, 'UTC'),
-    version UInt64
+    version UInt64,
+    INDEX recorded recorded_at TYPE minmax
 )
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(observed_at)
@@ -92,7 +99,8 @@ CREATE TABLE IF NOT EXISTS checks
     stream_sequence UInt64,
     stream_index UInt32,
     recorded_at DateTime64(3, 'UTC'),
-    version UInt64
+    version UInt64,
+    INDEX recorded recorded_at TYPE minmax
 )
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(at)
