@@ -114,6 +114,22 @@ func (a Auth) secretFile() (key, path string) {
 	return "", ""
 }
 
+// parts names, for people, what the credentials are made of.
+func (a Auth) parts() string {
+	switch a.Type {
+	case JWT, OIDC:
+		return "the access id, that the token in the file of vendor.jwt_file is fresh and meant for it,"
+	case UniversalIdentity:
+		return "that whoever rotates the token in the file of vendor.uid_token_file still does"
+	case Kubernetes:
+		return "the access id, vendor.k8s_auth_config, the service account's token (vendor.k8s_token_file)"
+	case AWSIAM:
+		return "the access id, that it allows this machine's AWS role"
+	case AccessKey:
+	}
+	return "the access id, the key file (vendor.access_key_file)"
+}
+
 // request is the body of /auth with the secrets in it.
 func (a Auth) request(ctx context.Context, now time.Time) (body map[string]any, secrets []Secret, err error) {
 	body = map[string]any{"access-type": string(a.Type)}
@@ -208,6 +224,9 @@ type renewal struct {
 	abandoned bool
 }
 
+// authCall is the call that makes a token of the credentials.
+const authCall = "auth"
+
 const (
 	// renewAhead is how long before its end a token is replaced, so that a call
 	// under way is not rejected; at most a quarter of its life.
@@ -285,12 +304,12 @@ func (c *Client) authenticate(ctx context.Context, once bool) (grant, error) {
 		Token      text `json:"token"`
 		Expiration text `json:"expiration"`
 	}
-	q := query{call: "auth", body: body, once: once}
+	q := query{call: authCall, body: body, once: once}
 	if _, err := c.send(ctx, q, "", whole(&reply)); err != nil {
 		return grant{}, err
 	}
 	if reply.Token == "" {
-		return grant{}, c.malformed("auth", errors.New("it holds no token"))
+		return grant{}, c.malformed(authCall, errors.New("it holds no token"))
 	}
 	g := grant{token: Secret(reply.Token)}
 	life := reply.Expiration.instantOfAnyForm().Sub(c.now().Add(c.skew()))

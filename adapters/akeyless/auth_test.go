@@ -42,6 +42,32 @@ func wantID(t *testing.T, err error, id string, parts ...string) {
 	}
 }
 
+// TestRejectedNamesTheRightSecret has each access type rejected.
+func TestRejectedNamesTheRightSecret(t *testing.T) {
+	t.Parallel()
+	file := secretFile(t, "not-accepted")
+	for _, tc := range []struct {
+		auth  akeyless.Auth
+		parts string
+	}{
+		{akeyless.Auth{AccessID: "p", KeyFile: file}, "the access id, the key file (vendor.access_key_file) and"},
+		{akeyless.Auth{Type: akeyless.JWT, AccessID: "p", JWTFile: file}, "vendor.jwt_file"},
+		{akeyless.Auth{Type: akeyless.OIDC, AccessID: "p", JWTFile: file}, "vendor.jwt_file"},
+		{akeyless.Auth{Type: akeyless.Kubernetes, AccessID: "p", K8sAuthConfig: "c", K8sTokenFile: file}, "vendor.k8s_token_file"},
+		{akeyless.Auth{Type: akeyless.UniversalIdentity, UIDTokenFile: file}, "vendor.uid_token_file"},
+		{akeyless.Auth{Type: akeyless.AWSIAM, AccessID: "p", AWS: staticAWS{secret: "not-accepted"}}, "AWS role"},
+	} {
+		client := newClient(t, "http://127.0.0.1", through(script{
+			"auth": func(string) (int, string) { return 401, `{"error":"no"}` },
+		}), func(o *akeyless.Options) { o.Auth = tc.auth })
+		_, err := client.ListBastions(t.Context())
+		wantKind(t, err, akeyless.KindRejected, tc.parts)
+		if tc.auth.KeyFile == "" && strings.Contains(err.Error(), "key file") {
+			t.Errorf("%s has no key file: %v", tc.auth.Type, err)
+		}
+	}
+}
+
 func TestEveryAccessType(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, akeylesstest.Options{

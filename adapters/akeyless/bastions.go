@@ -18,7 +18,6 @@ type Cluster struct {
 	DisplayName string          // for people
 	LastReport  time.Time       // UTC; the zero time when never reported or not said
 	Bastions    []fleet.Bastion // in id order; Version is empty where the server does not say it
-	Raw         json.RawMessage // the whole object as sent: servers know more than the schema says
 }
 
 // Registration puts c into fleet vocabulary, as seen at the given instant.
@@ -76,7 +75,6 @@ func decodeBastions(body []byte) ([]Cluster, error) {
 			Name:        wire.Name.id(),
 			DisplayName: clip(string(wire.DisplayName), longestID),
 			LastReport:  wire.LastReport.instant(),
-			Raw:         raw,
 		}
 		for _, id := range slices.Sorted(maps.Keys(found)) {
 			cluster.Bastions = append(cluster.Bastions, fleet.Bastion{ID: fleet.InstanceID(id), Version: found[id].version})

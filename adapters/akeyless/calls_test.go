@@ -40,6 +40,7 @@ func TestRegistrations(t *testing.T) {
 	want := []fleet.Registration{
 		{Cluster: "west", ObservedAt: noon, LastReport: noon, Bastions: []fleet.Bastion{{ID: "i"}}, Gateways: []fleet.RegisteredGateway{{Name: "a/west", Status: "Running"}}},
 		{Cluster: "east", ObservedAt: noon, LastReport: noon, Gateways: []fleet.RegisteredGateway{{Name: "a/east", Status: "Stopped"}}},
+		{Cluster: "unknown", ObservedAt: noon}, // that it is not there is seen too
 	}
 	if diff := cmp.Diff(want, read()); diff != "" {
 		t.Errorf("registrations (-want +got):\n%s", diff)
@@ -50,12 +51,23 @@ func TestRegistrations(t *testing.T) {
 			t.Errorf("gateways although they may not be listed: %+v", r)
 		}
 	}
+	server.Forbid("list-gateways", false)
+	for status, said := range map[int]string{500: "internal", 502: "bad gateway", 401: "unauthenticated"} {
+		// The list of bastions passes, and that of gateways never does.
+		broken := newClient(t, "http://127.0.0.1", through(script{
+			"auth":              func(string) (int, string) { return 200, `{"token":"t-12345","expiration":"2099-01-01T00:00:00Z"}` },
+			"list-sra-bastions": func(string) (int, string) { return 200, `{"clusters":[{"cluster_name":"a/west"}]}` },
+			"list-gateways":     func(string) (int, string) { return status, `{"error":"` + said + `"}` },
+		}))
+		if got, err := broken.Registrations(t.Context(), clusters); err == nil {
+			t.Errorf("HTTP %d for the gateways takes them away: %+v", status, got)
+		}
+	}
 	server.Forbid("list-sra-bastions", true)
 	if got, err := client.Registrations(t.Context(), clusters); err == nil {
 		t.Errorf("no bastions may be listed, and got %+v", got)
 	}
 	server.Forbid("list-sra-bastions", false)
-	server.Forbid("list-gateways", false)
 	calls := server.Requests()["list-sra-bastions"]
 	if _, err := client.ListGateways(t.Context()); err != nil || server.Requests()["list-sra-bastions"] != calls {
 		t.Errorf("list gateways: %v", err)
@@ -88,6 +100,7 @@ func TestPermissions(t *testing.T) {
 		"no gateways":           {func(s *akeylesstest.Server) { s.Forbid("list-gateways", true) }, []string{"list-gateways"}, []string{"a/gone"}, nil, "sra-reports-access=all", 4},
 		"no bastions":           {func(s *akeylesstest.Server) { s.Forbid("list-sra-bastions", true) }, []string{"list-sra-bastions"}, []string{"a/gone"}, nil, "sra-reports-access=all", 4},
 		"no sessions":           {func(s *akeylesstest.Server) { s.Forbid("list-sra-sessions", true) }, []string{"list-sra-sessions"}, nil, []string{"a/gone"}, "sra-reports-access=all", 4},
+		"a fault":               {func(s *akeylesstest.Server) { s.RespondError(100, 500, "internal") }, []string{"auth"}, nil, nil, "", 1},
 		"credentials are wrong": {func(s *akeylesstest.Server) { s.SetSecret(akeylesstest.AccessID, "another") }, []string{"auth"}, nil, nil, "", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -110,6 +123,23 @@ func TestPermissions(t *testing.T) {
 				t.Errorf("the server's clock is said to be %s ahead, want an hour behind", p.Skew)
 			}
 		})
+	}
+}
+
+// TestAFaultLacksNothing has the vendor fail where a right could be missing.
+func TestAFaultLacksNothing(t *testing.T) {
+	t.Parallel()
+	for status, lacks := range map[int]string{500: "", 403: "sra-reports-access=all"} {
+		client := newClient(t, "http://127.0.0.1", through(script{
+			"auth":              func(string) (int, string) { return 200, `{"token":"t-12345","expiration":"2099-01-01T00:00:00Z"}` },
+			"list-sra-bastions": func(string) (int, string) { return 200, `{"clusters":[]}` },
+			"list-gateways":     func(string) (int, string) { return 200, `{"clusters":[]}` },
+			"list-sra-sessions": func(string) (int, string) { return status, `{"error":"no"}` },
+		}))
+		p := client.Permissions(t.Context(), nil)
+		if got := p.Lacks(); got != lacks || len(p.Calls) != 4 || p.Calls[3].Err == nil {
+			t.Errorf("HTTP %d for the sessions: lacks %q, want %q; calls %+v", status, got, lacks, p.Calls)
+		}
 	}
 }
 

@@ -4,8 +4,9 @@
 // command line. It turns their answers into fleet vocabulary and their failures
 // into errors of a known kind.
 //
-// It does not decide when to poll, does not keep anything on disk and does not
-// judge what it reads. Facts it relies on are listed in README.md.
+// It does not decide when to poll and does not judge what it reads. On disk it
+// keeps the open sessions alone, where it is given a file for them. Facts it relies
+// on are listed in README.md.
 package akeyless
 
 import (
@@ -103,7 +104,7 @@ type Client struct {
 	mu         sync.Mutex
 	grant      grant
 	renewal    *renewal      // under way, else nil
-	secrets    []Secret      // what the last authentication was made with
+	secrets    []Secret      // what the last authentication was made with, else what the command is given
 	lifeUnsaid bool          // the server does not say how long a token lasts
 	ahead      time.Duration // how far the server's clock is ahead of ours, as last measured
 }
@@ -137,7 +138,7 @@ func New(o Options) (*Client, error) {
 		if o.BaseURL != "" || o.Auth != (Auth{}) {
 			return nil, errors.New("akeyless client: a command finds address and credentials by itself; leave base URL and authentication out")
 		}
-		c.base = o.Command[0]
+		c.base, c.secrets = o.Command[0], secretArguments(o.Command[1:])
 		return c, nil
 	}
 	base, err := checkBase(o.BaseURL)
@@ -387,7 +388,7 @@ func (c *Client) post(caller context.Context, q query, payload []byte, token Sec
 		return time.Time{}, unread(err)
 	}
 	failure := c.refusal(q, response, said, token)
-	if failure.Kind == KindAPI || failure.Kind == KindRejected {
+	if failure.Kind == KindAPI || failure.Kind == KindFault || failure.Kind == KindRejected {
 		c.clock(sent, received, response.Header)
 	}
 	return time.Time{}, status(failure)
@@ -454,7 +455,11 @@ func (c *Client) refusal(q query, response *http.Response, body []byte, token Se
 		return failure
 	case status == http.StatusUnauthorized,
 		status == http.StatusForbidden && (token == "" || speaksOfToken):
-		return c.failure(q, KindRejected, token, message, nil)
+		failure := c.failure(q, KindRejected, token, message, nil)
+		failure.check = c.auth.parts()
+		return failure
+	case status >= http.StatusInternalServerError:
+		return c.failure(q, KindFault, token, message, nil)
 	}
 	return c.failure(q, KindAPI, token, message, nil)
 }

@@ -84,6 +84,7 @@ func catalogueID(kind akeyless.Kind) string {
 	return map[akeyless.Kind]string{
 		akeyless.KindRejected: "LS-VEN-001", akeyless.KindUnreachable: "LS-VEN-002", akeyless.KindNotJSON: "LS-VEN-003",
 		akeyless.KindMalformed: "LS-VEN-003", akeyless.KindRateLimited: "LS-VEN-004", akeyless.KindAPI: "LS-VEN-005",
+		akeyless.KindFault:   "LS-VEN-015",
 		akeyless.KindCommand: "LS-VEN-010", akeyless.KindNoCommand: "LS-VEN-011",
 	}[kind]
 }
@@ -206,8 +207,8 @@ func TestAnswersThatAreNotTheAPIs(t *testing.T) {
 		"null":              {200, "application/json", `null`, akeyless.KindNotJSON, "null"},
 		"truncated":         {200, "application/json", `{"token":"t-`, akeyless.KindMalformed, "unexpected EOF"},
 		"no token":          {200, "application/json", `{}`, akeyless.KindMalformed, "no token"},
-		"documented":        {400, "application/json", `{"error":"bad access-type"}`, akeyless.KindAPI, "bad access-type"},
-		"error is not text": {500, "application/json", `{"error":{"code":7}}`, akeyless.KindAPI, `{"code":7}`},
+		"documented":        {400, "application/json", `{"error":"bad access-type"}`, akeyless.KindAPI, "bad access-type); compare vendor.access_type"},
+		"error is not text": {500, "application/json", `{"error":{"code":7}}`, akeyless.KindFault, `{"code":7}`},
 		"redirect":          {307, "text/html", "moved", akeyless.KindNotJSON, "307"},
 		"html 401":          {401, "text/html", "proxy says no", akeyless.KindNotJSON, "proxy says no"},
 		"long":              {500, "text/plain", strings.Repeat("é", 40000), akeyless.KindNotJSON, "éé…"},
@@ -224,6 +225,26 @@ func TestAnswersThatAreNotTheAPIs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAFaultOfTheVendor answers as the API does when it fails inside.
+func TestAFaultOfTheVendor(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, akeylesstest.Options{})
+	client := newClient(t, server.URL())
+	server.RespondError(3, 500, "internal")
+	if _, err := client.ListBastions(t.Context()); err != nil {
+		t.Errorf("a fault that passes: %v", err)
+	}
+	server.RespondError(4, 500, "internal") // as often as a call is tried
+	_, err := client.ListBastions(t.Context())
+	wantKind(t, err, akeyless.KindFault, "HTTP 500: internal", "asked again")
+	if errs.KindOf(err) != errs.Unavailable {
+		t.Errorf("a fault is %s, want unavailable", errs.KindOf(err))
+	}
+	server.Forbid("list-sra-bastions", true)
+	_, err = client.ListBastions(t.Context())
+	wantKind(t, err, akeyless.KindAPI, "sra-reports-access=all", "upgrade")
 }
 
 func TestSecretsAreNeverSaid(t *testing.T) {
@@ -463,7 +484,7 @@ func TestBastionsInBothDialects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(clusters) != 1 || clusters[0].Name != "acc-1/p-1/west" || clusters[0].DisplayName != "West" || len(clusters[0].Raw) == 0 {
+		if len(clusters) != 1 || clusters[0].Name != "acc-1/p-1/west" || clusters[0].DisplayName != "West" {
 			t.Fatalf("got %+v", clusters)
 		}
 		want := fleet.Registration{

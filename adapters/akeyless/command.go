@@ -8,6 +8,7 @@ import (
 	"io"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -88,6 +89,22 @@ func (c *Client) run(caller context.Context, q query, decode func(io.Reader) err
 		return fail(KindCommand, -1, ended.Error(), nil)
 	}
 	return nil
+}
+
+// secretArguments are those arguments of a command, and values of its flags, that
+// are long enough to be secrets: what it complains of must not repeat them.
+func secretArguments(arguments []string) []Secret {
+	const shortest = 9
+	var secrets []Secret
+	for _, argument := range arguments {
+		_, value, _ := strings.Cut(argument, "=")
+		for _, word := range []string{argument, value} {
+			if len(word) >= shortest {
+				secrets = append(secrets, Secret(word))
+			}
+		}
+	}
+	return secrets
 }
 
 // head keeps the first bytes written to it and lets the rest go.

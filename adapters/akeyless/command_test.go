@@ -47,7 +47,7 @@ const vendorLines = `case "$*" in
 	echo '{"clusters":[{"cluster_name":"c","instances":[{"id":"i","version":"3.1.0"}]}]}';;
 "list-gateways --json")
 	echo '{"clusters":[{"cluster_name":"c","status":"Running","allowed":true}]}';;
-"list-sra-sessions --status-type failed --resource-type ssh --json")
+"list-sra-sessions --status-type failed --json")
 	echo '{"sessions":[{"session_id":"s","status":"failed","start_time":"2026-03-01T12:00:00Z","error_msg":"no mutual signature","gateway_info":{"cluster_name":"c"}}],
 		"next_page":"more","allowed_gateways":[{"cluster_name":"c"}]}';;
 "gateway-get-remote-access --json")
@@ -70,13 +70,13 @@ func TestCommandLine(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("registrations (-want +got):\n%s", diff)
 	}
-	query := akeyless.SessionQuery{Statuses: []fleet.SessionStatus{fleet.SessionFailed}, ResourceTypes: []string{"ssh"}}
-	page, err := client.ListSessions(t.Context(), query, 1)
+	query := akeyless.SessionQuery{Statuses: []fleet.SessionStatus{fleet.SessionFailed}}
+	page, err := listSessions(t, client, query, 1)
 	if err != nil || len(page.Sessions) != 1 || page.Sessions[0].Failure != fleet.FailureLegacySSH || len(page.Gateways) != 1 || !page.AsOf.IsZero() {
 		t.Errorf("sessions: %+v, %v", page, err)
 	}
 	// The program above does not know the flag for further pages, as old ones do not.
-	if _, err := client.ListSessions(t.Context(), query, 1000); !errors.Is(err, akeyless.ErrRepeatedPage) {
+	if _, err := listSessions(t, client, query, 1000); !errors.Is(err, akeyless.ErrRepeatedPage) {
 		t.Errorf("further pages: %v, want to be told that there are none to be had", err)
 	}
 	access, err := client.RemoteAccess(t.Context())
@@ -126,6 +126,40 @@ func TestCommandLineThatFails(t *testing.T) {
 				t.Errorf("took %s", took)
 			}
 		})
+	}
+}
+
+// TestCommandLineWithoutGateways fails to list gateways in ways that are a refusal
+// and in others that are not.
+func TestCommandLineWithoutGateways(t *testing.T) {
+	t.Parallel()
+	for said, swallowed := range map[string]bool{
+		"Failed to list gateways: Status 403 Forbidden": true,
+		"you do not have Permission for this action":    true,
+		"connection refused":                            false,
+		"":                                              false,
+	} {
+		client := command(t, `[ "$1" = list-gateways ] && { echo "`+said+`" >&2; exit 1; }; echo '{"clusters":[{"cluster_name":"c"}]}'`)
+		got, err := client.Registrations(t.Context(), map[string]fleet.ClusterID{"c": "west"})
+		if (err == nil) != swallowed || swallowed && len(got) != 1 {
+			t.Errorf("%q: got %+v, %v", said, got, err)
+		}
+	}
+}
+
+// TestCommandLineRepeatsNoArgument has the command complain of what it was given.
+func TestCommandLineRepeatsNoArgument(t *testing.T) {
+	t.Parallel()
+	const hush, other = "S3cr3t-HUSH", "An0ther-S3cr3t"
+	lines := `echo "short: $1; bad: $2; $3; ${3#*=}" >&2; exit 3`
+	client, err := akeyless.New(akeyless.Options{Command: []string{"/bin/sh", "-c", lines, "sh", "west", hush, "--key=" + other}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.ListBastions(t.Context())
+	wantKind(t, err, akeyless.KindCommand, "short: west; bad: [redacted]; [redacted]; [redacted]")
+	if said := everyText(err); strings.Contains(said, hush) || strings.Contains(said, other) {
+		t.Errorf("an argument is told: %s", said)
 	}
 }
 

@@ -3,7 +3,6 @@ package akeyless
 import (
 	"context"
 	"errors"
-	"net/http"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/kit/errs"
@@ -15,7 +14,8 @@ type Kind string
 // Every kind of failed call.
 const (
 	KindRejected    Kind = "rejected"     // the credentials or the token made from them
-	KindAPI         Kind = "api"          // the documented {"error": …}
+	KindAPI         Kind = "api"          // the documented {"error": …}: the call is refused
+	KindFault       Kind = "fault"        // the documented {"error": …} with a 5xx: the server failed
 	KindNotJSON     Kind = "not_json"     // something else than the API answered
 	KindMalformed   Kind = "malformed"    // JSON, but cut short or of another shape
 	KindUnreachable Kind = "unreachable"  // no answer: refused, broken off or too slow
@@ -36,7 +36,8 @@ type Error struct {
 	Start       string        // for KindNotJSON: the first words of the body
 	Detail      string        // what the server or the network said
 	cause       error
-	cut         bool // for KindMalformed: the answer ends too early
+	cut         bool   // for KindMalformed: the answer ends too early
+	check       string // for KindRejected: what the credentials are made of
 }
 
 func (e *Error) Error() string { return e.catalogued().Error() }
@@ -54,9 +55,11 @@ func (e *Error) Unwrap() []error {
 func (e *Error) catalogued() *errs.Error {
 	switch e.Kind {
 	case KindRejected:
-		return errs.New(errs.Unauthenticated, "LS-VEN-001", "call %s: the credentials were rejected (HTTP %d: %s); check the access id, the key file and that the authentication method is not expired", e.Address, e.Status, orDefault(e.Detail, "no reason given"))
+		return errs.New(errs.Unauthenticated, "LS-VEN-001", "call %s: the credentials were rejected (HTTP %d: %s); check %s and that the authentication method is not expired", e.Address, e.Status, orDefault(e.Detail, "no reason given"), e.check)
 	case KindAPI:
-		return errs.New(errs.PermissionDenied, "LS-VEN-005", "call %s: the API refused (HTTP %d: %s)", e.Address, e.Status, orDefault(e.Detail, "no reason given"))
+		return errs.New(errs.PermissionDenied, "LS-VEN-005", "call %s: the API refused (HTTP %d: %s); %s", e.Address, e.Status, orDefault(e.Detail, "no reason given"), e.remedy())
+	case KindFault:
+		return errs.New(errs.Unavailable, "LS-VEN-015", "call %s: the vendor has a fault (HTTP %d: %s); it is asked again by itself, tell the vendor when it lasts", e.Address, e.Status, orDefault(e.Detail, "no reason given"))
 	case KindNotJSON:
 		return errs.New(errs.Unavailable, "LS-VEN-003", "call %s: the answer is not the API's (HTTP %d, content type %q, it begins %q); a proxy or load balancer may have answered: check the base URL with its path, the proxy settings and that the API is up", e.Address, e.Status, e.ContentType, e.Start)
 	case KindMalformed:
@@ -75,19 +78,25 @@ func (e *Error) catalogued() *errs.Error {
 	return errs.New(errs.Internal, "", "call %s: failed (%s)", e.Address, e.Detail)
 }
 
+// remedy says what to do about a refused call.
+func (e *Error) remedy() string {
+	if e.Call == authCall {
+		return "compare vendor.access_type and what belongs to it with the authentication method in the vendor's console"
+	}
+	return "give the credentials' role the right to this call (" + reportsAccess + " for sessions), or upgrade a gateway that is too old to know it"
+}
+
 // passing says whether the same call may succeed a moment later. One that took
 // all of its time has had its moment.
 func (e *Error) passing() bool {
 	switch e.Kind {
 	case KindUnreachable:
 		return !errors.Is(e.cause, context.DeadlineExceeded)
-	case KindNotJSON:
+	case KindNotJSON, KindFault:
 		return true
-	case KindAPI:
-		return e.Status == http.StatusBadGateway || e.Status == http.StatusServiceUnavailable || e.Status == http.StatusGatewayTimeout
 	case KindMalformed:
 		return e.cut
-	case KindRejected, KindRateLimited, KindTooLarge, KindCommand, KindNoCommand:
+	case KindAPI, KindRejected, KindRateLimited, KindTooLarge, KindCommand, KindNoCommand:
 	}
 	return false
 }

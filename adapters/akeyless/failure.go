@@ -58,16 +58,19 @@ func signatures() []signature {
 		"insufficient privileg", "code 403", "status 403", "http 403", "error 403", "not entitled", "not permitted", "no permission", "missing permission", "denied by policy",
 		"not part of allowed user", "access id is not")
 
+	// Before the handshake, which may have failed for want of an answer alone.
+	either(fleet.FailureTimeout, "i/o timeout", "timed out", "timeout", "deadline exceeded", "etimedout", "no answer within")
+	either(fleet.FailureLost, "connection reset", "econnreset")
+
 	either(fleet.FailureHandshake, "no matching key exchange", "no matching cipher", "no matching mac", "no matching host key", "no common algorithm",
 		"handshake failed: ssh", "ssh: handshake failed", "ssh handshake", "key exchange failed", "kex_exchange_identification", "ssh_exchange_identification",
 		"unable to negotiate", "protocol version mismatch", "bad protocol version", "overflow reading version string", "banner exchange", "unable to read protocol version")
 	either(fleet.FailureTLS, "tls:", "ssl routines", "ssl error", "ssl_error", "tls handshake", "ssl handshake", "handshake_failure", "sslv3 alert", "tlsv1 alert")
-	either(fleet.FailureTimeout, "i/o timeout", "timed out", "timeout", "deadline exceeded", "etimedout", "no answer within")
 	either(fleet.FailureUnreachable, "no route to host", "network is unreachable", "host is unreachable", "host unreachable", "host is down",
 		"ehostunreach", "enetunreach", "network unreachable")
 
 	// It ran, and broke.
-	either(fleet.FailureLost, "connection reset", "econnreset", "broken pipe", "connection lost", "lost connection", "closed by remote host", "closed unexpectedly",
+	either(fleet.FailureLost, "broken pipe", "connection lost", "lost connection", "closed by remote host", "closed unexpectedly",
 		"connection closed", "unexpected eof", "use of closed network connection", "connection aborted", "forcibly closed", "disconnected unexpectedly",
 		"session was interrupted", "keepalive", "keep-alive", "websocket: close", "going away", ": eof", "server closed the connection", "terminating connection")
 
@@ -85,6 +88,9 @@ var classes = signatures()
 // people look, and unclassified is an answer.
 func classify(said string) fleet.Failure {
 	said = strings.ToLower(said)
+	if strings.TrimSpace(said) == "eof" {
+		return fleet.FailureLost
+	}
 	for _, c := range classes {
 		if c.fits(said) {
 			return c.failure

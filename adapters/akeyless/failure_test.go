@@ -49,6 +49,11 @@ func TestClassify(t *testing.T) {
 		"SSL: CERTIFICATE_VERIFY_FAILED certificate verify failed: certificate has expired":                   fleet.FailureCertificate,
 		"Host key verification failed.":                                                                       fleet.FailureHostKey,
 		"ssh: handshake failed: knownhosts: key mismatch":                                                     fleet.FailureHostKey,
+		"ssh: handshake failed: read tcp 10.0.0.2:4312->10.0.0.7:22: i/o timeout":                             fleet.FailureTimeout,
+		"ssh: handshake failed: read tcp 10.0.0.2:4312->10.0.0.7:22: read: connection reset by peer":          fleet.FailureLost,
+		"net/http: TLS handshake timeout":                                                                     fleet.FailureTimeout,
+		" EOF\n":                                                                                              fleet.FailureLost,
+		"the geofence says no":                                                                                fleet.FailureUnclassified,
 		"ssh: handshake failed: EOF":                                                                          fleet.FailureHandshake,
 		"Unable to negotiate: no matching key exchange method found. Their offer: diffie-hellman-group1-sha1": fleet.FailureHandshake,
 

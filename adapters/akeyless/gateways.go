@@ -3,8 +3,12 @@ package akeyless
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
@@ -64,9 +68,10 @@ func decodeGateways(body []byte) ([]ListedGateway, error) {
 }
 
 // Registrations returns what the control plane reports of the given clusters,
-// vendor names with ours: bastions and gateways together, in the server's order. A
-// cluster that it reports no bastions of is left out. Where the role may not list
-// gateways, there are none: bastions are worth having without.
+// vendor names with ours: bastions and gateways together, in the server's order,
+// and then, with no bastions, the clusters that it does not list: that they are
+// gone is an observation too. Where the role may not list gateways, there are
+// none: bastions are worth having without.
 func (c *Client) Registrations(ctx context.Context, clusters map[string]fleet.ClusterID) ([]fleet.Registration, error) {
 	bastions, err := c.ListBastions(ctx)
 	if err != nil {
@@ -82,20 +87,34 @@ func (c *Client) Registrations(ctx context.Context, clusters map[string]fleet.Cl
 		byCluster[g.ClusterName] = append(byCluster[g.ClusterName], fleet.RegisteredGateway{Name: g.ClusterName, Status: g.Status})
 	}
 	var registrations []fleet.Registration
+	listed := make(map[fleet.ClusterID]bool)
 	for _, b := range bastions {
 		if id, ours := clusters[b.Name]; ours {
 			r := b.Registration(id, observedAt)
 			r.Gateways = byCluster[b.Name]
 			registrations = append(registrations, r)
+			listed[id] = true
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(clusters)) {
+		if id := clusters[name]; !listed[id] {
+			registrations = append(registrations, fleet.Registration{Cluster: id, ObservedAt: observedAt, Gateways: byCluster[name]})
+			listed[id] = true
 		}
 	}
 	return registrations, nil
 }
 
-// refused says whether the vendor understood the call and did not want to answer.
+// refused says whether the vendor understood the call and may not answer it. A
+// command tells so by its words alone.
 func refused(err error) bool {
-	kind := KindOf(err)
-	return kind == KindAPI || kind == KindRejected || kind == KindCommand
+	var failure *Error
+	if !errors.As(err, &failure) {
+		return false
+	}
+	said := strings.ToLower(failure.Detail)
+	return failure.Kind == KindAPI && failure.Status >= 400 && failure.Status < 500 ||
+		failure.Kind == KindCommand && (strings.Contains(said, "permission") || strings.Contains(said, "403"))
 }
 
 // Permissions is what an account's credentials can do, for people to look at
@@ -128,7 +147,7 @@ func (p Permissions) Lacks() string {
 		return reportsAccess
 	}
 	for _, call := range p.Calls {
-		if call.Call == "list-sra-sessions" && KindOf(call.Err) == KindAPI {
+		if call.Call == "list-sra-sessions" && refused(call.Err) {
 			return reportsAccess
 		}
 	}
@@ -147,7 +166,7 @@ func (c *Client) Permissions(ctx context.Context, clusters []string) Permissions
 		return err == nil
 	}
 	if len(c.command) == 0 {
-		if _, err := c.tokenOtherThan(ctx, ""); !tried("auth", err) {
+		if _, err := c.tokenOtherThan(ctx, ""); !tried(authCall, err) {
 			return p
 		}
 	}

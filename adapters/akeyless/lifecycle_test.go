@@ -335,7 +335,7 @@ func TestOneHugePage(t *testing.T) {
 		}
 		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(body), Request: r}, nil
 	})), func(o *akeyless.Options) { o.Timeout = 5 * time.Minute }) // the time is the machine's, not the subject
-	page, err := client.ListSessions(t.Context(), akeyless.SessionQuery{}, sessions)
+	page, err := listSessions(t, client, akeyless.SessionQuery{}, sessions)
 	if err != nil || len(page.Sessions) != sessions || page.Next != "" || !page.GatewaysSaid {
 		t.Fatalf("read %d sessions of %d: %v", len(page.Sessions), sessions, err)
 	}

@@ -19,6 +19,7 @@ const (
 	defaultOverlap     = 30 * time.Second
 	defaultLookback    = time.Hour
 	defaultMaxSessions = 200_000
+	defaultMaxTime     = 5 * time.Minute
 	// memorySpan, in overlaps, is how far back ended sessions are remembered,
 	// so that what a page shows beyond the overlap is told from news.
 	memorySpan = 4
@@ -47,17 +48,21 @@ type ReaderOptions struct {
 	// MaxSessions bounds what the reader remembers and what one poll reads; 0
 	// means 200,000. A poll that needs more says that it is blind.
 	MaxSessions int
-	// AssumeVisible takes a server that does not say which gateways it shows in
-	// full for one that shows all. Only for servers too old to say it: credentials
-	// that see only their own sessions get the same silence.
-	AssumeVisible bool
+	// MaxTime bounds how long one poll goes on reading, half of it for the active
+	// sessions; 0 means 5 min. The first page of each list and a page under way are
+	// read to their end. A poll that needs more says that it is blind.
+	MaxTime time.Duration
+	// OpenFile is where open sessions are kept over a restart, at most every 5 min
+	// and by Save; empty means nowhere. Without it, a session that started before
+	// the lookback and ends while there is no reader is never told.
+	OpenFile string
 	// Now is the clock marks are made with; nil means time.Now.
 	Now func() time.Time
 }
 
 // SessionReader polls the session list and returns what changed. It is for one
-// goroutine. What it knows is lost with it: a new reader returns the sessions
-// of its lookback again.
+// goroutine. What it knows is lost with it, the open sessions in its file apart: a
+// new reader returns the sessions of its lookback again, and those still open.
 //
 // One poll lists the active sessions, then all sessions, newest first, down to
 // the overlap or to the oldest session that has left the active list since the
@@ -71,7 +76,7 @@ type SessionReader struct {
 	lag         time.Duration
 	overlap     time.Duration
 	maxSessions int
-	visible     bool
+	maxTime     time.Duration
 	now         func() time.Time
 
 	lookback time.Duration
@@ -83,6 +88,10 @@ type SessionReader struct {
 	floor    time.Time                  // the next poll reads at least down to it
 	sweepAt  int                        // sweep when this many are remembered
 	complete time.Time                  // of the last full poll
+
+	openFile string
+	savedAt  time.Time
+	left     map[fleet.SessionID]opened // no longer open since the last poll
 }
 
 // opened is a session that has not ended, as small as can be: there may be
@@ -159,7 +168,8 @@ type Page struct {
 	Pages         int // requests for pages
 }
 
-// NewSessionReader checks the options and makes no call.
+// NewSessionReader checks the options, takes in the open sessions of OpenFile and
+// makes no call.
 func NewSessionReader(o ReaderOptions) (*SessionReader, error) {
 	lag := orDefault(o.SourceLag, defaultSourceLag)
 	r := &SessionReader{
@@ -169,7 +179,8 @@ func NewSessionReader(o ReaderOptions) (*SessionReader, error) {
 		overlap:     orDefault(o.Overlap, max(defaultOverlap, lag)),
 		lookback:    orDefault(o.Lookback, defaultLookback),
 		maxSessions: orDefault(o.MaxSessions, defaultMaxSessions),
-		visible:     o.AssumeVisible,
+		maxTime:     orDefault(o.MaxTime, defaultMaxTime),
+		openFile:    o.OpenFile,
 		now:         o.Now,
 		open:        make(map[fleet.SessionID]opened),
 		ended:       make(map[fleet.SessionID]ending),
@@ -184,11 +195,12 @@ func NewSessionReader(o ReaderOptions) (*SessionReader, error) {
 		return nil, errors.New("session reader: a client is needed")
 	case len(r.clusters) == 0:
 		return nil, errors.New("session reader: no clusters to read for; map at least one vendor cluster_name to a cluster")
-	case r.lag < 0 || r.lookback < 0 || r.maxSessions < 1:
-		return nil, errors.New("session reader: source lag, lookback and the number of sessions must be positive")
+	case r.lag < 0 || r.lookback < 0 || r.maxSessions < 1 || r.maxTime < 0:
+		return nil, errors.New("session reader: source lag, lookback, the number of sessions and the time to read must be positive")
 	case r.overlap < r.lag:
 		return nil, fmt.Errorf("session reader: the overlap (%s) must be at least the source lag (%s), or sessions listed late are missed", r.overlap, r.lag)
 	}
+	r.recall()
 	return r, nil
 }
 
@@ -238,7 +250,7 @@ type poll struct {
 
 func (p *poll) readActive(ctx context.Context) error {
 	query := SessionQuery{Statuses: []fleet.SessionStatus{fleet.SessionConnecting, fleet.SessionConnected}}
-	rest, err := p.walk(ctx, query, func(page SessionPage) bool {
+	rest, err := p.walk(ctx, query, p.reader.maxTime/2, func(page SessionPage) bool {
 		for _, s := range page.Sessions {
 			p.note(s)
 		}
@@ -267,7 +279,7 @@ func (p *poll) readActive(ctx context.Context) error {
 }
 
 func (p *poll) readAll(ctx context.Context) error {
-	rest, err := p.walk(ctx, SessionQuery{}, func(page SessionPage) bool {
+	rest, err := p.walk(ctx, SessionQuery{}, p.reader.maxTime, func(page SessionPage) bool {
 		news := false
 		for _, s := range page.Sessions {
 			news = p.note(s) || news
@@ -287,9 +299,10 @@ func (p *poll) readAll(ctx context.Context) error {
 	return nil
 }
 
-// walk reads pages until visit wants no more. rest is empty when visit or the
-// server ended it, else it says why the rest could not be read.
-func (p *poll) walk(ctx context.Context, query SessionQuery, visit func(SessionPage) (more bool)) (rest string, err error) {
+// walk reads pages until visit wants no more, or the poll has taken so long. rest
+// is empty when visit or the server ended it, else it says why the rest could not
+// be read.
+func (p *poll) walk(ctx context.Context, query SessionQuery, longest time.Duration, visit func(SessionPage) (more bool)) (rest string, err error) {
 	read := 0
 	for page, err := range p.reader.client.SessionPages(ctx, query) {
 		p.page.Pages++
@@ -312,6 +325,10 @@ func (p *poll) walk(ctx context.Context, query SessionQuery, visit func(SessionP
 		read += max(1, len(page.Sessions))
 		if read >= p.reader.maxSessions && page.Next != "" {
 			return fmt.Sprintf("more than %d sessions to read in one poll; poll more often, shorten the lookback or raise the limit", p.reader.maxSessions), nil
+		}
+		// Between pages, so that a wait that the server asks for is no failure.
+		if page.Next != "" && p.reader.now().Sub(p.began) >= longest {
+			return fmt.Sprintf("not all sessions could be read in %s; shorten the lookback", longest), nil
 		}
 	}
 	return "", nil
@@ -381,11 +398,9 @@ func (p *poll) noteUnreadable(objects []Unreadable) {
 // this reader speaks for.
 func (p *poll) judgeSight() {
 	if !p.gatewaysSaid {
-		if !p.reader.visible {
-			p.blindAll("LS-VEN-006: the server does not say which gateways these credentials see in full; give their role the rule " + reportsAccess)
-			for _, id := range p.reader.ids {
-				p.hidden[id] = true
-			}
+		p.blindAll("LS-VEN-006: the server does not say which gateways these credentials see in full; give their role the rule " + reportsAccess)
+		for _, id := range p.reader.ids {
+			p.hidden[id] = true
 		}
 		return
 	}
@@ -416,9 +431,10 @@ func (p *poll) blindFor(id fleet.ClusterID, reason string) {
 
 // commit makes what p gathered the reader's knowledge and returns it.
 func (r *SessionReader) commit(p *poll) Page {
+	r.left = make(map[fleet.SessionID]opened)
 	for _, s := range p.news {
 		if rank(s.Status) == rankEnded {
-			delete(r.open, s.ID)
+			r.leave(s.ID)
 			r.ended[s.ID] = ending{start: instantOf(s.Start)}
 		} else {
 			delete(r.ended, s.ID)
@@ -449,6 +465,7 @@ func (r *SessionReader) commit(p *poll) Page {
 			r.complete = until
 		}
 	}
+	r.saveNowAndThen()
 	page := p.page
 	page.Sessions = p.news
 	slices.SortFunc(page.Sessions, func(a, b fleet.Session) int {
@@ -463,6 +480,14 @@ func (r *SessionReader) commit(p *poll) Page {
 		})
 	}
 	return page
+}
+
+// leave takes a session out of the open ones.
+func (r *SessionReader) leave(id fleet.SessionID) {
+	if o, known := r.open[id]; known {
+		r.left[id] = o
+		delete(r.open, id)
+	}
 }
 
 // now is when the poll began, by the clock that is behind: sessions start by the
@@ -489,7 +514,7 @@ func (p *poll) missed() {
 		case p.hidden[cluster]:
 			// It may be there: it is looked for when the cluster is seen again.
 		case p.reached && !p.doubtful && !p.unsure[cluster]:
-			delete(r.open, id)
+			r.leave(id)
 			r.ended[id] = ending{start: o.start, vanished: true}
 			p.news = append(p.news, r.vanish(id, o))
 		case o.sought+1 >= longestSearch:

@@ -29,6 +29,8 @@ type bench struct {
 	now    time.Time
 	// spoilt makes the start of every listed session unreadable.
 	spoilt atomic.Bool
+	// slow is how long the server takes for a page of sessions.
+	slow time.Duration
 }
 
 func newBench(t testing.TB, o akeylesstest.Options, change ...func(*akeyless.ReaderOptions)) *bench {
@@ -59,6 +61,9 @@ func newBench(t testing.TB, o akeylesstest.Options, change ...func(*akeyless.Rea
 
 // RoundTrip asks the server, and spoils what it says when told to.
 func (b *bench) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "list-sra-sessions") {
+		b.now = b.now.Add(b.slow)
+	}
 	response, err := b.server.Transport().RoundTrip(r)
 	if err != nil || !b.spoilt.Load() {
 		return response, err
@@ -117,14 +122,32 @@ func wantBlind(t testing.TB, page akeyless.Page, want map[fleet.ClusterID]string
 	}
 }
 
-func TestListSessionsPages(t *testing.T) {
+// listSessions reads pages into one until it holds at least limit sessions.
+func listSessions(t testing.TB, client *akeyless.Client, query akeyless.SessionQuery, limit int) (all akeyless.SessionPage, err error) {
+	t.Helper()
+	for page, err := range client.SessionPages(t.Context(), query) {
+		if err != nil {
+			return all, err
+		}
+		all.Sessions, all.Next = append(all.Sessions, page.Sessions...), page.Next
+		if page.GatewaysSaid {
+			all.Gateways, all.GatewaysSaid = page.Gateways, true
+		}
+		if len(all.Sessions) >= limit {
+			break
+		}
+	}
+	return all, nil
+}
+
+func TestSessionPages(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, akeylesstest.Options{PageSize: 10})
 	for i := range 35 {
 		b.report(t, fmt.Sprintf("s%02d", i), "v/west", "completed", time.Duration(i/3)*time.Second)
 	}
 	b.server.ExpireTokensAfter(2)
-	page, err := b.client.ListSessions(t.Context(), akeyless.SessionQuery{}, 1000)
+	page, err := listSessions(t, b.client, akeyless.SessionQuery{}, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,12 +157,12 @@ func TestListSessionsPages(t *testing.T) {
 	if n := b.server.Requests()["auth"]; n != 2 {
 		t.Errorf("authenticated %d times, want 2: the token expired between two pages", n)
 	}
-	page, err = b.client.ListSessions(t.Context(), akeyless.SessionQuery{}, 15)
+	page, err = listSessions(t, b.client, akeyless.SessionQuery{}, 15)
 	if err != nil || len(page.Sessions) != 20 || page.Next == "" {
 		t.Errorf("limited to 15: got %d sessions, next %q, %v; want two pages and a cursor", len(page.Sessions), page.Next, err)
 	}
 	b.server.SetOldServer(true)
-	page, err = b.client.ListSessions(t.Context(), akeyless.SessionQuery{}, 1000)
+	page, err = listSessions(t, b.client, akeyless.SessionQuery{}, 1000)
 	if !errors.Is(err, akeyless.ErrRepeatedPage) || len(page.Sessions) != 10 {
 		t.Errorf("old server: got %d sessions and %v, want the first page and ErrRepeatedPage", len(page.Sessions), err)
 	}
@@ -269,13 +292,6 @@ func TestBlindness(t *testing.T) {
 	wantBlind(t, b.poll(t), nil)
 	b.server.OmitGateways(true)
 	wantBlind(t, b.poll(t), map[fleet.ClusterID]string{"west": "does not say", "east": "does not say"})
-
-	trusting := newBench(t, akeylesstest.Options{}, func(o *akeyless.ReaderOptions) { o.AssumeVisible = true })
-	trusting.server.OmitGateways(true)
-	wantBlind(t, trusting.poll(t), nil)
-	trusting.server.OmitGateways(false)
-	trusting.server.HideGateway("v/west", true)
-	wantBlind(t, trusting.poll(t), map[fleet.ClusterID]string{"west": "v/west"})
 }
 
 func TestOldServerIsBlindOnlyWhereItMustBe(t *testing.T) {
@@ -307,6 +323,43 @@ func TestOldServerIsBlindOnlyWhereItMustBe(t *testing.T) {
 		}
 	}
 	wantBlind(t, b.poll(t), nil)
+}
+
+// TestALongHistoryGetsThrough has more to read at first than there is time for.
+func TestALongHistoryGetsThrough(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, akeylesstest.Options{PageSize: 10}, func(o *akeyless.ReaderOptions) { o.MaxTime = 10 * time.Second })
+	for i := range 1000 {
+		b.report(t, fmt.Sprintf("s%04d", i), "v/west", "completed", time.Duration(-i)*time.Second)
+	}
+	b.slow = time.Second
+	page := b.poll(t)
+	if len(page.Sessions) < 50 || page.Pages > 11 || page.Sessions[len(page.Sessions)-1].ID != "s0000" {
+		t.Errorf("read %d sessions in %d pages, want the newest of ten seconds", len(page.Sessions), page.Pages)
+	}
+	both := map[fleet.ClusterID]string{"west": "could be read in 10s", "east": "could be read in 10s"}
+	wantBlind(t, page, both)
+	if !page.Marks[0].CompleteUntil.IsZero() {
+		t.Errorf("an incomplete poll made a mark: %+v", page.Marks[0])
+	}
+	b.report(t, "next", "v/west", "completed", 5*time.Second)
+	page = b.poll(t)
+	wantStates(t, page, "west/next=completed")
+	wantBlind(t, page, nil)
+	if page.Marks[0].CompleteUntil.IsZero() {
+		t.Error("the reader does not get on")
+	}
+
+	// A list of active sessions that takes for ever leaves time for the other.
+	for i := range 500 {
+		b.report(t, fmt.Sprintf("o%03d", i), "v/east", "connected", 20*time.Second)
+	}
+	for i := range 25 {
+		b.report(t, fmt.Sprintf("ended%d", i), "v/west", "completed", 21*time.Second)
+	}
+	if page := of(b.poll(t), "west"); len(page.Sessions) != 25 {
+		t.Errorf("beside many active sessions: %d have ended, want 25", len(page.Sessions))
+	}
 }
 
 func TestMemoryIsBounded(t *testing.T) {
@@ -348,6 +401,7 @@ func TestReaderOptionsAreChecked(t *testing.T) {
 		"no client":       func(o *akeyless.ReaderOptions) { o.Client = nil },
 		"no clusters":     func(o *akeyless.ReaderOptions) { o.Clusters = nil },
 		"negative lag":    func(o *akeyless.ReaderOptions) { o.SourceLag = -1 },
+		"negative time":   func(o *akeyless.ReaderOptions) { o.MaxTime = -1 },
 		"overlap too low": func(o *akeyless.ReaderOptions) { o.SourceLag, o.Overlap = 2, 1 },
 	} {
 		o := good

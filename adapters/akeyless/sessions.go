@@ -26,8 +26,7 @@ func AllStatuses() []fleet.SessionStatus {
 
 // SessionQuery narrows a session list.
 type SessionQuery struct {
-	Statuses      []fleet.SessionStatus // empty means all five
-	ResourceTypes []string              // the vendor's names, as in "ssh"; empty means all
+	Statuses []fleet.SessionStatus // empty means all five
 }
 
 // SessionPage is one answer of list-sra-sessions, newest session first.
@@ -101,34 +100,6 @@ func (c *Client) SessionPages(ctx context.Context, query SessionQuery) iter.Seq2
 	}
 }
 
-// ListSessions reads all pages of a query into one, at most limit sessions and
-// at least one page. Next is set when the limit cut the list. On a server too
-// old to page it returns the first page and an ErrRepeatedPage.
-func (c *Client) ListSessions(ctx context.Context, query SessionQuery, limit int) (SessionPage, error) {
-	var all SessionPage
-	seen := make(map[fleet.SessionID]struct{})
-	for page, err := range c.SessionPages(ctx, query) {
-		if err != nil {
-			return all, err
-		}
-		for _, s := range page.Sessions {
-			if _, again := seen[s.ID]; !again { // pages may overlap while sessions arrive
-				seen[s.ID] = struct{}{}
-				all.Sessions = append(all.Sessions, s)
-			}
-		}
-		all.Unreadable = append(all.Unreadable, page.Unreadable...)
-		if page.GatewaysSaid && !all.GatewaysSaid {
-			all.Gateways, all.GatewaysSaid = page.Gateways, true
-		}
-		all.Next = page.Next
-		if len(all.Sessions) >= limit {
-			break
-		}
-	}
-	return all, nil
-}
-
 func (c *Client) sessionPage(ctx context.Context, asked SessionQuery, cursor string) (SessionPage, error) {
 	statuses := asked.Statuses
 	if len(statuses) == 0 {
@@ -137,12 +108,6 @@ func (c *Client) sessionPage(ctx context.Context, asked SessionQuery, cursor str
 	q := query{call: "list-sra-sessions", body: map[string]any{"status-type": statuses}, streamed: true}
 	for _, status := range statuses {
 		q.flags = append(q.flags, "--status-type", string(status))
-	}
-	if len(asked.ResourceTypes) > 0 {
-		q.body["resource-type"] = asked.ResourceTypes
-	}
-	for _, kind := range asked.ResourceTypes {
-		q.flags = append(q.flags, "--resource-type", kind)
 	}
 	if cursor != "" {
 		q.body[paginationToken] = cursor

@@ -29,10 +29,10 @@ func TestPassingFailuresAreTriedAgain(t *testing.T) {
 		"a page of a proxy":        {func(s *akeylesstest.Server) { s.RespondHTML(2) }, 0.5, 750 * time.Millisecond, "", 3},
 		"half an answer":           {func(s *akeylesstest.Server) { s.RespondTruncated(1) }, 0.5, 250 * time.Millisecond, "", 2},
 		"502, documented":          {func(s *akeylesstest.Server) { s.RespondError(3, 502, "upstream") }, 1, 3500 * time.Millisecond, "", 4},
-		"504 without luck":         {func(s *akeylesstest.Server) { s.RespondError(9, 504, "upstream") }, 0, 0, akeyless.KindAPI, 4},
+		"504 without luck":         {func(s *akeylesstest.Server) { s.RespondError(9, 504, "upstream") }, 0, 0, akeyless.KindFault, 4},
 		"no answer without luck":   {func(s *akeylesstest.Server) { s.SetDown(true) }, 0.5, 1750 * time.Millisecond, akeyless.KindUnreachable, 0},
-		"500 is said for good":     {func(s *akeylesstest.Server) { s.RespondError(1, 500, "a fault") }, 1, 0, akeyless.KindAPI, 1},
-		"so is a refusal":          {func(s *akeylesstest.Server) { s.RespondError(1, 403, "not for you") }, 1, 0, akeyless.KindRejected, 1},
+		"500, documented":          {func(s *akeylesstest.Server) { s.RespondError(1, 500, "a fault") }, 1, 500 * time.Millisecond, "", 2},
+		"a refusal is for good":    {func(s *akeylesstest.Server) { s.RespondError(1, 403, "not for you") }, 1, 0, akeyless.KindRejected, 1},
 		"a server that only hangs": {func(s *akeylesstest.Server) { s.SetLatency(time.Hour) }, 1, 15 * time.Second, akeyless.KindUnreachable, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
