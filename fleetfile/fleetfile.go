@@ -130,10 +130,11 @@ type Vendor struct {
 	JWTFile       config.Path   `yaml:"jwt_file" comment:"for jwt and oidc: the file that holds the token; read at every authentication" example:"/var/run/lockstep/token"`
 	K8sAuthConfig string        `yaml:"k8s_auth_config" comment:"for k8s: the name of the gateway's Kubernetes auth config" example:"prod"`
 	K8sTokenFile  config.Path   `yaml:"k8s_token_file" comment:"for k8s: the service account's token; without it the usual file of a pod" example:"/var/run/secrets/kubernetes.io/serviceaccount/token"`
-	GatewayURL    string        `yaml:"gateway_url" comment:"for k8s and universal_identity through a gateway: its address" example:"https://gateway:8000"`
+	GatewayURL    string        `yaml:"gateway_url" comment:"for k8s: the gateway that knows the auth config; without it the one behind url" example:"https://gateway:8000"`
 	UIDTokenFile  config.Path   `yaml:"uid_token_file" comment:"for universal_identity: the file that holds the token; whoever rotates it writes it there" example:"/var/run/lockstep/uid"`
 	CAFile        config.Path   `yaml:"ca_file" comment:"certificates to trust besides the system's" example:"/etc/lockstep/ca.pem"`
 	Command       []string      `yaml:"command" comment:"the vendor's command line and its first arguments, asked instead of the API; it brings credentials of its own" example:"[akeyless]"`
+	Timeout       time.Duration `yaml:"timeout" comment:"how long one request may take with its answer, or one run of the command"`
 	PollInterval  time.Duration `yaml:"poll_interval" comment:"how often sessions and registrations are read"`
 	SourceLag     time.Duration `yaml:"source_lag" comment:"the longest time from a session's start until the vendor lists it, the difference between its clock and this machine's included"`
 }
@@ -173,6 +174,7 @@ type Cluster struct {
 	Kubernetes    *Kubernetes     `yaml:"kubernetes" comment:"the Kubernetes namespace that the cluster is, instead of compose; it is watched, rollouts do not drive it yet"`
 	GatewayURL    string          `yaml:"gateway_url" comment:"the gateway's own API: how remote access is configured is read there with the vendor's credentials" example:"https://gateway:8000/api/v2"`
 	Probes        []Probe         `yaml:"probes" comment:"synthetic logins and connections, told apart from people's sessions"`
+	ProbeBudget   ProbeBudget     `yaml:"probe_budget" comment:"how much its probes may ask of it"`
 	Health        *Health         `yaml:"health" comment:"the health endpoints of its components"`
 	Recording     *Recording      `yaml:"recording" comment:"where recordings of its sessions have to appear"`
 	Forwarding    *Forwarding     `yaml:"forwarding" comment:"where its logs are forwarded to"`
@@ -208,6 +210,12 @@ type Probe struct {
 	Contains        string          `yaml:"contains" comment:"for https: text that the page must hold" example:"ok"`
 }
 
+// ProbeBudget is how much the probes of a cluster may ask of it.
+type ProbeBudget struct {
+	LoginsPerHour int `yaml:"logins_per_hour" comment:"how often its ssh probes may log in, all together"`
+	AtOnce        int `yaml:"at_once" comment:"how many of its probes may run at the same time; the others wait for their turn"`
+}
+
 // Health are the health endpoints of a cluster's components.
 type Health struct {
 	Gateway string        `yaml:"gateway" comment:"the gateway's health address, asked for /health and /status" example:"http://gateway:8080"`
@@ -224,7 +232,7 @@ type Health struct {
 type Recording struct {
 	Protocols     []string      `yaml:"protocols" comment:"the sessions that are recorded"`
 	Pattern       string        `yaml:"pattern" comment:"how a recording's object begins, with {session_id}, {cluster}, {date}, {protocol}, {target} and {user}"`
-	Within        time.Duration `yaml:"within" comment:"how long after a session's end its recording may take"`
+	Within        time.Duration `yaml:"within" comment:"how long after a session's end its recording may take; less than rollout.lookback"`
 	MinDuration   time.Duration `yaml:"min_duration" comment:"shorter sessions may have none"`
 	Endpoint      string        `yaml:"endpoint" comment:"the S3-compatible storage" example:"https://s3.eu-central-1.amazonaws.com"`
 	AllowHTTP     bool          `yaml:"allow_http" comment:"the endpoint may be http on another machine, where keys travel in the clear"`
@@ -245,7 +253,7 @@ type Forwarding struct {
 	Type      string        `yaml:"type" comment:"tcp, tls, syslog or https" example:"syslog"`
 	Address   string        `yaml:"address" comment:"host:port, or the address to post to for https" example:"logs:6514"`
 	TLS       bool          `yaml:"tls" comment:"for syslog: over TLS"`
-	CAFile    config.Path   `yaml:"ca_file" comment:"certificates to trust besides the system's" example:"/etc/lockstep/ca.pem"`
+	CAFile    config.Path   `yaml:"ca_file" comment:"for https and over TLS: certificates to trust besides the system's" example:"/etc/lockstep/ca.pem"`
 	TokenFile config.Path   `yaml:"token_file" comment:"for https: the file that holds what the header says" example:"/etc/lockstep/hec.token"`
 	Header    string        `yaml:"header" comment:"for https: the header that carries what the file holds; without it Authorization: Splunk TOKEN" example:"DD-API-KEY"`
 	Send      bool          `yaml:"send" comment:"also send one labelled test line; else it is only connected to"`
@@ -466,6 +474,9 @@ func (f *File) complete(env func(string) string) {
 		if v.AccessType == "" {
 			v.AccessType = "access_key"
 		}
+		if v.Timeout == 0 {
+			v.Timeout = 15 * time.Second
+		}
 		if v.PollInterval == 0 {
 			v.PollInterval = 10 * time.Second
 		}
@@ -506,6 +517,12 @@ func (c *Cluster) complete() {
 	}
 	for i := range c.Probes {
 		spans(&c.Probes[i].Every, &c.Probes[i].Timeout, 30*time.Second)
+	}
+	if c.ProbeBudget.LoginsPerHour == 0 {
+		c.ProbeBudget.LoginsPerHour = 720
+	}
+	if c.ProbeBudget.AtOnce == 0 {
+		c.ProbeBudget.AtOnce = 4
 	}
 	if h := c.Health; h != nil {
 		spans(&h.Every, &h.Timeout, 15*time.Second)

@@ -49,7 +49,7 @@ func TestLoadTakesEveryKey(t *testing.T) {
 			URL: "https://api.akeyless.io", AccessType: "access_key", AccessID: "p-abc", AccessKeyFile: "/etc/lockstep/akeyless.key",
 			JWTFile: config.Path(here + "/jwt"), K8sAuthConfig: "prod", K8sTokenFile: "/run/token", GatewayURL: "https://gw:8000",
 			UIDTokenFile: "/run/uid", CAFile: config.Path(here + "/ca.pem"),
-			PollInterval: 10 * time.Second, SourceLag: 7 * time.Second,
+			Timeout: 14 * time.Second, PollInterval: 10 * time.Second, SourceLag: 7 * time.Second,
 		},
 		Releases: []fleetfile.Release{
 			{
@@ -70,6 +70,7 @@ func TestLoadTakesEveryKey(t *testing.T) {
 					Files: []string{"compose.yaml", "extra.yaml"}, EnvFiles: []string{".env"}, Profiles: []string{"gateway", "sra"},
 					Services: map[string]fleet.Component{"edge": fleet.Gateway, "akeyless-web": fleet.SRAWeb, "akeyless-ssh": fleet.SRASSH},
 				},
+				ProbeBudget: fleetfile.ProbeBudget{LoginsPerHour: 720, AtOnce: 4},
 			},
 			{
 				ID: "paris",
@@ -77,6 +78,8 @@ func TestLoadTakesEveryKey(t *testing.T) {
 					Engine: "unix:///run/other.sock", Project: "paris",
 					Dir: config.Path(filepath.Join(filepath.Dir(here), "paris")), Files: []string{"compose.yaml"},
 				},
+				ProbeBudget: fleetfile.ProbeBudget{LoginsPerHour: 720, AtOnce: 4},
+				Forwarding:  &fleetfile.Forwarding{Type: "syslog", Address: "logs:6514", TLS: true, Every: time.Minute, Timeout: 10 * time.Second},
 			},
 			{
 				ID: "oslo", VendorCluster: "acc-1/p-1/oslo", GatewayURL: "https://gw:8000/api/v2",
@@ -88,13 +91,22 @@ func TestLoadTakesEveryKey(t *testing.T) {
 					{
 						Name: "login", Type: "ssh", Component: fleet.SRASSH, Address: "bastion:22", Every: 20 * time.Second, Timeout: 5 * time.Second, User: "probe",
 						KeyFile: config.Path(here + "/probe"), CertificateFile: config.Path(here + "/probe-cert.pub"), HostKey: "ssh-ed25519 AAAA",
-						KnownHostsFile: config.Path(here + "/known_hosts"), InsecureHostKey: true, Command: "id",
+						Command: "id",
+					},
+					{
+						Name: "known", Type: "ssh", Address: "bastion:22", Every: 30 * time.Second, Timeout: 10 * time.Second, User: "probe",
+						KeyFile: config.Path(here + "/probe"), KnownHostsFile: config.Path(here + "/known_hosts"),
+					},
+					{
+						Name: "any", Type: "ssh", Address: "bastion:22", Every: 30 * time.Second, Timeout: 10 * time.Second, User: "probe",
+						KeyFile: config.Path(here + "/probe"), InsecureHostKey: true,
 					},
 					{
 						Name: "page", Type: "https", Address: "https://web:443/", Every: 30 * time.Second, Timeout: 10 * time.Second,
 						CAFile: config.Path(here + "/ca.pem"), ServerName: "web.example.org", Statuses: []int{200, 401}, Contains: "ok",
 					},
 				},
+				ProbeBudget: fleetfile.ProbeBudget{LoginsPerHour: 600, AtOnce: 3},
 				Health: &fleetfile.Health{
 					Gateway: "http://gw:8080", SSH: "http://ssh:9900", Web: "web:8888", Worker: "http://worker:9090",
 					Metrics: "http://gw:8000/metrics", CAFile: config.Path(here + "/ca.pem"), Every: 16 * time.Second, Timeout: 6 * time.Second,
@@ -106,7 +118,7 @@ func TestLoadTakesEveryKey(t *testing.T) {
 					CanaryEvery: 20 * time.Minute, NoCanary: true, Every: 31 * time.Second,
 				},
 				Forwarding: &fleetfile.Forwarding{
-					Type: "https", Address: "https://logs:8088/", TLS: true, CAFile: config.Path(here + "/ca.pem"), TokenFile: config.Path(here + "/hec"),
+					Type: "https", Address: "https://logs:8088/", CAFile: config.Path(here + "/ca.pem"), TokenFile: config.Path(here + "/hec"),
 					Header: "Authorization", Send: true, Every: 2 * time.Minute, Timeout: 3 * time.Second,
 				},
 			},
@@ -162,7 +174,7 @@ func TestVendorDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Vendor.PollInterval != 10*time.Second || got.Vendor.SourceLag != 5*time.Second {
+	if got.Vendor.Timeout != 15*time.Second || got.Vendor.PollInterval != 10*time.Second || got.Vendor.SourceLag != 5*time.Second {
 		t.Errorf("vendor %+v", got.Vendor)
 	}
 }
@@ -214,6 +226,30 @@ func TestValidateReportsEverythingAtOnce(t *testing.T) {
 	golden(t, "problems.txt", err.Error()+"\n")
 	if strings.Contains(err.Error(), "u:p") || strings.Contains(err.Error(), "lst_abc") {
 		t.Error("a secret is shown")
+	}
+}
+
+// command has the vendor asked with a command line alone.
+func command(f *fleetfile.File, words ...string) {
+	f.Vendor = &fleetfile.Vendor{Command: words, Timeout: time.Second, PollInterval: time.Second, SourceLag: time.Second}
+	f.Clusters[2].GatewayURL = ""
+}
+
+// A problem with a budget says what would fit, and one with a secret does not show it.
+func TestWhatProblemsSay(t *testing.T) {
+	t.Parallel()
+	f, err := fleetfile.Load("testdata/fleet.yaml", env("HOME", "/h"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Clusters[2].ProbeBudget.LoginsPerHour = 100
+	// Every 20s, and twice every 30s.
+	if err := f.Validate(); err == nil || !strings.Contains(err.Error(), "log in 420 times an hour") || !strings.Contains(err.Error(), "every to 1m48s or more") {
+		t.Errorf("the budget: %v", err)
+	}
+	command(&f, "akeyless", "--access-key=xyzzy")
+	if err := f.Validate(); err == nil || strings.Contains(err.Error(), "xyzzy") || !strings.Contains(err.Error(), "--access-key puts") {
+		t.Errorf("the command: %v", err)
 	}
 }
 
@@ -283,13 +319,49 @@ func TestValidateRefusesOneByOne(t *testing.T) {
 		}, "clusters[3].kubernetes.namespace"},
 		"recordings unseen": {func(f *fleetfile.File) { f.Clusters[2].VendorCluster = "" }, "clusters[2].vendor_cluster"},
 		"no host key": {func(f *fleetfile.File) {
-			f.Clusters[2].Probes[0].HostKey, f.Clusters[2].Probes[0].KnownHostsFile, f.Clusters[2].Probes[0].InsecureHostKey = "", "", false
+			f.Clusters[2].Probes[0].HostKey = ""
 		}, "clusters[2].probes[0].host_key"},
+		"two host keys":      {func(f *fleetfile.File) { f.Clusters[2].Probes[0].InsecureHostKey = true }, "clusters[2].probes[0].host_key"},
+		"a login over https": {func(f *fleetfile.File) { f.Clusters[2].Probes[3].User = "probe" }, "clusters[2].probes[3].user"},
+		"a page over ssh":    {func(f *fleetfile.File) { f.Clusters[2].Probes[0].Contains = "ok" }, "clusters[2].probes[0].contains"},
+		"trust in plain TCP": {func(f *fleetfile.File) {
+			f.Clusters[2].Probes[3] = fleetfile.Probe{Name: "port", Type: "tcp", Address: "h:1", CAFile: "/ca", Every: time.Minute, Timeout: time.Second}
+		}, "clusters[2].probes[3].ca_file"},
+		"a page over TLS": {func(f *fleetfile.File) {
+			f.Clusters[2].Probes[3] = fleetfile.Probe{Name: "port", Type: "tls", Address: "h:1", CAFile: "/ca", ServerName: "h", Statuses: []int{200}, Every: time.Minute, Timeout: time.Second}
+		}, "clusters[2].probes[3].statuses"},
+		"too many logins": {func(f *fleetfile.File) { f.Clusters[2].ProbeBudget.LoginsPerHour = 419 }, "clusters[2].probe_budget.logins_per_hour"},
+		"no login":        {func(f *fleetfile.File) { f.Clusters[2].ProbeBudget.LoginsPerHour = -1 }, "clusters[2].probe_budget.logins_per_hour"},
+		"no turn":         {func(f *fleetfile.File) { f.Clusters[2].ProbeBudget.AtOnce = -1 }, "clusters[2].probe_budget.at_once"},
+		"TLS without TLS": {func(f *fleetfile.File) { f.Clusters[1].Forwarding.Type = "tcp" }, "clusters[1].forwarding.tls"},
+		"TLS twice":       {func(f *fleetfile.File) { f.Clusters[1].Forwarding.Type = "tls" }, "clusters[1].forwarding.tls"},
+		"https has TLS":   {func(f *fleetfile.File) { f.Clusters[2].Forwarding.TLS = true }, "clusters[2].forwarding.tls"},
+		"syslog in clear": {func(f *fleetfile.File) { f.Clusters[1].Forwarding.TLS, f.Clusters[1].Forwarding.CAFile = false, "/ca" }, "clusters[1].forwarding.ca_file"},
+		"a syslog token":  {func(f *fleetfile.File) { f.Clusters[1].Forwarding.TokenFile = "/t" }, "clusters[1].forwarding.token_file"},
+		"a syslog header": {func(f *fleetfile.File) { f.Clusters[1].Forwarding.Header = "X" }, "clusters[1].forwarding.header"},
+		"forgotten before missed": {func(f *fleetfile.File) {
+			f.Clusters[2].Recording.Within = f.Rollout.Lookback
+		}, "clusters[2].recording.within"},
+		"a gateway without credentials": {func(f *fleetfile.File) { f.Vendor = nil }, "clusters[2].gateway_url"},
+		"a gateway beside a command": {func(f *fleetfile.File) {
+			f.Vendor = &fleetfile.Vendor{Command: []string{"akeyless"}, Timeout: time.Second, PollInterval: time.Second, SourceLag: time.Second}
+		}, "clusters[2].gateway_url"},
+		"no patience":       {func(f *fleetfile.File) { f.Vendor.Timeout = -1 }, "vendor.timeout"},
+		"vendor polled":     {func(f *fleetfile.File) { f.Vendor.PollInterval = 9 * time.Millisecond }, "vendor.poll_interval"},
+		"engines polled":    {func(f *fleetfile.File) { f.Inventory.PollInterval = 9 * time.Millisecond }, "inventory.poll_interval"},
 		"another auth":      {func(f *fleetfile.File) { f.Vendor.AccessType = "ldap" }, "vendor.access_type"},
 		"no jwt":            {func(f *fleetfile.File) { f.Vendor.AccessType, f.Vendor.JWTFile = "jwt", "" }, "vendor.jwt_file"},
 		"no auth config":    {func(f *fleetfile.File) { f.Vendor.AccessType, f.Vendor.K8sAuthConfig = "k8s", "" }, "vendor.k8s_auth_config"},
 		"no uid token":      {func(f *fleetfile.File) { f.Vendor.AccessType, f.Vendor.UIDTokenFile = "universal_identity", "" }, "vendor.uid_token_file"},
-		"an empty command":  {func(f *fleetfile.File) { f.Vendor.Command = []string{""} }, "vendor.command[0]"},
+		"an empty command":  {func(f *fleetfile.File) { command(f, "") }, "vendor.command[0]"},
+		"a key's value":     {func(f *fleetfile.File) { command(f, "akeyless", "--access-key=abc") }, "vendor.command[1]"},
+		"a key as a word":   {func(f *fleetfile.File) { command(f, "akeyless", "--access-key", "abc") }, "vendor.command[1]"},
+		"a token":           {func(f *fleetfile.File) { command(f, "akeyless", "--profile", "p", "--token", "abc") }, "vendor.command[3]"},
+		"a uid token":       {func(f *fleetfile.File) { command(f, "akeyless", "--uid-token=abc") }, "vendor.command[1]"},
+		"an address beside": {func(f *fleetfile.File) { command(f, "akeyless"); f.Vendor.URL = "https://v" }, "vendor.url"},
+		"an id beside":      {func(f *fleetfile.File) { command(f, "akeyless"); f.Vendor.AccessID = "p-1" }, "vendor.access_id"},
+		"a key beside":      {func(f *fleetfile.File) { command(f, "akeyless"); f.Vendor.AccessKeyFile = "/k" }, "vendor.access_key_file"},
+		"trust beside":      {func(f *fleetfile.File) { command(f, "akeyless"); f.Vendor.CAFile = "/ca" }, "vendor.ca_file"},
 		"a small spool":     {func(f *fleetfile.File) { f.Collector.SpoolMB = 15 }, "collector.spool_mb"},
 		"keys in the clear": {func(f *fleetfile.File) { f.Clusters[2].Recording.AllowHTTP = false }, "clusters[2].recording.endpoint"},
 		"no access id":      {func(f *fleetfile.File) { f.Vendor.AccessID = "" }, "vendor.access_id"},

@@ -46,10 +46,24 @@ func TestTheExamplesAmongTheDefaultsCount(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v in:\n%s", err, text)
 	}
-	// A cluster is one or the other.
+	// Some exclude each other, and each has to be there: a cluster is one or the other,
+	// the vendor is asked in one of two ways, and a type has keys of its own.
 	var problems config.Problems
-	if errors.As(got.Validate(), &problems); len(problems) != 1 || problems[0].Key != "clusters[0].kubernetes" {
-		t.Fatalf("%v in:\n%s", problems, text)
+	errors.As(got.Validate(), &problems)
+	var contradictions []string
+	for _, problem := range problems {
+		contradictions = append(contradictions, problem.Key)
+	}
+	slices.Sort(contradictions)
+	if diff := cmp.Diff([]string{
+		"clusters[0].forwarding.ca_file", "clusters[0].forwarding.header", "clusters[0].forwarding.token_file",
+		"clusters[0].gateway_url", "clusters[0].kubernetes",
+		"clusters[0].probes[0].ca_file", "clusters[0].probes[0].contains", "clusters[0].probes[0].host_key",
+		"clusters[0].probes[0].server_name", "clusters[0].probes[0].statuses",
+		"vendor.access_id", "vendor.access_key_file", "vendor.ca_file", "vendor.gateway_url", "vendor.jwt_file", "vendor.k8s_auth_config",
+		"vendor.k8s_token_file", "vendor.uid_token_file", "vendor.url",
+	}, contradictions); diff != "" {
+		t.Fatalf("problems (-want +got):\n%s\n%v in:\n%s", diff, problems, text)
 	}
 	origin := fleetfile.Origins(path, env())
 	set := make(map[string]bool)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -45,8 +46,8 @@ func (f *File) validate(origins func(string) Origin) error {
 	p.oneOf("log.format", f.Log.Format, LogFormats())
 	p.vendor(f.Vendor, f.Clusters)
 	releases := p.releases(f.Releases)
-	p.clusters(f.Clusters, releases)
-	p.positive("inventory.poll_interval", f.Inventory.PollInterval)
+	p.clusters(f, releases)
+	p.poll("inventory.poll_interval", f.Inventory.PollInterval)
 	p.collector(f.Collector)
 	p.positive("drift.mixed_window", f.Drift.MixedWindow)
 	p.positive("drift.dark_after", f.Drift.DarkAfter)
@@ -179,7 +180,8 @@ func (p *findings) vendor(v *Vendor, clusters []Cluster) {
 		return
 	}
 	p.vendorAccess(v)
-	p.positive("vendor.poll_interval", v.PollInterval)
+	p.positive("vendor.timeout", v.Timeout)
+	p.poll("vendor.poll_interval", v.PollInterval)
 	p.positive("vendor.source_lag", v.SourceLag)
 	names := map[string]fleet.ClusterID{}
 	for i, c := range clusters {
@@ -201,7 +203,7 @@ func AccessTypes() []string {
 func (p *findings) vendorAccess(v *Vendor) {
 	p.absolute("vendor.ca_file", v.CAFile)
 	if len(v.Command) > 0 {
-		p.required("vendor.command[0]", v.Command[0], "the vendor's program")
+		p.vendorCommand(v)
 		return
 	}
 	p.httpURL("vendor.url", v.URL)
@@ -224,6 +226,27 @@ func (p *findings) vendorAccess(v *Vendor) {
 	}
 	if v.GatewayURL != "" {
 		p.httpURL("vendor.gateway_url", v.GatewayURL)
+	}
+}
+
+// vendorCommand checks the command line that stands in for the API.
+func (p *findings) vendorCommand(v *Vendor) {
+	p.required("vendor.command[0]", v.Command[0], "the vendor's program")
+	for i, argument := range v.Command {
+		// Not repeated in full: what stands behind = is a secret.
+		name, _, _ := strings.Cut(argument, "=")
+		if slices.Contains([]string{"--token", "--access-key", "--uid-token"}, name) {
+			p.add(fmt.Sprintf("vendor.command[%d]", i), "%s puts a secret into this file and into the list of processes; keep it in the command's own profile", name)
+		}
+	}
+	beside := map[string]string{
+		"url": v.URL, "access_id": v.AccessID, "access_key_file": string(v.AccessKeyFile), "jwt_file": string(v.JWTFile), "k8s_auth_config": v.K8sAuthConfig,
+		"k8s_token_file": string(v.K8sTokenFile), "gateway_url": v.GatewayURL, "uid_token_file": string(v.UIDTokenFile), "ca_file": string(v.CAFile),
+	}
+	for _, name := range slices.Sorted(maps.Keys(beside)) {
+		if beside[name] != "" {
+			p.add("vendor."+name, "it does nothing beside vendor.command, which brings credentials and an address of its own; remove one of the two")
+		}
 	}
 }
 
@@ -274,7 +297,8 @@ func (p *findings) image(key string, i *Image) {
 	}
 }
 
-func (p *findings) clusters(list []Cluster, releases map[fleet.ReleaseID]bool) {
+func (p *findings) clusters(f *File, releases map[fleet.ReleaseID]bool) {
+	list := f.Clusters
 	ids := make(map[fleet.ClusterID]bool, len(list))
 	projects := make(map[[2]string]fleet.ClusterID, len(list))
 	for i, c := range list {
@@ -287,7 +311,11 @@ func (p *findings) clusters(list []Cluster, releases map[fleet.ReleaseID]bool) {
 		if c.Release != "" && !releases[c.Release] {
 			p.add(key+".release", "there is no release %s; declare it under releases%s", c.Release, declared(releases))
 		}
+		p.gatewayURL(key+".gateway_url", c.GatewayURL, f.Vendor)
 		p.looks(key, c)
+		if r := c.Recording; r != nil && f.Rollout.Lookback > 0 && r.Within >= f.Rollout.Lookback {
+			p.add(key+".recording.within", "%s is not shorter than rollout.lookback (%s), so a session would be forgotten before its recording is missed; lower it", r.Within, f.Rollout.Lookback)
+		}
 		if c.Kubernetes != nil {
 			p.kubernetes(key+".kubernetes", *c.Kubernetes)
 			if c.Compose != nil {
@@ -327,11 +355,21 @@ func (p *findings) kubernetes(key string, k Kubernetes) {
 	}
 }
 
+// gatewayURL checks the address of a gateway, which is asked as the vendor's API is.
+func (p *findings) gatewayURL(key, address string, v *Vendor) {
+	switch {
+	case address == "":
+	case v == nil:
+		p.add(key, "a gateway is asked with the vendor's credentials, and there are none; declare vendor or remove it")
+	case len(v.Command) > 0:
+		p.add(key, "a gateway is asked over its API, and vendor.command brings no credentials for that; set vendor.url and its credentials instead of the command, or remove it")
+	default:
+		p.httpURL(key, address)
+	}
+}
+
 // looks checks what looks at a cluster besides its engine.
 func (p *findings) looks(key string, c Cluster) {
-	if c.GatewayURL != "" {
-		p.httpURL(key+".gateway_url", c.GatewayURL)
-	}
 	names := make(map[string]bool)
 	for i, probe := range c.Probes {
 		at := fmt.Sprintf("%s.probes[%d]", key, i)
@@ -340,6 +378,9 @@ func (p *findings) looks(key string, c Cluster) {
 			p.add(at+".name", "probe %s is declared twice; keep one or rename it", probe.Name)
 		}
 		names[probe.Name] = true
+	}
+	if len(c.Probes) > 0 {
+		p.probeBudget(key+".probe_budget", c)
 	}
 	if h := c.Health; h != nil {
 		at := key + ".health"
@@ -393,7 +434,74 @@ func (p *findings) looks(key string, c Cluster) {
 		}
 		p.absolute(at+".ca_file", f.CAFile)
 		p.absolute(at+".token_file", f.TokenFile)
+		p.belong(at, f.Type, forwardingKeys(), *f)
+		if f.Type == "syslog" && !f.TLS && f.CAFile != "" {
+			p.add(at+".ca_file", "without tls: true no certificate is shown; set it or remove this")
+		}
 		p.schedule(at, f.Every, f.Timeout)
+	}
+}
+
+// probeKeys lists the keys that probes of one type have and not those of every type.
+func probeKeys() map[string][]string {
+	return map[string][]string{
+		"ssh":   {"user", "key_file", "certificate_file", "host_key", "known_hosts_file", "insecure_host_key", "command"},
+		"https": {"ca_file", "server_name", "statuses", "contains"},
+		"tls":   {"ca_file", "server_name"},
+		"tcp":   {},
+	}
+}
+
+// forwardingKeys lists the same of log receivers.
+func forwardingKeys() map[string][]string {
+	return map[string][]string{
+		"tcp":    {},
+		"tls":    {"ca_file"},
+		"syslog": {"tls", "ca_file"},
+		"https":  {"ca_file", "token_file", "header"},
+	}
+}
+
+// belong finds the keys of a section that do nothing for its type.
+func (p *findings) belong(at, kind string, keys map[string][]string, section any) {
+	if _, known := keys[kind]; !known {
+		return // which is a problem of its own
+	}
+	v := reflect.ValueOf(section)
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("yaml")
+		var kinds []string
+		for _, one := range slices.Sorted(maps.Keys(keys)) {
+			if slices.Contains(keys[one], name) {
+				kinds = append(kinds, one)
+			}
+		}
+		if len(kinds) > 0 && !slices.Contains(kinds, kind) && !v.Field(i).IsZero() {
+			p.add(at+"."+name, "it does nothing for type %s, only for %s; remove it or change the type", kind, strings.Join(kinds, " and "))
+		}
+	}
+}
+
+// probeBudget checks how often the probes of a cluster log in, all together.
+func (p *findings) probeBudget(key string, c Cluster) {
+	b := c.ProbeBudget
+	if b.AtOnce < 1 {
+		p.add(key+".at_once", "%d lets no probe run; use 1 or more", b.AtOnce)
+	}
+	if b.LoginsPerHour < 1 {
+		p.add(key+".logins_per_hour", "%d lets no probe log in; use 1 or more", b.LoginsPerHour)
+		return
+	}
+	probes, logins := 0, 0.0
+	for _, probe := range c.Probes {
+		if probe.Type == "ssh" && probe.Every > 0 {
+			probes++
+			logins += time.Hour.Seconds() / probe.Every.Seconds()
+		}
+	}
+	if logins > float64(b.LoginsPerHour) {
+		fits := time.Duration(math.Ceil(float64(probes)*time.Hour.Seconds()/float64(b.LoginsPerHour))) * time.Second
+		p.add(key+".logins_per_hour", "the ssh probes log in %.0f times an hour, and %d are allowed; set their every to %s or more, or raise it", math.Ceil(logins), b.LoginsPerHour, fits)
 	}
 }
 
@@ -407,6 +515,7 @@ func (p *findings) probe(key string, probe Probe) {
 	p.paths(key, map[string]config.Path{
 		"key_file": probe.KeyFile, "certificate_file": probe.CertificateFile, "known_hosts_file": probe.KnownHostsFile, "ca_file": probe.CAFile,
 	})
+	p.belong(key, probe.Type, probeKeys(), probe)
 	if probe.Type == "https" {
 		p.httpURL(key+".address", probe.Address)
 		return
@@ -417,8 +526,17 @@ func (p *findings) probe(key string, probe Probe) {
 	}
 	p.required(key+".user", probe.User, "who logs in")
 	p.required(key+".key_file", string(probe.KeyFile), "the private key to log in with")
-	if probe.HostKey == "" && probe.KnownHostsFile == "" && !probe.InsecureHostKey {
+	said := 0
+	for _, one := range []bool{probe.HostKey != "", probe.KnownHostsFile != "", probe.InsecureHostKey} {
+		if one {
+			said++
+		}
+	}
+	switch {
+	case said == 0:
 		p.add(key+".host_key", "missing; set host_key or known_hosts_file so that the probe knows whom it talks to, or insecure_host_key: true")
+	case said > 1:
+		p.add(key+".host_key", "%d of host_key, known_hosts_file and insecure_host_key are set; keep the one that says whom the probe talks to", said)
 	}
 }
 
@@ -566,6 +684,16 @@ func (p *findings) absolute(key string, path config.Path) {
 func (p *findings) paths(section string, paths map[string]config.Path) {
 	for _, key := range slices.Sorted(maps.Keys(paths)) {
 		p.absolute(section+"."+key, paths[key])
+	}
+}
+
+// poll checks how often something is asked in full. The floor only keeps a slip
+// of the unit from asking without pause.
+func (p *findings) poll(key string, every time.Duration) {
+	const floor = 10 * time.Millisecond
+	p.positive(key, every)
+	if every > 0 && every < floor {
+		p.add(key, "%s is too often; use %s or more, usually 5s", every, floor)
 	}
 }
 

@@ -76,6 +76,12 @@ func (o source) look(ctx context.Context) Look {
 		})
 	}
 	l.Observations, l.Err = o.patient(ctx)
+	for _, seen := range l.Observations {
+		// Of sessions, what is missing was asked for above.
+		if m := seen.Mark; m != nil && m.Blind && o.permissions == nil {
+			l.Missing = append(l.Missing, Missing{What: m.BlindReason, Todo: "correct gateway_url, or let the vendor's credentials read the gateway's settings"})
+		}
+	}
 	return l
 }
 
@@ -83,10 +89,14 @@ func (o source) look(ctx context.Context) Look {
 // everything once before. What it says last counts.
 func (o source) patient(ctx context.Context) ([]codec.Observation, error) {
 	const tries = 20
+	asked := o.Source
+	if o.once != nil {
+		asked = o.once
+	}
 	var observations []codec.Observation
 	var err error
 	for range tries {
-		if observations, err = o.Source.Poll(ctx); err == nil || o.Run == nil {
+		if observations, err = asked.Poll(ctx); err == nil || o.Run == nil {
 			return observations, err
 		}
 		timer := time.NewTimer(250 * time.Millisecond)

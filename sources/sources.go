@@ -2,7 +2,9 @@
 // adapter stands behind each source, and how often it is asked. A server and a
 // collector that runs by itself build theirs from the same file.
 //
-// It owns no rule about what is seen, keeps nothing and sends nothing.
+// It owns no rule about what is seen, but how much looking may ask of others: how
+// many probes look at once, and when a refused login is tried again. It sends
+// nothing.
 package sources
 
 import (
@@ -10,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -17,7 +20,6 @@ import (
 	"github.com/lockstep-fleet/lockstep/adapters/compose"
 	"github.com/lockstep-fleet/lockstep/adapters/forward"
 	"github.com/lockstep-fleet/lockstep/adapters/kube"
-	"github.com/lockstep-fleet/lockstep/adapters/probe"
 	"github.com/lockstep-fleet/lockstep/adapters/probe/health"
 	"github.com/lockstep-fleet/lockstep/adapters/s3"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
@@ -29,6 +31,9 @@ import (
 // packageEvery is how often what is declared is read: files and Helm's records,
 // which change by people's hands.
 const packageEvery = 30 * time.Second
+
+// spare is how much longer than the look itself its schedule waits.
+const spare = 5 * time.Second
 
 // Set is all that a configuration says to look at.
 type Set struct {
@@ -47,6 +52,8 @@ type source struct {
 	collector.Schedule
 	// writes says that a look leaves something behind elsewhere.
 	writes bool
+	// once is what a dry run asks in place of the schedule's source; nil is that.
+	once collector.Source
 	// permissions says what is missing, nil where nothing can be asked.
 	permissions func(ctx context.Context) ([]Missing, error)
 }
@@ -68,7 +75,7 @@ func Open(file fleetfile.File, log *slog.Logger, now func() time.Time) (_ *Set, 
 	}
 	var takers []taker
 	for _, c := range file.Clusters {
-		for _, open := range []func(fleetfile.File, fleetfile.Cluster) error{s.kubernetes, s.remoteAccess, s.probes, s.health, s.forwarding} {
+		for _, open := range []func(fleetfile.File, fleetfile.Cluster) error{s.kubernetes, s.probes, s.health, s.forwarding} {
 			if err := open(file, c); err != nil {
 				return nil, fmt.Errorf("cluster %s: %w", c.ID, err)
 			}
@@ -126,7 +133,9 @@ func (s *Set) composeProjects(file fleetfile.File) error {
 		inventory := collector.Inventory(c.ID, file.Inventory.PollInterval, d.Inventory)
 		inventory.Wake, inventory.Run = d.Changed(), d.Watch
 		s.add(source{Schedule: inventory})
-		s.add(source{Schedule: collector.Package(c.ID, packageEvery, d.Package)})
+		if err := s.declared(file, c, d.Package); err != nil {
+			return fmt.Errorf("cluster %s: %w", c.ID, err)
+		}
 	}
 	return nil
 }
@@ -154,8 +163,7 @@ func (s *Set) kubernetes(file fleetfile.File, c fleetfile.Cluster) error {
 	inventory := collector.Inventory(c.ID, file.Inventory.PollInterval, namespace.Inventory)
 	inventory.Wake, inventory.Run = namespace.Changed(), namespace.Run
 	s.add(source{Schedule: inventory, permissions: func(ctx context.Context) ([]Missing, error) { return forbidden(ctx, namespace) }})
-	s.add(source{Schedule: collector.Package(c.ID, packageEvery, namespace.Package)})
-	return nil
+	return s.declared(file, c, namespace.Package)
 }
 
 // vendor is the account and the clusters it is asked about.
@@ -198,10 +206,10 @@ func (s *Set) client(v fleetfile.Vendor, address string) (*akeyless.Client, erro
 // VendorOptions is how the vendor is asked at an address.
 func VendorOptions(v fleetfile.Vendor, address string, log *slog.Logger, now func() time.Time) akeyless.Options {
 	if len(v.Command) > 0 {
-		return akeyless.Options{Command: v.Command, Log: log, Now: now}
+		return akeyless.Options{Command: v.Command, Timeout: v.Timeout, Log: log, Now: now}
 	}
 	return akeyless.Options{
-		BaseURL: address, CAFile: string(v.CAFile), Log: log, Now: now,
+		BaseURL: address, CAFile: string(v.CAFile), Timeout: v.Timeout, Log: log, Now: now,
 		Auth: akeyless.Auth{
 			Type: akeyless.AccessType(v.AccessType), AccessID: v.AccessID, KeyFile: string(v.AccessKeyFile), JWTFile: string(v.JWTFile),
 			UIDTokenFile: string(v.UIDTokenFile), K8sAuthConfig: v.K8sAuthConfig, K8sTokenFile: string(v.K8sTokenFile), GatewayURL: v.GatewayURL,
@@ -215,17 +223,23 @@ func (s *Set) sessions(file fleetfile.File, takers []taker) error {
 		return nil
 	}
 	v := s.vendor
-	reader, err := akeyless.NewSessionReader(akeyless.ReaderOptions{
-		Client: v.client, Clusters: v.clusters, SourceLag: file.Vendor.SourceLag, Lookback: file.Rollout.Lookback, Now: s.now,
-	})
+	o := akeyless.ReaderOptions{
+		Client: v.client, Clusters: v.clusters, SourceLag: file.Vendor.SourceLag, Lookback: file.Rollout.Lookback, MaxTime: longestRead,
+		OpenFile: filepath.Join(file.Spool(), "open-sessions"), Now: s.now,
+	}
+	reader, err := akeyless.NewSessionReader(o)
 	if err != nil {
 		return err
 	}
-	read := func(ctx context.Context) ([]fleet.Session, []fleet.Mark, error) {
-		page, err := reader.Poll(ctx)
-		return page.Sessions, page.Marks, err
+	s.closers = append(s.closers, reader.Save)
+	// A dry run shows what is seen now and is over before a large account's lookback
+	// is read; what it met is not for the next run to know.
+	o.Lookback, o.OpenFile = min(o.Lookback, lookedBack), ""
+	brief, err := akeyless.NewSessionReader(o)
+	if err != nil {
+		return err
 	}
-	schedule := collector.Sessions(v.ids, file.Vendor.PollInterval, read, func(sessions []fleet.Session) {
+	schedule := collector.Sessions(v.ids, file.Vendor.PollInterval, reading(reader), func(sessions []fleet.Session) {
 		for _, session := range sessions {
 			for _, t := range takers {
 				if t.cluster == session.Cluster {
@@ -234,54 +248,29 @@ func (s *Set) sessions(file fleetfile.File, takers []taker) error {
 			}
 		}
 	})
-	// The first poll reads the whole lookback, page after page.
-	schedule.Timeout = 10 * time.Minute
-	s.add(source{Schedule: schedule, permissions: v.missing})
+	// The reader ends by itself; a page that is under way then is read to its end.
+	schedule.Timeout = longestRead + time.Minute
+	s.add(source{
+		Schedule: schedule, once: collector.Sessions(v.ids, file.Vendor.PollInterval, reading(brief), nil).Source, permissions: v.missing,
+	})
 	s.add(source{Schedule: collector.Registrations(v.ids, file.Vendor.PollInterval, func(ctx context.Context) ([]fleet.Registration, error) {
 		return v.client.Registrations(ctx, v.clusters)
 	})})
 	return nil
 }
 
-// remoteAccess reads a gateway's own configuration.
-func (s *Set) remoteAccess(file fleetfile.File, c fleetfile.Cluster) error {
-	if c.GatewayURL == "" || file.Vendor == nil || len(file.Vendor.Command) > 0 {
-		return nil
-	}
-	client, err := s.client(*file.Vendor, c.GatewayURL)
-	if err != nil {
-		return err
-	}
-	schedule := collector.Package(c.ID, packageEvery, func(ctx context.Context) (fleet.Package, error) {
-		access, err := client.RemoteAccess(ctx)
-		return fleet.Package{Cluster: c.ID, ObservedAt: s.now(), RemoteAccess: &access}, err
-	})
-	schedule.Name = "the remote access settings of " + string(c.ID)
-	s.add(source{Schedule: schedule})
-	return nil
-}
+const (
+	// longestRead is how long one poll goes on reading sessions.
+	longestRead = 5 * time.Minute
+	// lookedBack is how far back a dry run reads sessions.
+	lookedBack = 5 * time.Minute
+)
 
-func (s *Set) probes(_ fleetfile.File, c fleetfile.Cluster) error {
-	for _, p := range c.Probes {
-		o := probe.Options{
-			Cluster: c.ID, Name: p.Name, Kind: fleet.CheckKind(p.Type), Component: p.Component, Address: p.Address, Timeout: p.Timeout, Now: s.now,
-			TLS: probe.TLS{CAFile: string(p.CAFile), ServerName: p.ServerName}, HTTP: probe.HTTP{Statuses: p.Statuses, Contains: p.Contains},
-		}
-		if o.Kind == fleet.CheckSSH {
-			o.SSH = &probe.SSH{
-				User: p.User, KeyFile: string(p.KeyFile), CertificateFile: string(p.CertificateFile), HostKey: p.HostKey,
-				KnownHostsFile: string(p.KnownHostsFile), InsecureHostKey: p.InsecureHostKey, Command: p.Command,
-			}
-		}
-		looker, err := probe.New(o)
-		if err != nil {
-			return fmt.Errorf("probe %s: %w", p.Name, err)
-		}
-		s.checks(c.ID, fleet.KindProbe, "probe "+p.Name+" of "+string(c.ID), p.Every, p.Timeout, func(ctx context.Context) []fleet.Check {
-			return []fleet.Check{looker.Check(ctx)}
-		})
+func reading(reader *akeyless.SessionReader) func(context.Context) ([]fleet.Session, []fleet.Mark, error) {
+	return func(ctx context.Context) ([]fleet.Session, []fleet.Mark, error) {
+		page, err := reader.Poll(ctx)
+		return page.Sessions, page.Marks, err
 	}
-	return nil
 }
 
 // checks adds a source whose look always has an outcome, unless it was cut short.
@@ -294,7 +283,7 @@ func (s *Set) checks(cluster fleet.ClusterID, kind fleet.Kind, name string, ever
 		return checks, nil
 	})
 	// The look ends by itself at its own limit.
-	schedule.Timeout = timeout + 5*time.Second
+	schedule.Timeout = timeout + spare
 	s.add(source{Schedule: schedule})
 	return &s.sources[len(s.sources)-1]
 }

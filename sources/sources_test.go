@@ -1,17 +1,24 @@
 package sources_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/adapters/akeyless/akeylesstest"
+	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
@@ -43,6 +50,13 @@ func newPlace(t *testing.T) place {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	p := place{dir: t.TempDir(), vendor: vendor, port: l.Addr().String()}
+	if err := os.Mkdir(filepath.Join(p.dir, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// As the spool leaves it, which is opened before anything is kept beside it.
+	if err := os.MkdirAll(filepath.Join(p.dir, "data", "spool"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	p.write(t, "vendor.key", akeylesstest.AccessKey)
 	p.write(t, "s3.id", "id")
 	p.write(t, "s3.key", "key")
@@ -121,7 +135,6 @@ func TestEverythingThatIsNamedHasASchedule(t *testing.T) {
 		"inventory [oslo]: the inventory of oslo",
 		"inventory [rome]: the inventory of rome",
 		"package [oslo]: the package of oslo",
-		"package [oslo]: the remote access settings of oslo",
 		"package [rome]: the package of rome",
 		"pipeline [oslo]: the log forwarding of oslo",
 		"pipeline [oslo]: the recording storage of oslo",
@@ -157,8 +170,6 @@ func TestLook(t *testing.T) {
 	check("probe port of oslo", l.Err == nil && len(l.Observations) == 1 && l.Observations[0].Check.OK)
 	l = looks["registrations"]
 	check("registrations", l.Err == nil && len(l.Observations) == 1 && l.Observations[0].Registration.Cluster == "oslo")
-	l = looks["the remote access settings of oslo"]
-	check("the remote access settings of oslo", l.Err == nil && len(l.Observations) == 1 && l.Observations[0].Package.RemoteAccess != nil)
 	l = looks["sessions"]
 	check("sessions", l.Err == nil && len(l.Missing) == 0 && len(l.Observations) == 2 && l.Observations[0].Session.ID == "s1" && !l.Observations[1].Mark.Blind)
 	check("the inventory of oslo", errs.IDOf(looks["the inventory of oslo"].Err) == "LS-KUB-002")
@@ -219,6 +230,142 @@ func TestWhatCannotBeOpened(t *testing.T) {
 		file := p.load(t, c.from, c.to)
 		if set, err := sources.Open(file, slog.New(slog.DiscardHandler), time.Now); errs.IDOf(err) != c.id {
 			t.Errorf("%s: %v %v", name, set, err)
+		}
+	}
+}
+
+// apiServer is a namespace without Helm releases.
+type apiServer struct {
+	url  string
+	down atomic.Bool
+}
+
+func kubernetes(t *testing.T) *apiServer {
+	t.Helper()
+	a := new(apiServer)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if a.down.Load() {
+			http.Error(w, "down", http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": "1"}, "items": []}`)
+	}))
+	t.Cleanup(server.Close)
+	a.url = server.URL
+	return a
+}
+
+// A cluster has one package: what its engine tells, with the settings of its gateway.
+func TestThePackageHoldsRemoteAccess(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	api := kubernetes(t)
+	p.write(t, "kubeconfig", `{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}],
+clusters: [{name: c, cluster: {server: "`+api.url+`"}}], users: [{name: u, user: {token: t}}]}`)
+	file := p.load(t, "", "")
+	schedule := func(set *sources.Set) collector.Schedule {
+		all := set.Schedules()
+		return all[slices.IndexFunc(all, func(s collector.Schedule) bool { return s.Name == "the package of oslo" })]
+	}
+	whole := schedule(open(t, file))
+	before := time.Now()
+	seen, err := whole.Source.Poll(t.Context())
+	if err != nil || len(seen) != 1 || seen[0].Package.RemoteAccess == nil {
+		t.Fatalf("both answer: %+v, %v", seen, err)
+	}
+	p.vendor.Forbid("gateway-get-remote-access", true)
+	for range 2 {
+		seen, err = whole.Source.Poll(t.Context())
+		if err != nil || len(seen) != 2 || seen[0].Package == nil || seen[0].Package.RemoteAccess != nil {
+			t.Fatalf("the engine alone answers: %+v, %v", seen, err)
+		}
+		m := seen[1].Mark
+		if m == nil || !m.Blind || m.About != fleet.KindPackage || m.Cluster != "oslo" || !strings.Contains(m.BlindReason, "remote access settings of oslo") {
+			t.Errorf("the engine alone answers, and the mark says %+v", m)
+		}
+		if m.CompleteUntil.Before(before) || m.CompleteUntil.After(time.Now()) {
+			t.Errorf("the mark promises until %s; both answered at %s", m.CompleteUntil, before)
+		}
+	}
+	for _, l := range open(t, file).Look(t.Context(), []fleet.ClusterID{"oslo"}) {
+		if l.Name == "the package of oslo" && (l.Err != nil || len(l.Missing) != 1 || !strings.Contains(l.Missing[0].What, "remote access")) {
+			t.Errorf("a look at the engine alone: %+v", l)
+		}
+	}
+	p.vendor.Forbid("gateway-get-remote-access", false)
+	if seen, err = whole.Source.Poll(t.Context()); err != nil || len(seen) != 1 || seen[0].Package.RemoteAccess == nil {
+		t.Errorf("both answer again: %+v, %v", seen, err)
+	}
+	api.down.Store(true)
+	if seen, err = whole.Source.Poll(t.Context()); err == nil || len(seen) != 0 || !strings.Contains(err.Error(), "the package of oslo") {
+		t.Errorf("the gateway alone answers: %+v, %v", seen, err)
+	}
+}
+
+// A dry run reads little of the past, and leaves what a run knows as it is.
+func TestSessionsOfALookAndOfARun(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	hour := time.Now().Add(-time.Hour)
+	if err := p.vendor.Report(akeylesstest.Session{
+		ID: "s0", Status: "completed", StartTime: hour, EndTime: hour.Add(time.Minute), Gateway: akeylesstest.GatewayInfo{ClusterName: "acc/p/oslo"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	kept := filepath.Join(p.dir, "data", "spool", "open-sessions")
+	ids := func(seen []codec.Observation) (out []fleet.SessionID) {
+		for _, o := range seen {
+			if o.Session != nil {
+				out = append(out, o.Session.ID)
+			}
+		}
+		return out
+	}
+	file := p.load(t, "", "")
+	set := open(t, file)
+	for _, l := range set.Look(t.Context(), nil) {
+		if got := ids(l.Observations); l.Kind == fleet.KindSession && !slices.Equal(got, []fleet.SessionID{"s1"}) {
+			t.Errorf("a look sees sessions %v: %+v", got, l)
+		}
+	}
+	if err := set.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(kept); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a look kept something: %v", err)
+	}
+	set = open(t, file)
+	all := set.Schedules()
+	run := all[slices.IndexFunc(all, func(s collector.Schedule) bool { return s.Kind == fleet.KindSession })]
+	if run.Timeout != 6*time.Minute {
+		t.Errorf("a poll of sessions has %s", run.Timeout)
+	}
+	seen, err := run.Source.Poll(t.Context())
+	if got := ids(seen); err != nil || !slices.Equal(got, []fleet.SessionID{"s0", "s1"}) {
+		t.Errorf("a run sees sessions %v, %v", got, err)
+	}
+	// The reader itself writes the file every few minutes; the end of a run is another time.
+	if err := p.vendor.Report(akeylesstest.Session{ID: "s2", Status: "connected", StartTime: time.Now(), Gateway: akeylesstest.GatewayInfo{ClusterName: "acc/p/oslo"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run.Source.Poll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := set.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(kept); err != nil || !strings.Contains(string(text), `"s2"`) {
+		t.Errorf("a run kept %q, %v", text, err)
+	}
+}
+
+// The vendor has the time that the configuration gives it.
+func TestTheVendorsTimeout(t *testing.T) {
+	t.Parallel()
+	for _, v := range []fleetfile.Vendor{{Timeout: 7 * time.Second}, {Timeout: 7 * time.Second, Command: []string{"akeyless"}}} {
+		if got := sources.VendorOptions(v, "", slog.New(slog.DiscardHandler), time.Now).Timeout; got != v.Timeout {
+			t.Errorf("asked with %v it has %s", v.Command, got)
 		}
 	}
 }

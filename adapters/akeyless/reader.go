@@ -265,6 +265,13 @@ func (p *poll) readActive(ctx context.Context) error {
 		p.floor = p.now().Add(-p.reader.lookback)
 		p.horizon = p.floor
 	}
+	if now := p.now(); now.Before(p.floor) {
+		// The server's clock went back: what begins from now on begins before the floor.
+		p.floor = now.Add(-p.reader.overlap)
+		if p.floor.Before(p.horizon) {
+			p.horizon = p.floor
+		}
+	}
 	for _, o := range p.reader.open {
 		if o.met == p.reader.polls {
 			continue
@@ -446,6 +453,12 @@ func (r *SessionReader) commit(p *poll) Page {
 	}
 	r.began, r.horizon = true, p.horizon
 	now := p.now()
+	if now.Before(r.complete) {
+		p.blindAll(fmt.Sprintf("the server's clock went back; what begins until %s has been promised already", r.complete.Format(time.RFC3339)))
+	}
+	if p.floor.Before(r.floor) {
+		r.floor = p.floor
+	}
 	next := now
 	if p.newest.Before(next) {
 		// Sessions to come start after the newest seen, not after our own now.

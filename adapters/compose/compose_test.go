@@ -56,7 +56,7 @@ func TestCheck(t *testing.T) {
 		"no such file":        {says: []string{"LS-CMP-003", "compose.yaml does not exist", `"vault"`, "correct the path"}},
 		"no such env file":    {files: map[string]string{"compose.yaml": pinnedGateway}, change: func(t *Target) { t.EnvFiles = []string{"prod.env"} }, says: []string{"LS-CMP-003", "prod.env does not exist"}},
 		"no service env file": {files: map[string]string{"compose.yaml": "services: {a: {image: 'x:1', env_file: a.env}}"}, says: []string{"LS-CMP-003", "a.env does not exist", "service a"}},
-		"not YAML":            {files: map[string]string{"compose.yaml": "services:\n  a: [\n"}, says: []string{"LS-CMP-004", "compose.yaml", "parse", "L3"}},
+		"not YAML":            {files: map[string]string{"compose.yaml": "services:\n  a: [\n"}, says: []string{"LS-CMP-004", "compose.yaml", "parse", "line 3"}},
 		"not Compose":         {files: map[string]string{"compose.yaml": "services: {a: {imag: x}}"}, says: []string{"LS-CMP-004", "compose.yaml", "imag"}},
 		"no tag":              {files: map[string]string{"compose.yaml": "services: {akeyless-ssh: {image: akeyless/zero-trust-bastion}}"}, says: []string{"LS-CMP-005", "service akeyless-ssh", "has no tag", `"akeyless/zero-trust-bastion"`, "sha256"}},
 		"moving tags": {files: map[string]string{"compose.yaml": "services: {akeyless-gateway: {image: 'akeyless/base:latest-akeyless'}, other: {image: 'mirror/zero-trust-bastion:latest'}}"},

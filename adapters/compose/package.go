@@ -288,7 +288,7 @@ func decodeModel(ctx context.Context, name, dir, model string) (*types.Project, 
 		// Defaults do run: JSON leaves out what equals them (create_host_path).
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading the recorded configuration of compose project %q: %w", name, err)
+		return nil, unreadable("reading the recorded configuration of compose project %q: %s", name, place(err))
 	}
 	return project, nil
 }

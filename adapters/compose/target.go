@@ -76,7 +76,7 @@ func (e *Engine) load(ctx context.Context, t Target) (loaded, error) {
 	environment, err := cli.NewProjectOptions(nil,
 		cli.WithWorkingDirectory(dir), cli.WithEnv(e.opts.Environment), cli.WithEnvFiles(explicit...), cli.WithDotEnv)
 	if err != nil {
-		return loaded{}, errs.New(errs.Invalid, "LS-CMP-004", "compose project %q: reading its env files: %w; check them with docker compose config --environment", t.Project, err)
+		return loaded{}, refused(t.Project, "reading its env files", err)
 	}
 	for _, path := range environment.EnvFiles {
 		file, err := readFile(t.Project, "env file", path)
@@ -106,7 +106,7 @@ func (e *Engine) load(ctx context.Context, t Target) (loaded, error) {
 		o.SkipResolveEnvironment = true // below, after hidden services are gone
 	})
 	if err != nil {
-		return loaded{}, errs.New(errs.Invalid, "LS-CMP-004", "compose project %q: reading %s: %w; docker compose config shows the same error until the file is fixed", t.Project, paths(out.files), err)
+		return loaded{}, refused(t.Project, "reading "+paths(out.files), err)
 	}
 	if err := selected(t, out.profiles, project); err != nil {
 		return loaded{}, err
@@ -127,7 +127,7 @@ func (e *Engine) load(ctx context.Context, t Target) (loaded, error) {
 	}
 	project, err = project.WithServicesEnvironmentResolved(true)
 	if err != nil {
-		return loaded{}, errs.New(errs.Invalid, "LS-CMP-004", "compose project %q: reading the env files of its services: %w", t.Project, err)
+		return loaded{}, refused(t.Project, "reading the env files of its services", err)
 	}
 	out.project = project.WithoutUnnecessaryResources()
 	return out, nil

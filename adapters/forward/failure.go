@@ -29,8 +29,8 @@ func (e *Endpoint) explain(ctx context.Context, err error) (fleet.Failure, strin
 	case class == fleet.FailureTimeout:
 		text = fmt.Sprintf("no answer within %s", e.opts.Timeout)
 	}
-	if token, err := e.token(); err == nil && token != "" {
-		text = strings.ReplaceAll(text, token, "***")
+	if token, err := e.token(); err == nil {
+		text = hide(text, token)
 	}
 	return class, strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -38,6 +38,14 @@ func (e *Endpoint) explain(ctx context.Context, err error) (fleet.Failure, strin
 		}
 		return r
 	}, text)
+}
+
+// hide takes the token out of a text.
+func hide(text, token string) string {
+	if token == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, token, "***")
 }
 
 // classify sorts out whose fault an error was.

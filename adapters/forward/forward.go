@@ -75,6 +75,9 @@ type Endpoint struct {
 func New(opts Options) (*Endpoint, error) {
 	opts.Timeout = cmp.Or(opts.Timeout, defaultTimeout)
 	e := &Endpoint{opts: opts, host: opts.Address, target: opts.Address}
+	if opts.TLS && opts.Kind != Syslog {
+		return nil, e.invalid(fmt.Sprintf("the setting tls belongs to the kind syslog, and the kind is %q; plain text within TLS is the kind tls", opts.Kind))
+	}
 	switch opts.Kind {
 	case TCP, TLS, Syslog:
 		host, port, err := net.SplitHostPort(opts.Address)

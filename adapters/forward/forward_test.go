@@ -328,6 +328,35 @@ func TestAnswersOverHTTPSHaveTheirClass(t *testing.T) {
 	}
 }
 
+// Wherever the answer is cut, no part of the token is shown, also when the file has
+// another one by the time the answer comes.
+func TestATokenThatAnAnswerRepeatsIsNotShown(t *testing.T) {
+	t.Parallel()
+	long := "tok-" + strings.Repeat("0123456789abcdef", 40)
+	var fill atomic.Int32
+	path := file(t, long)
+	server, authority := certified(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := os.WriteFile(path, []byte("the next one"), 0o600); err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprint(w, strings.Repeat("x", int(fill.Load())), r.Header.Get("Authorization"), strings.Repeat("y", 8<<10))
+	}))
+	for n := 0; n < 310; n += 9 {
+		fill.Store(int32(n))
+		if err := os.WriteFile(path, []byte(long), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		check := look(t, forward.Options{Kind: forward.HTTPS, Address: server.URL, CAFile: authority, Send: true, TokenFile: path})
+		if check.OK || strings.Contains(check.Detail, "tok-") || strings.Contains(check.Detail, "0123") {
+			t.Fatalf("after %d bytes: %q", n, check.Detail)
+		}
+		if len(check.Detail) != 300 || !strings.Contains(check.Detail, "400 Bad Request: ") {
+			t.Fatalf("after %d bytes: %d are shown: %q", n, len(check.Detail), check.Detail)
+		}
+	}
+}
+
 func TestConnectionsThatFailHaveTheirClass(t *testing.T) {
 	t.Parallel()
 	server, authority := certified(t, http.NotFoundHandler())
@@ -401,6 +430,9 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		"no port":                  {Kind: forward.Syslog, Address: "logs"},
 		"no host":                  {Kind: forward.TCP, Address: ":514"},
 		"a URL for tcp":            {Kind: forward.TCP, Address: "tcp://logs:514/x"},
+		"tcp within TLS":           {Kind: forward.TCP, Address: "logs:514", TLS: true},
+		"tls within TLS":           {Kind: forward.TLS, Address: "logs:6514", TLS: true},
+		"https within TLS":         {Kind: forward.HTTPS, Address: "https://logs/", TLS: true},
 		"a token without http":     {Kind: forward.TCP, Address: "logs:514", TokenFile: "token"},
 		"no URL":                   {Kind: forward.HTTPS, Address: "logs:8088"},
 		"a password":               {Kind: forward.HTTPS, Address: "https://me:" + token + "@logs/"},

@@ -21,6 +21,10 @@ const (
 	settle = time.Second
 	// notice begins every test line: who finds one should know what it is.
 	notice = "Lockstep test line: whether log forwarding is accepted; no action is needed"
+	// maxAnswer bounds what is read of an answer that is no success, and maxShown
+	// what is shown of it, both in bytes.
+	maxAnswer = 4 << 10
+	maxShown  = 300
 )
 
 // words is the test line's text.
@@ -151,9 +155,13 @@ func (e *Endpoint) post(ctx context.Context, at time.Time) (expires time.Time, e
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return expires, nil
 	}
-	said, err := io.ReadAll(io.LimitReader(resp.Body, 300))
+	// A token that begins in what is shown must be whole in what is read, or a part
+	// of it would be shown.
+	said, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+int64(len(token))))
 	if err != nil {
 		said = nil // the status says enough
 	}
-	return expires, &refusal{status: resp.StatusCode, text: fmt.Sprintf("it answered %s: %s", resp.Status, said)}
+	// The token that was sent: another may be in the file by now.
+	text := hide(fmt.Sprintf("it answered %s: %s", resp.Status, said), token)
+	return expires, &refusal{status: resp.StatusCode, text: strings.ToValidUTF8(text[:min(len(text), maxShown)], "")}
 }

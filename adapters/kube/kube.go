@@ -86,7 +86,7 @@ type Source struct {
 	timeout time.Duration
 	silence time.Duration
 
-	transport http.RoundTripper
+	transport *bounded
 	core      core.CoreV1Interface
 	apps      apps.AppsV1Interface
 	access    authorization.AuthorizationV1Interface
@@ -161,7 +161,10 @@ func (s *Source) connect(config *rest.Config) error {
 	if err != nil {
 		return err
 	}
-	s.transport = client.Transport
+	// Around all the others: the library runs the kubeconfig's command outside of
+	// what config.Wrap adds.
+	s.transport = newBounded(client.Transport, config.ExecProvider)
+	client.Transport = s.transport
 	var problems [4]error
 	s.core, problems[0] = core.NewForConfigAndClient(config, client)
 	s.apps, problems[1] = apps.NewForConfigAndClient(config, client)
@@ -183,7 +186,8 @@ func unusable(o Options, err error) error {
 
 // Run keeps the caches until ctx ends, then returns nil: over restarts of the API
 // server, expired credentials and watches that lag too far behind. What goes wrong
-// is told by Inventory.
+// is told by Inventory. A command of the kubeconfig that does not end is waited for
+// as long as a request may take.
 func (s *Source) Run(ctx context.Context) error {
 	// The library logs every failed attempt; a source's caller hears of them in
 	// the errors of its own calls.
@@ -200,6 +204,7 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	reflectors.Wait()
 	s.pumps.Wait()
+	s.transport.drain(s.timeout)
 	utilnet.CloseIdleConnectionsFor(s.transport)
 	return nil
 }
@@ -255,6 +260,7 @@ func (s *Source) Inventory(ctx context.Context) (fleet.Inventory, error) {
 type answers struct{ next http.RoundTripper }
 
 func (a answers) RoundTrip(req *http.Request) (*http.Response, error) {
+	defer sent(req)()
 	resp, err := a.next.RoundTrip(req)
 	if err != nil {
 		return nil, err

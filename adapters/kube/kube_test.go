@@ -2,7 +2,9 @@ package kube_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -433,6 +436,62 @@ func TestACommandThatGivesNoCredentialsIsNamed(t *testing.T) {
 	_, err := start(t, "", func(o *kube.Options) { o.Kubeconfig = path }).Inventory(t.Context())
 	if errs.IDOf(err) != "LS-KUB-003" || !strings.Contains(err.Error(), "/nowhere/login") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The library runs the command without a limit: it must hold up neither the caller
+// nor, once it has ended, anything else.
+func TestACommandThatDoesNotEndIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	gate := filepath.Join(dir, "gate")
+	if err := syscall.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// It waits until somebody opens the other side, then gives a token.
+	script := "read line < " + gate + `; echo '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"t"}}'`
+	path := filepath.Join(dir, "kubeconfig")
+	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"lab","clusters":[{"name":"lab","cluster":{"server":"https://127.0.0.1:1"}}],
+		"contexts":[{"name":"lab","context":{"cluster":"lab","user":"lab","namespace":"vault"}}],
+		"users":[{"name":"lab","user":{"exec":{"apiVersion":"client.authentication.k8s.io/v1","command":"sh","args":["-c",%q],"interactiveMode":"Never"}}}]}`, script)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const timeout = 200 * time.Millisecond
+	s := start(t, "", func(o *kube.Options) { o.Kubeconfig, o.Timeout = path, timeout })
+	for range 3 {
+		began := time.Now()
+		_, err := s.Inventory(t.Context())
+		if errs.IDOf(err) != "LS-KUB-003" || errs.KindOf(err) != errs.Unauthenticated || !strings.Contains(err.Error(), "the command sh has not ended") {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(began); took > timeout+5*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), timeout/4)
+	defer cancel()
+	if _, err := s.Inventory(ctx); !errors.Is(err, context.DeadlineExceeded) || errs.IDOf(err) != "" {
+		t.Errorf("a caller who has less time: %v", err)
+	}
+	open, err := os.OpenFile(gate, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.WriteString("go\n"); err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close() // earlier, the line might be lost
+	for limit := time.After(30 * time.Second); ; {
+		_, err := s.Inventory(t.Context())
+		if errs.IDOf(err) == "LS-KUB-002" {
+			break // it has its token, and nothing listens
+		}
+		select {
+		case <-limit:
+			t.Fatalf("after the command has ended: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 

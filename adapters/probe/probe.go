@@ -64,9 +64,6 @@ type HTTP struct {
 	// Contains is text that must be in the first MiB of the body; empty asks for
 	// none.
 	Contains string
-	// Proxy uses the proxy that HTTPS_PROXY and NO_PROXY name. Without it a probe
-	// ignores them: it looks from here, and a proxy is a way of its own.
-	Proxy bool
 }
 
 // Probe looks at one address. It is safe for concurrent use.
@@ -103,7 +100,7 @@ func (p *Probe) check() error {
 	if o.Kind == fleet.CheckSSH != (o.SSH != nil) {
 		return errs.New(errs.Invalid, "LS-PRB-007", "the kind is %q; the ssh settings belong to probes of kind ssh, which need them, and to no others", o.Kind)
 	}
-	if http := o.HTTP; o.Kind != fleet.CheckHTTPS && (http.Statuses != nil || http.Contains != "" || http.Proxy) {
+	if http := o.HTTP; o.Kind != fleet.CheckHTTPS && (http.Statuses != nil || http.Contains != "") {
 		return errs.New(errs.Invalid, "LS-PRB-007", "the kind is %q; the http settings belong to probes of kind https", o.Kind)
 	}
 	if (o.Kind == fleet.CheckSSH || o.Kind == fleet.CheckTCP) && o.TLS != (TLS{}) {
@@ -206,7 +203,7 @@ func (p *Probe) get(ctx context.Context, trail *reach.Trail) (string, error) {
 	config.Time = p.options.Now
 	want := p.options.HTTP
 	answer, err := reach.Get(ctx, reach.Request{
-		URL: p.options.Address, TLS: config, Dial: p.options.Dial, Proxy: want.Proxy, Limit: maxPage,
+		URL: p.options.Address, TLS: config, Dial: p.options.Dial, Limit: maxPage,
 		Final: func(status int) bool { return slices.Contains(want.Statuses, status) },
 	}, trail)
 	if err != nil {

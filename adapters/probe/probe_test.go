@@ -217,39 +217,20 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-func TestAProxyIsUsedOnlyWhenAsked(t *testing.T) {
-	// The environment is read once by a process, so the proxy's name stays and the
-	// dial decides where it is.
+func TestAProxyOfTheEnvironmentIsIgnored(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "http://proxy.example:3128")
 	a := newAuthority(t)
 	origin := web(t, a.issue(t, "web.example", time.Now().Add(time.Hour)), page("hello"))
-	proxy := serve(t, func(conn net.Conn) {
-		r, err := http.ReadRequest(bufio.NewReader(conn))
-		if err != nil || r.Method != http.MethodConnect || r.Host != "web.example:443" {
-			return
-		}
-		far, err := new(net.Dialer).DialContext(context.WithoutCancel(t.Context()), "tcp", origin)
-		if err != nil {
-			return
-		}
-		defer far.Close()
-		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-		go func() { defer conn.Close(); _, _ = io.Copy(conn, far) }()
-		_, _ = io.Copy(far, conn)
-	})
 	var dialled []string
 	o := probe.Options{
 		Kind: fleet.CheckHTTPS, Address: "https://web.example", TLS: probe.TLS{CAFile: a.file},
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			dialled = append(dialled, address)
-			at := map[string]string{"web.example:443": origin, "proxy.example:3128": proxy}[address]
-			return new(net.Dialer).DialContext(ctx, network, at)
+			return new(net.Dialer).DialContext(ctx, network, origin)
 		},
 	}
 	expect(t, newProbe(t, o).Check(t.Context()), "", "HTTP 200")
-	o.HTTP.Proxy = true
-	expect(t, newProbe(t, o).Check(t.Context()), "", "HTTP 200")
-	if fmt.Sprint(dialled) != "[web.example:443 proxy.example:3128]" {
+	if fmt.Sprint(dialled) != "[web.example:443]" {
 		t.Errorf("dialled %v", dialled)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -273,12 +274,14 @@ func (p *Probe) refusal(err error, part reach.Part, heard string, with *credenti
 		return p.denial(err, with)
 	}
 	switch {
+	case strings.HasPrefix(heard, "SSH-") && errors.Is(err, syscall.ECONNRESET):
+		return reach.Found(fleet.FailureTooManyOpen, "reset after the server said its version: %w", err)
 	case strings.HasPrefix(heard, "SSH-") || strings.Contains(heard, "\nSSH-"):
 		return reach.Found(fleet.FailureHandshake, "%w", err)
 	case strings.Contains(heard, "MaxStartups"), strings.Contains(heard, "Not allowed at this time"):
 		return reach.Found(fleet.FailureTooManyOpen, "the server said %q instead of its version", reach.Clean(heard))
 	case heard == "":
-		return reach.Found(fleet.FailureTooManyOpen, "closed before the server said its version, as sshd does when MaxStartups is reached: %w", err)
+		return reach.Found(fleet.FailureUnreachable, "closed before it said its version: nothing behind it, or sshd at MaxStartups: %w", err)
 	}
 	return reach.Found(fleet.FailureHandshake, "not an SSH server: it says %q", reach.Clean(heard))
 }

@@ -253,9 +253,14 @@ func TestEachFailureOfALoginHasItsClass(t *testing.T) {
 		failure fleet.Failure
 		detail  string
 	}{
-		"closes at once":      {func(net.Conn) {}, nil, fleet.FailureTooManyOpen, "before the server said its version"},
-		"full":                {says("Exceeded MaxStartups\r\n"), nil, fleet.FailureTooManyOpen, "Exceeded MaxStartups"},
-		"punished":            {says("Not allowed at this time\r\n"), nil, fleet.FailureTooManyOpen, "Not allowed"},
+		"closes at once": {func(net.Conn) {}, nil, fleet.FailureUnreachable, "closed before it said its version: nothing behind it, or sshd at MaxStartups"},
+		"full":           {says("Exceeded MaxStartups\r\n"), nil, fleet.FailureTooManyOpen, "Exceeded MaxStartups"},
+		"punished":       {says("Not allowed at this time\r\n"), nil, fleet.FailureTooManyOpen, "Not allowed"},
+		"reset after it": {func(conn net.Conn) {
+			_, _ = io.WriteString(conn, "SSH-2.0-full\r\n")
+			_, _ = io.ReadFull(conn, make([]byte, 8)) // the client has heard it and answers
+			_ = conn.(*net.TCPConn).SetLinger(0)
+		}, nil, fleet.FailureTooManyOpen, "reset after the server said its version"},
 		"another protocol":    {says("HTTP/1.1 400 Bad Request\r\n\r\n"), nil, fleet.FailureHandshake, `not an SSH server: it says "HTTP/1.1 400 Bad Request"`},
 		"binary":              {says("\x00\x01\xff\n"), nil, fleet.FailureHandshake, "not an SSH server"},
 		"no line end":         {says(strings.Repeat("x", 4096)), nil, fleet.FailureHandshake, "not an SSH server"},

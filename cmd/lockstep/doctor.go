@@ -73,7 +73,10 @@ func doubtful(todo, format string, args ...any) finding {
 // where one does not, todo does.
 func failed(err error, todo string) finding {
 	f := finding{status: cli.CheckFail, detail: err.Error(), todo: todo, id: errs.IDOf(err)}
-	f.detail = strings.TrimPrefix(f.detail, f.id+": ")
+	// The id stands beside the text, wherever in it it arose.
+	if f.id != "" {
+		f.detail = strings.Replace(f.detail, f.id+": ", "", 1)
+	}
 	if i := strings.LastIndex(f.detail, "; "); i >= 0 && todo == "" {
 		f.detail, f.todo = f.detail[:i], f.detail[i+2:]
 	}

@@ -116,10 +116,11 @@ func reported(look sources.Look) cli.SourceReport {
 		}
 	}
 	r.Problem, r.Todo = strings.Join(what, "; "), strings.Join(todo, "; ")
+	missing := r.Problem
 	switch {
 	case look.Err != nil:
 		f := failed(look.Err, r.Todo)
-		r.Status, r.Problem, r.Todo, r.ID = f.status, f.detail, f.todo, f.id
+		r.Status, r.Problem, r.Todo, r.ID = f.status, strings.Trim(missing+"; "+f.detail, "; "), f.todo, f.id
 	case look.Skipped != "":
 		r.Status, r.Problem = cli.CheckSkip, look.Skipped
 	case len(what) > 0:

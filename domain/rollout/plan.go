@@ -45,6 +45,8 @@ type Target struct {
 	Aside []gate.Span
 	// Unseen says why no sessions of the cluster are seen, empty when they are.
 	Unseen string
+	// Watched says that nothing here can change the cluster.
+	Watched bool
 	// Trouble lists what the deployment's own checks found.
 	Trouble []string
 }
@@ -75,6 +77,7 @@ const (
 	ProblemMissing  = "LS-ROL-006"
 	ProblemLookback = "LS-ROL-007"
 	ProblemUnseen   = "LS-ROL-008"
+	ProblemWatched  = "LS-ROL-023"
 )
 
 // StepAllowance is how long one command may take at a cluster: images are pulled
@@ -103,6 +106,11 @@ func NewPlan(release Release, targets []Target, policy gate.Policy, window, look
 		problems = append(problems, Problem{ID: ProblemLookback, Text: "the baseline lookback must be longer than zero"})
 	}
 	for _, target := range targets {
+		if target.Watched {
+			problems = append(problems, Problem{ID: ProblemWatched, Cluster: target.Cluster,
+				Text: "rollouts cannot drive it: it runs on Kubernetes, where Lockstep only watches; leave it out and upgrade it with Helm"})
+			continue
+		}
 		found := len(problems)
 		if target.BusyWith != "" {
 			problems = append(problems, Problem{ID: ProblemBusy, Cluster: target.Cluster,

@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -91,8 +92,8 @@ type hubAck struct {
 	At          time.Time
 }
 
-// beHub wires a collector as the product does and runs it until its input ends. For
-// each line that comes it says how it fares.
+// beHub wires a collector as the product does and runs it until its input ends. Asked
+// true or false it says how it fares, with what its heap holds or without.
 func beHub(text string, in io.Reader, out io.Writer) (err error) {
 	var options hubOptions
 	if err := json.Unmarshal([]byte(text), &options); err != nil {
@@ -114,7 +115,7 @@ func beHub(text string, in io.Reader, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	spool, err := collector.OpenSpool(options.Dir, 512<<20)
+	spool, err := collector.OpenSpool(filepath.Join(options.Dir, "spool"), 512<<20)
 	if err != nil {
 		return err
 	}
@@ -131,12 +132,13 @@ func beHub(text string, in io.Reader, out io.Writer) (err error) {
 	go func() { ended <- hub.Run(ctx) }()
 	defer func() { cancel(); err = errors.Join(err, <-ended) }()
 
-	lines, answers := json.NewDecoder(in), json.NewEncoder(out)
+	questions, answers := json.NewDecoder(in), json.NewEncoder(out)
 	for {
 		var weigh bool
-		if err := lines.Decode(&weigh); errors.Is(err, io.EOF) {
+		switch err := questions.Decode(&weigh); {
+		case errors.Is(err, io.EOF):
 			return nil
-		} else if err != nil {
+		case err != nil:
 			return err
 		}
 		f, err := watch.figures(weigh)
@@ -173,7 +175,9 @@ func hubSchedules(options hubOptions) ([]collector.Schedule, error) {
 		return nil, err
 	}
 	// Ended sessions are remembered as well, beside those that are open.
-	reader, err := akeyless.NewSessionReader(akeyless.ReaderOptions{Client: client, Clusters: names, MaxSessions: 3 * hubSessions, Lookback: 24 * time.Hour})
+	reader, err := akeyless.NewSessionReader(akeyless.ReaderOptions{
+		Client: client, Clusters: names, MaxSessions: 3 * hubSessions, Lookback: 24 * time.Hour, OpenFile: filepath.Join(options.Dir, "open-sessions"),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -527,7 +531,7 @@ func BenchmarkHub(b *testing.B) {
 		// Each cluster's inventory and its mark; each session, and a mark for each cluster.
 		return f.Published["inventory"] >= 2*hubClusters && f.Published["session"] >= hubSessions+hubClusters
 	})
-	peak, before, held := h.memory("VmHWM"), h.figures(false), stream.size()
+	before, held := h.figures(false), stream.size()
 	began, turned := time.Now(), 0
 	for b.Loop() {
 		tick := time.NewTicker(100 * time.Millisecond)
@@ -541,8 +545,16 @@ func BenchmarkHub(b *testing.B) {
 	}
 	resident, after, holds := h.memory("VmRSS"), h.figures(true), stream.size()
 	took := time.Since(began).Seconds()
+	marks, blind := 0, 0
+	stream.after(held.LastSeq, func(_ uint64, o *observationv1.Observation) {
+		if o.GetMark() != nil {
+			marks++
+		}
+		if o.GetMark().GetBlind() {
+			blind++
+		}
+	})
 	b.ReportMetric(first.Seconds(), "first-read-s")
-	b.ReportMetric(peak, "first-peak-MiB")
 	b.ReportMetric(h.memory("VmHWM"), "peak-MiB")
 	b.ReportMetric(resident, "resident-MiB")
 	b.ReportMetric(float64(after.Heap)/(1<<20), "heap-MiB")
@@ -552,6 +564,7 @@ func BenchmarkHub(b *testing.B) {
 	b.ReportMetric(after.Took["session"].Seconds(), "sessions-poll-s")
 	b.ReportMetric(float64(after.Polls["inventory"]-before.Polls["inventory"])/took, "inventories/s")
 	b.ReportMetric(float64(holds.Bytes-held.Bytes)/took/1024, "stream-KiB/s")
+	b.ReportMetric(100*float64(blind)/float64(marks), "blind-%")
 }
 
 // BenchmarkUnchanged looks at the inventories of a large fleet for 20 s, between two
@@ -600,15 +613,12 @@ func benchmarkSessionDelay(b *testing.B, inventories bool) {
 	h.until("the first reading of everything", func(f hubFigures) bool {
 		return f.Published["session"] >= hubClusters && (!inventories || f.Published["inventory"] >= 2*hubClusters)
 	})
-	began := h.figures(false)
-	acks := began.Acks
-	held := stream.size()
-	listed := make(map[string]time.Time)
+	began, held := h.figures(false), stream.size().LastSeq
+	acks, listed, came := began.Acks, make(map[string]time.Time), make(map[string]uint64)
 	for b.Loop() {
+		begin, first := time.Now(), vendor.started
 		tick := time.NewTicker(10 * time.Millisecond)
-		begin := time.Now()
-		for first := vendor.started; vendor.started-first < int(rate*span/time.Second); {
-			now := <-tick.C
+		for now := begin; vendor.started-first < int(rate*span/time.Second); now = <-tick.C {
 			for vendor.started-first < int(min(now.Sub(begin), span)*rate/time.Second) {
 				id := hubSession(vendor.started)
 				vendor.start(time.Now())
@@ -616,30 +626,27 @@ func benchmarkSessionDelay(b *testing.B, inventories bool) {
 			}
 		}
 		tick.Stop()
-		came := 0
 		h.until("the last session", func(f hubFigures) bool {
 			acks = append(acks, f.Acks...)
-			came = 0
-			stream.after(held.LastSeq, func(_ uint64, o *observationv1.Observation) {
-				if o.GetSession() != nil {
-					came++
+			stream.after(held, func(sequence uint64, o *observationv1.Observation) {
+				held = sequence
+				if s := o.GetSession(); s != nil {
+					came[s.GetId()] = sequence
 				}
 			})
-			return came == len(listed)
+			return len(came) == len(listed)
 		})
 	}
 	ended := h.figures(false)
 	acks = append(acks, ended.Acks...)
 	var delays []time.Duration
-	stream.after(held.LastSeq, func(sequence uint64, o *observationv1.Observation) {
-		if s := o.GetSession(); s != nil {
-			i, _ := slices.BinarySearchFunc(acks, sequence, func(a hubAck, sequence uint64) int { return int(int64(a.Last) - int64(sequence)) })
-			if i == len(acks) || acks[i].First > sequence {
-				b.Fatalf("nobody knows when message %d was acknowledged", sequence)
-			}
-			delays = append(delays, acks[i].At.Sub(listed[s.GetId()]))
+	for id, sequence := range came {
+		i, _ := slices.BinarySearchFunc(acks, sequence, func(a hubAck, sequence uint64) int { return cmp.Compare(a.Last, sequence) })
+		if i == len(acks) || acks[i].First > sequence {
+			b.Fatalf("nobody knows when message %d was acknowledged", sequence)
 		}
-	})
+		delays = append(delays, acks[i].At.Sub(listed[id]))
+	}
 	slices.Sort(delays)
 	b.ReportMetric(float64(delays[len(delays)/2].Milliseconds()), "p50-ms")
 	b.ReportMetric(float64(delays[len(delays)*99/100].Milliseconds()), "p99-ms")

@@ -167,8 +167,15 @@ func TestWhatStrangersPublishHarmsNobodyAndIsAccountedFor(t *testing.T) {
 		{"more than a day ahead", func(source string) []byte {
 			return whole(batch(source, "oslo", now, session("ahead", timestamppb.New(now.Add(day+time.Hour)))))
 		}, implausible},
-		{"ten years ago", func(source string) []byte { return whole(batch(source, "oslo", now.Add(-10*year), inventory("5.0.1"))) }, implausible},
-		{"ten years ahead", func(source string) []byte { return whole(batch(source, "oslo", now.Add(10*year), inventory("5.0.1"))) }, implausible},
+		// When it was seen is put right: it was, and it has arrived.
+		{"seen ten years ago", func(source string) []byte { return whole(batch(source, "oslo", now.Add(-10*year), inventory("5.0.1"))) }, "inventory"},
+		{"seen in ten years", func(source string) []byte { return whole(batch(source, "oslo", now.Add(10*year), inventory("5.0.1"))) }, "inventory"},
+		{"ten years ago", func(source string) []byte {
+			return whole(batch(source, "oslo", now, session("past", timestamppb.New(now.Add(-10*year)))))
+		}, implausible},
+		{"in ten years", func(source string) []byte {
+			return whole(batch(source, "oslo", now, session("future", timestamppb.New(now.Add(10*year)))))
+		}, implausible},
 		{"a session of the year 1", func(source string) []byte {
 			return whole(batch(source, "oslo", now, session("old", timestamppb.New(time.Time{}.Add(time.Second)))))
 		}, implausible},

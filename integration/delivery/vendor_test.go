@@ -112,7 +112,7 @@ func TestAVendorsClockThatIsWrongOrStepsCostsNoSessionAndNoFalsePromise(t *testi
 				_, stop := in.play(akeyless.Script{
 					Seed: uint64(i + 1), Clusters: akeyless.Uniform(clusters, 2, akeyless.Pair{}), Traffic: people(rate, clusters), Ordinary: akeyless.Failing{Rate: 0.1}, ClockSkew: skew,
 				})
-				in.asked(24)
+				in.asked(16)
 				stop()
 			}
 			// Nobody else is there when some sessions fail at once.

@@ -190,7 +190,8 @@ func (s *Spool) load() error {
 	}
 	if s.acked > s.end {
 		// More was handed out than is there: the newest records are gone, and with them
-		// the count.
+		// the count. How many more were behind them nobody knows.
+		s.lose(Loss{Cause: Damaged, Where: "the end of the newest segment"})
 		s.end, whole = s.acked, false
 	}
 	if !whole {

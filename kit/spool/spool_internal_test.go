@@ -348,8 +348,15 @@ func TestAFileThatWasCutLosesTheCount(t *testing.T) {
 	if r.ID() == id || r.ledger.last != 0 {
 		t.Errorf("identity %s, was %s; ledger %d", r.ID(), id, r.ledger.last)
 	}
+	if lost := r.Losses(); len(lost) != 1 || lost[0].Cause != Damaged || lost[0].Records != 0 || lost[0].Where == "" {
+		t.Errorf("told: %+v, want damage of an unknown size", lost)
+	}
 	r.mustAdd(6, 9)
 	r.expect("what came later", r.take(100), numbers(6, 9))
+	r.open()
+	if lost := r.Losses(); len(lost) > 0 {
+		t.Errorf("told again: %+v", lost)
+	}
 }
 
 // Damage that comes about while the spool is open costs what is damaged and is told

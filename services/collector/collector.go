@@ -41,12 +41,14 @@ type Schedule struct {
 	// A source of sessions makes the marks that promise something itself.
 	Clusters []fleet.ClusterID
 	Source   Source
-	// Every is from the beginning of one poll to that of the next.
+	// Every is from the beginning of one poll to that of the next, by chance up to 5 %
+	// less or more.
 	Every time.Duration
 	// Jitter is how long the first poll waits at most, by chance, so that many
 	// sources do not come at once; zero is not at all.
 	Jitter time.Duration
-	// Timeout bounds one poll; zero is Every, or 10 seconds where that is shorter.
+	// Timeout bounds one poll; zero is Every, or 10 seconds where that is shorter. A
+	// source that goes on is told blind, and not asked again before it is done.
 	Timeout time.Duration
 	// Wake asks for a poll before its time; nil is never.
 	Wake <-chan struct{}
@@ -113,8 +115,9 @@ type Service struct {
 	results chan result
 	// numbered is the newest sequence of each subject; it belongs to whoever packs.
 	numbered map[string]uint64
-	untold   shortfalls
-	// tell is sent when there is something untold.
+	// untold is told with the next messages, crowded not while the spool is pressed.
+	untold, crowded shortfalls
+	// tell is sent when there is something to tell.
 	tell chan struct{}
 	// losses counts what was lost; whoever sends less because of what was sent before
 	// looks whether it grew.
@@ -154,6 +157,9 @@ func (s *Service) Run(ctx context.Context) error {
 	empty := make(chan struct{})
 	var polling, packing, draining sync.WaitGroup
 	s.pressure()
+	// Damage that was found when the spool was opened is told with the first messages:
+	// it is found only once.
+	s.account()
 	draining.Go(func() { s.publish(publishing, empty) })
 	packing.Go(func() { s.pack(ctx) })
 	for _, schedule := range s.schedules {

@@ -23,6 +23,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
+	"github.com/lockstep-fleet/lockstep/kit/rtime"
 	observationv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1"
 	"github.com/lockstep-fleet/lockstep/services/collector"
 	"github.com/lockstep-fleet/lockstep/topology"
@@ -173,6 +174,12 @@ func (c *tally) Dropped(kind, why string, n int) {
 	c.dropped[kind+" "+why] += n
 }
 
+func (c *tally) lost(what string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dropped[what]
+}
+
 func (c *tally) Spooled(messages uint64, _ int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -215,13 +222,14 @@ type world struct {
 	log    *book
 	meter  *tally
 	now    func() time.Time
+	chance float64 // one half is the middle: every interval as long as it is said
 	stop   func()
 }
 
 func newWorld(t *testing.T) *world {
 	return &world{
 		T: t, bus: &station{}, dir: t.TempDir(), size: 64 << 20, config: collector.Config{Tenant: fleet.DefaultTenant, ID: "hub", MaxBatch: 3},
-		log: &book{}, meter: &tally{published: make(map[string]int), dropped: make(map[string]int)}, now: time.Now,
+		log: &book{}, meter: &tally{published: make(map[string]int), dropped: make(map[string]int)}, now: time.Now, chance: 0.5,
 	}
 }
 
@@ -234,7 +242,7 @@ func (w *world) run(schedules ...collector.Schedule) {
 	}
 	s := collector.New(w.config, schedules, collector.Deps{
 		Bus: w.bus, Spool: spool, Log: slog.New(slog.NewTextHandler(w.log, nil)), Meter: w.meter,
-		Now: func() time.Time { return w.now() }, Chance: func() float64 { return 0 },
+		Now: func() time.Time { return w.now() }, Chance: func() float64 { return w.chance },
 	})
 	ctx, cancel := context.WithCancel(w.Context())
 	done := make(chan error, 1)
@@ -386,15 +394,15 @@ func TestAMessageStaysFarBelowTheBusLimit(t *testing.T) {
 			var out []codec.Observation
 			for i := range 3 {
 				o := session("paris", fmt.Sprint(i))
-				o.Session.Error = strings.Repeat("x", 700<<10)
+				o.Session.Error = strings.Repeat("x", 340<<10)
 				out = append(out, o)
 			}
 			return out, nil
 		}))
 		synctest.Wait()
 		w.stop()
-		if len(w.bus.sizes) != 3 || slices.Max(w.bus.sizes) > 1<<20 {
-			w.Errorf("messages of %d bytes, want three below 1 MiB", w.bus.sizes)
+		if len(w.bus.sizes) != 2 || slices.Max(w.bus.sizes) > 950<<10 {
+			w.Errorf("messages of %d bytes, want two that leave room for an envelope below 1 MiB", w.bus.sizes)
 		}
 	})
 }
@@ -602,6 +610,7 @@ func TestOneSourceDelaysNoOther(t *testing.T) {
 		inventory := collector.Inventory("paris", time.Second, func(context.Context) (fleet.Inventory, error) {
 			return fleet.Inventory{Cluster: "paris", ObservedAt: time.Now(), Instances: []fleet.Instance{{ID: fleet.InstanceID(fmt.Sprint(time.Now().UnixNano()))}}}, nil
 		})
+		inventory.Jitter = 0
 		w.run(hung, inventory)
 		letTimePass(3500 * time.Millisecond)
 		w.stop()
@@ -640,6 +649,122 @@ func TestAPollIsBounded(t *testing.T) {
 			w.Errorf("polls took %v", took)
 		}
 	})
+}
+
+// hung is a source that does not listen to its context until it is let go.
+func hung(every, timeout time.Duration, answer func() ([]codec.Observation, error)) (s collector.Schedule, polls *atomic.Int32, letGo func()) {
+	gate := make(chan struct{})
+	polls = &atomic.Int32{}
+	s = polled(func(context.Context) ([]codec.Observation, error) {
+		polls.Add(1)
+		<-gate
+		return answer()
+	}, "paris")
+	s.Every, s.Timeout = every, timeout
+	return s, polls, sync.OnceFunc(func() { close(gate) })
+}
+
+func TestASourceThatDoesNotListenIsToldBlindAndNotAskedTwice(t *testing.T) {
+	bubble(t, func(w *world) {
+		s, polls, letGo := hung(time.Second, 3*time.Second, func() ([]codec.Observation, error) {
+			return []codec.Observation{session("paris", "late")}, nil
+		})
+		defer letGo()
+		w.run(s)
+		letTimePass(4 * time.Second)
+		if marks := w.bus.marks("paris", fleet.KindSession); len(marks) != 0 {
+			w.Errorf("told before its time is over: %v", marks)
+		}
+		letTimePass(time.Minute)
+		marks := w.bus.marks("paris", fleet.KindSession)
+		// From the fifth second on, one in 5 s.
+		if len(marks) != 12 || !marks[0].GetBlind() || marks[0].GetLost() || !strings.Contains(marks[0].GetBlindReason(), "goes on although its time is over") {
+			w.Errorf("told %d times: %v", len(marks), marks)
+		}
+		if polls.Load() != 1 || w.log.count("a source cannot be read") != 1 {
+			w.Errorf("%d polls at once, %d lines", polls.Load(), w.log.count("a source cannot be read"))
+		}
+		letGo()
+		letTimePass(time.Second / 2)
+		w.stop()
+		if diff := cmp.Diff([]string{"late"}, w.bus.sessions("paris")[:1]); diff != "" {
+			w.Error(diff)
+		}
+		if polls.Load() < 2 || w.log.count("can be read again") != 1 {
+			w.Errorf("after it answered: %d polls, %d lines", polls.Load(), w.log.count("can be read again"))
+		}
+	})
+}
+
+func TestASourceThatDoesNotListenIsLeftBehind(t *testing.T) {
+	bubble(t, func(w *world) {
+		s, _, letGo := hung(time.Second, time.Hour, func() ([]codec.Observation, error) { return nil, nil })
+		defer letGo()
+		spool, err := collector.OpenSpool(w.dir, w.size)
+		if err != nil {
+			w.Fatal(err)
+		}
+		c := collector.New(w.config, []collector.Schedule{s}, collector.Deps{
+			Bus: w.bus, Spool: spool, Log: slog.New(slog.NewTextHandler(w.log, nil)), Meter: w.meter, Now: time.Now, Chance: func() float64 { return 0.5 },
+		})
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := c.Run(ctx); err != nil {
+			w.Error(err)
+		}
+		if took := time.Since(began); took > 5*time.Second || w.log.count("left behind") != 1 {
+			w.Errorf("the collector took %s to end, and %d lines tell why", took, w.log.count("left behind"))
+		}
+		if err := spool.Close(); err != nil {
+			w.Error(err)
+		}
+	})
+}
+
+func TestALongLookIsNotSilent(t *testing.T) {
+	bubble(t, func(w *world) {
+		s := polled(func(ctx context.Context) ([]codec.Observation, error) {
+			if err := rtime.Wait(ctx, time.Minute); err != nil {
+				return nil, err
+			}
+			return []codec.Observation{session("paris", "a"), {Mark: &fleet.Mark{Cluster: "paris", About: fleet.KindSession, CompleteUntil: time.Now()}}}, nil
+		}, "paris")
+		s.Timeout = 10 * time.Minute
+		w.run(s)
+		letTimePass(61 * time.Second)
+		w.stop()
+		marks := w.bus.marks("paris", fleet.KindSession)
+		// At 30, 35, 40, 45, 50 and 55 s, and when it was done; at 60 s perhaps as well.
+		if len(marks) < 7 || len(marks) > 8 {
+			w.Fatalf("told %d times: %v", len(marks), marks)
+		}
+		for _, m := range marks[:6] {
+			if !m.GetBlind() || m.GetLost() || m.GetCompleteUntil() != nil || m.GetBlindReason() != "the look has taken more than 30 s and is not done" {
+				w.Errorf("while it goes on: %v", m)
+			}
+		}
+		if m := marks[len(marks)-1]; m.GetBlind() || w.log.count("cannot be read") != 0 {
+			w.Errorf("what it brought: %v", m)
+		}
+	})
+}
+
+func TestSourcesDoNotStayInStep(t *testing.T) {
+	for chance, want := range map[float64]int32{0: 11, 0.5: 10, 0.999: 10} {
+		t.Run(fmt.Sprint(chance), func(t *testing.T) {
+			bubble(t, func(w *world) {
+				var polls atomic.Int32
+				w.chance = chance
+				w.run(polled(func(context.Context) ([]codec.Observation, error) { polls.Add(1); return nil, nil }))
+				letTimePass(9600 * time.Millisecond)
+				w.stop()
+				if polls.Load() != want {
+					w.Errorf("%d polls in 9.6 s, want %d", polls.Load(), want)
+				}
+			})
+		})
+	}
 }
 
 func TestNothingToCollect(t *testing.T) {
@@ -712,8 +837,9 @@ func TestASourceThatKeepsFailingIsAskedLessOften(t *testing.T) {
 		letTimePass(60 * time.Second)
 		w.stop()
 		var want []time.Duration
-		for _, s := range []int{0, 1, 2, 4, 8, 16, 32, 64, 124, 184, 185, 186, 187, 188, 189, 190} {
-			want = append(want, time.Duration(s)*time.Second)
+		// From the third on by chance an eighth less than twice the one before.
+		for _, s := range []float64{0, 1, 2, 3.75, 7.25, 14.25, 28.25, 56.25, 108.75, 161.25, 162.25, 163.25, 164.25} {
+			want = append(want, time.Duration(s*float64(time.Second)))
 		}
 		if diff := cmp.Diff(want, at[:min(len(at), len(want))]); diff != "" {
 			w.Error(diff)
@@ -737,6 +863,54 @@ func TestWhatASourceReadsFromIsKeptAlive(t *testing.T) {
 		w.stop()
 		if runs.Load() != 3 || w.log.count("it is begun again") != 2 {
 			w.Errorf("it ran %d times and %d lines tell of it", runs.Load(), w.log.count("it is begun again"))
+		}
+	})
+}
+
+func TestWhatWorkedForAWhileIsBegunAgainSoon(t *testing.T) {
+	bubble(t, func(w *world) {
+		var runs atomic.Int32
+		s, _ := stream("paris", 1)
+		s.Run = func(ctx context.Context) error {
+			if runs.Add(1) < 10 {
+				return errors.New("the watch broke")
+			}
+			if err := rtime.Wait(ctx, 2*time.Minute); err != nil {
+				return err
+			}
+			return errors.New("the watch broke after a while")
+		}
+		w.run(s)
+		letTimePass(5*time.Minute + 30*time.Second) // 9 pauses, up to a minute
+		before := runs.Load()
+		if before != 10 {
+			w.Fatalf("%d runs", before)
+		}
+		letTimePass(35 * time.Second) // it began at 4:03 and ended at 6:03
+		if runs.Load() != 11 {
+			w.Errorf("it is not begun again a second after it ended")
+		}
+		w.stop()
+	})
+}
+
+// A mark that promises a time stands behind the one that tells of a loss in it.
+func TestALossIsToldBeforeThePromise(t *testing.T) {
+	bubble(t, func(w *world) {
+		polls := 0
+		w.run(polled(func(context.Context) ([]codec.Observation, error) {
+			if polls++; polls > 1 {
+				return nil, nil
+			}
+			bad := session("paris", "bad")
+			bad.Session.Error = "\xff"
+			return []codec.Observation{bad, {Mark: &fleet.Mark{Cluster: "paris", About: fleet.KindSession, CompleteUntil: time.Now()}}}, nil
+		}, "paris"), inventories("rome", &atomic.Int64{}))
+		letTimePass(2 * time.Second)
+		w.stop()
+		marks := w.bus.marks("paris", fleet.KindSession)
+		if len(marks) != 2 || !marks[0].GetLost() || marks[1].GetLost() {
+			w.Errorf("told: %v", marks)
 		}
 	})
 }
@@ -801,8 +975,9 @@ func TestAFailedPollSaysThatNothingWasSeen(t *testing.T) {
 				w.Fatalf("mark %d of a cluster that was never seen: %v", i, m)
 			}
 		}
-		// The first at once, then no more than one in 5 s, and at last one a minute.
-		if n := len(marks) - 1; n < 60 || n > 66 {
+		// The first at once, then no more than one in 5 s, and at last one a minute, by
+		// chance an eighth earlier.
+		if n := len(marks) - 1; n < 68 || n > 75 {
 			w.Errorf("%d marks in an hour of failures", n)
 		}
 	})
@@ -859,12 +1034,14 @@ func TestWhatCannotBeSentIsToldAndTheRestGoesOn(t *testing.T) {
 		huge := session("rome", "huge")
 		huge.Session.Error = strings.Repeat("x", 5<<20)
 		polls := 0
-		w.run(polled(func(context.Context) ([]codec.Observation, error) {
+		sessions := polled(func(context.Context) ([]codec.Observation, error) {
 			if polls++; polls > 1 {
 				return nil, nil
 			}
 			return []codec.Observation{session("paris", "a"), bad, huge, session("paris", "b")}, nil
-		}), inventories("berlin", &content))
+		})
+		sessions.Jitter = time.Second // half a second after the first inventory, and before the second
+		w.run(sessions, inventories("berlin", &content))
 		letTimePass(5 * time.Second)
 		w.stop()
 		if diff := cmp.Diff([]string{"a", "b"}, w.bus.sessions("paris")); diff != "" {
@@ -958,6 +1135,63 @@ func TestAFullSpoolDropsTheOldestAndTells(t *testing.T) {
 	})
 }
 
+// Marks of many clusters are more than a segment holds. While the bus is away each
+// would push out others, and those the next.
+func TestMarksOfLossesDoNotPushOutEachOther(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.size, w.config.MaxBatch = 256<<10, 100
+		var clusters []fleet.ClusterID
+		for i := range 400 {
+			clusters = append(clusters, fleet.ClusterID(fmt.Sprintf("cluster-%03d", i)))
+		}
+		var made atomic.Int64
+		w.bus.down = true
+		w.run(polled(func(context.Context) ([]codec.Observation, error) {
+			var out []codec.Observation
+			for _, cluster := range clusters {
+				out = append(out, session(cluster, fmt.Sprint(made.Add(1))))
+			}
+			return out, nil
+		}, clusters...))
+		letTimePass(15 * time.Second)
+		if dropped := w.meter.lost("session full"); dropped == 0 || dropped > int(made.Load()) {
+			w.Errorf("%d of %d sessions were dropped", dropped, made.Load())
+		}
+		w.bus.set(false)
+		letTimePass(10 * time.Second)
+		w.stop()
+		for _, cluster := range clusters {
+			lost := 0
+			for _, m := range w.bus.marks(cluster, fleet.KindSession) {
+				if m.GetLost() {
+					lost++
+				}
+			}
+			if lost != 1 {
+				w.Fatalf("%s is told %d times", cluster, lost)
+			}
+		}
+	})
+}
+
+func TestWhatMadeRoomIsToldAtTheEnd(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.size, w.config.MaxBatch = 256<<10, 100
+		s, _ := stream("paris", 100)
+		w.bus.down = true
+		w.run(s)
+		letTimePass(2 * time.Minute)
+		w.stop()
+		w.bus.set(false)
+		w.run()
+		letTimePass(time.Second)
+		w.stop()
+		if marks := w.bus.marks("paris", fleet.KindSession); len(marks) != 1 || !marks[0].GetLost() {
+			w.Errorf("told: %v", marks)
+		}
+	})
+}
+
 func TestANearlyFullSpoolIsLeftToWhatHappensOnce(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.size = 256 << 10
@@ -1036,6 +1270,80 @@ func TestDamageIsToldToEveryCluster(t *testing.T) {
 	})
 }
 
+// Damage is found once. The first thing under a new identity tells of it, so that
+// what kills the process behind it does not make it forgotten.
+func TestDamageIsToldFirst(t *testing.T) {
+	bubble(t, func(w *world) {
+		sessions, _ := stream("paris", 20)
+		w.bus.down = true
+		w.run(sessions)
+		letTimePass(10 * time.Second)
+		w.stop()
+		files, err := filepath.Glob(filepath.Join(w.dir, "*.seg"))
+		if err != nil || len(files) != 1 {
+			w.Fatalf("%v: %v", files, err)
+		}
+		info, err := os.Stat(files[0])
+		if err != nil {
+			w.Fatal(err)
+		}
+		// Zeros behind the last record, as after a power failure.
+		if err := os.Truncate(files[0], info.Size()+4096); err != nil {
+			w.Fatal(err)
+		}
+		w.run(sessions)
+		letTimePass(5 * time.Second)
+		w.bus.set(false)
+		letTimePass(10 * time.Second)
+		w.stop()
+		batches := w.bus.published()
+		for _, b := range batches {
+			if b.GetIncarnation() == batches[0].GetIncarnation() {
+				continue
+			}
+			if m := b.GetObservations()[0].GetMark(); !m.GetLost() {
+				w.Errorf("the new count begins with %v", b.GetObservations()[0])
+			}
+			return
+		}
+		w.Error("there is no new count")
+	})
+}
+
+func TestADiskThatFailsIsNotTakenForTheBus(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.size, w.config.MaxBatch = 256<<10, 100
+		sessions, next := stream("paris", 100)
+		w.bus.down = true
+		w.run(sessions)
+		letTimePass(12 * time.Second)
+		files, err := filepath.Glob(filepath.Join(w.dir, "*.seg"))
+		if err != nil || len(files) < 3 {
+			w.Fatalf("%v: %v", files, err)
+		}
+		aside := filepath.Join(w.TempDir(), "aside")
+		if err := os.Rename(files[1], aside); err != nil {
+			w.Fatal(err)
+		}
+		w.bus.set(false)
+		letTimePass(20 * time.Second)
+		if n := w.log.count("the spool's disk fails"); n != 1 {
+			w.Errorf("%d lines tell of the disk", n)
+		}
+		if n := w.log.count("the bus does not take observations"); n != 1 {
+			w.Errorf("%d lines tell of the bus, which was down once", n)
+		}
+		if err := os.Rename(aside, files[1]); err != nil {
+			w.Fatal(err)
+		}
+		letTimePass(10 * time.Second)
+		w.stop()
+		if diff := cmp.Diff(upTo(next.Load()), w.bus.sessions("paris")); diff != "" {
+			w.Error(diff)
+		}
+	})
+}
+
 func TestClocksMayStep(t *testing.T) {
 	bubble(t, func(w *world) {
 		var step atomic.Int64
@@ -1048,7 +1356,9 @@ func TestClocksMayStep(t *testing.T) {
 			if back.CompareAndSwap(true, false) {
 				step.Add(-int64(time.Hour))
 			}
-			return read.Poll(ctx)
+			out, err := read.Poll(ctx)
+			out[0].Inventory.ObservedAt = w.now()
+			return out, err
 		})
 		sessions, next := stream("paris", 1)
 		w.run(sessions, inventory)
@@ -1074,10 +1384,51 @@ func TestClocksMayStep(t *testing.T) {
 			w.Error(diff)
 		}
 		w.bus.unbroken(w.T)
-		// Once at the start, and once after each step by which the last is long ago or
-		// still to come.
-		if n := len(w.bus.versions("rome")); n != 5 {
-			w.Errorf("%d inventories were sent, want 5", n)
+		// Once at the start, once after each step ahead, and at each of 10 and 3 looks
+		// after a step back, whose clock has not caught up.
+		if n := len(w.bus.versions("rome")); n != 1+1+10+1+3 {
+			w.Errorf("%d inventories were sent, want 16", n)
+		}
+	})
+}
+
+// After a clock was put back, an inventory that changed is as old as one that marks
+// have confirmed. It must be sent again once its time is newer than that.
+func TestAChangeIsSentUntilTheClockHasCaughtUp(t *testing.T) {
+	bubble(t, func(w *world) {
+		var step, content atomic.Int64
+		now := func() time.Time { return time.Now().Round(0).Add(time.Duration(step.Load())) }
+		w.now = now
+		inventory := collector.Inventory("rome", time.Second, func(context.Context) (fleet.Inventory, error) {
+			return fleet.Inventory{Cluster: "rome", ObservedAt: now(), Instances: []fleet.Instance{{ID: "gateway", Version: fmt.Sprint(content.Load())}}}, nil
+		})
+		inventory.Jitter = 0
+		w.run(inventory)
+		letTimePass(10 * time.Second)
+		step.Store(-int64(time.Minute))
+		content.Store(1)
+		letTimePass(2 * time.Minute)
+		w.stop()
+		// What a reader believes: the newest inventory, confirmed by marks up to then.
+		var believed string
+		var known time.Time
+		sent := 0
+		for _, o := range w.bus.observations("rome", fleet.KindInventory) {
+			if i := o.GetInventory(); i != nil {
+				sent++
+				if at := o.GetObservedAt().AsTime(); !at.Before(known) {
+					believed, known = i.GetInstances()[0].GetVersion(), at
+				}
+			}
+			if until := o.GetMark().GetCompleteUntil(); until != nil && until.AsTime().After(known) {
+				known = until.AsTime()
+			}
+		}
+		if believed != "1" {
+			w.Errorf("what is believed is %s, and what runs is 1", believed)
+		}
+		if sent < 60 || sent > 63 {
+			w.Errorf("%d were sent, want one a second for a minute and then none", sent)
 		}
 	})
 }
@@ -1128,8 +1479,12 @@ func TestSourcesSayWhatTheyRead(t *testing.T) {
 		if got, err := s.Source.Poll(t.Context()); err == nil || err.Error() != want || !errors.Is(err, down) || got != nil {
 			t.Errorf("%v with %v, want %q alone", err, got, want)
 		}
-		if s.Jitter != 10*time.Second {
-			t.Errorf("%s: the first poll is spread over %s", want, s.Jitter)
+		spread := 10 * time.Second
+		if s.Kind == fleet.KindProbe {
+			spread = time.Minute
+		}
+		if s.Jitter != spread {
+			t.Errorf("%s: the first poll is spread over %s, want %s", want, s.Jitter, spread)
 		}
 	}
 }

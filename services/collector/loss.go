@@ -165,6 +165,7 @@ func (s *Service) account() {
 			}
 		case spool.Full, spool.NoSpace:
 			cause = string(l.Cause)
+			s.press(s.deps.Spool.Stats())
 			s.deps.Log.Error("there is no room in the spool; its oldest messages were dropped", "id", "LS-COL-005",
 				"why", why(cause), "messages", l.Records, "bytes", l.Bytes)
 		}
@@ -176,21 +177,39 @@ func (s *Service) account() {
 	}
 }
 
-// lost has a shortfall told with the next messages.
+// lost has a shortfall told. What had to make room is told when there is some again:
+// marks that tell of it push out others, those the next, and so on; meanwhile the
+// hole in the numbers shows it.
 func (s *Service) lost(t topic, f shortfall) {
-	s.untold.add(t, f)
+	if f.why == string(spool.Full) || f.why == string(spool.NoSpace) {
+		s.crowded.add(t, f)
+	} else {
+		s.untold.add(t, f)
+	}
 	s.losses.Add(1)
+	s.wake()
+}
+
+// wake has what is untold told without waiting for a poll.
+func (s *Service) wake() {
 	select {
 	case s.tell <- struct{}{}:
 	default:
 	}
 }
 
-// confess makes the marks that tell what is lost. They speak of the time up to now,
-// because what is lost was seen before.
-func (s *Service) confess() []result {
+// confess makes the marks that tell what is lost, or all of it, room or not. They
+// speak of the time up to now, because what is lost was seen before.
+func (s *Service) confess(all bool) []result {
+	out := s.marks(s.untold.take())
+	if all || !s.pressed.Load() {
+		out = append(out, s.marks(s.crowded.take())...)
+	}
+	return out
+}
+
+func (s *Service) marks(untold map[topic]shortfall) []result {
 	now := s.deps.Now()
-	untold := s.untold.take()
 	topics := slices.SortedFunc(maps.Keys(untold), func(a, b topic) int {
 		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.cluster, b.cluster))
 	})

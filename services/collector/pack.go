@@ -19,9 +19,10 @@ import (
 
 // The limits of a message and of what is written to the spool at once.
 const (
-	// maxBatchBytes bounds the observations of one message, far below what the bus
-	// accepts; only one that is larger by itself goes beyond.
-	maxBatchBytes = 1 << 20
+	// maxBatchBytes bounds the observations of one message, so that with its envelope
+	// it stays below the 1 MiB that NATS servers take unless told otherwise; only one
+	// that is larger by itself goes beyond.
+	maxBatchBytes = 900 << 10
 	// maxObservation is more than any bus takes.
 	maxObservation = 4 << 20
 	// maxFlush is how much does not wait for more.
@@ -110,7 +111,7 @@ func (s *Service) pack(ctx context.Context) {
 			}
 		case <-s.tell:
 		}
-		s.flush(ctx, came)
+		s.flush(ctx, came, !open)
 	}
 }
 
@@ -142,9 +143,10 @@ func (s *Service) linger(first result) (came []result, open bool) {
 }
 
 // flush makes messages of results, and of what has to be told, and says so when
-// they are on disk.
-func (s *Service) flush(ctx context.Context, came []result) {
-	records := s.messages(append(came, s.confess()...))
+// they are on disk. What is told goes first: a promise of the same poll must not be
+// believed before it. The last flush tells everything.
+func (s *Service) flush(ctx context.Context, came []result, last bool) {
+	records := s.messages(append(s.confess(last), came...))
 	for len(records) > 0 {
 		n, size := 0, 0
 		for n < len(records) && (n == 0 || size+len(records[n]) <= maxFlush) {
@@ -256,15 +258,30 @@ const (
 )
 
 // pressure looks how full the spool is.
-func (s *Service) pressure() {
+func (s *Service) pressure() (percent int64) {
 	stats := s.deps.Spool.Stats()
 	s.deps.Meter.Spooled(stats.Records, stats.Bytes)
-	percent := stats.Bytes * 100 / stats.MaxBytes
-	switch {
-	case percent >= pressedFrom && s.pressed.CompareAndSwap(false, true):
+	percent = stats.Bytes * 100 / stats.MaxBytes
+	if percent >= pressedFrom {
+		s.press(stats)
+	}
+	return percent
+}
+
+// press leaves the spool to what happens only once.
+func (s *Service) press(stats spool.Stats) {
+	if s.pressed.CompareAndSwap(false, true) {
 		s.deps.Log.Warn("the spool is nearly full; until the bus takes messages again only sessions, probes and recordings are read",
 			"id", "LS-COL-009", "bytes", stats.Bytes, "max_bytes", stats.MaxBytes)
-	case percent < pressedUntil && s.pressed.CompareAndSwap(true, false):
+	}
+}
+
+// relieve is pressure after the bus took messages. Room that was made by dropping
+// what waits is none.
+func (s *Service) relieve() {
+	if s.pressure() < pressedUntil && s.pressed.CompareAndSwap(true, false) {
+		stats := s.deps.Spool.Stats()
 		s.deps.Log.Info("the spool has room again; everything is read", "bytes", stats.Bytes, "max_bytes", stats.MaxBytes)
+		s.wake()
 	}
 }

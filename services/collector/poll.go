@@ -3,6 +3,7 @@ package collector
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"slices"
 	"time"
 
@@ -23,6 +24,8 @@ type poller struct {
 	until map[fleet.ClusterID]time.Time
 	blind time.Time // when it was last said that nothing can be seen
 	sent  map[fleet.ClusterID]sending
+	// newest is the newest time that anything handed on of a cluster speaks of.
+	newest map[fleet.ClusterID]time.Time
 	// losses is what the service's was when sent was true.
 	losses uint64
 }
@@ -40,6 +43,7 @@ func newPoller(s *Service, schedule Schedule) *poller {
 	return &poller{
 		Service: s, Schedule: schedule,
 		until: make(map[fleet.ClusterID]time.Time), sent: make(map[fleet.ClusterID]sending),
+		newest: make(map[fleet.ClusterID]time.Time),
 	}
 }
 
@@ -65,6 +69,12 @@ func pauseAfter(failures int, every time.Duration, chance float64) time.Duration
 	return max(every, pause-time.Duration(chance*float64(pause)/4))
 }
 
+// pace is an interval, by chance up to a twentieth shorter or longer, so that sources
+// do not stay in step.
+func pace(every time.Duration, chance float64) time.Duration {
+	return every + time.Duration((chance-0.5)*float64(every)/10)
+}
+
 // run polls until ctx ends. The next poll begins when the last one's result is on
 // disk, and not before its time.
 func (p *poller) run(ctx context.Context) {
@@ -72,19 +82,22 @@ func (p *poller) run(ctx context.Context) {
 		return
 	}
 	for ctx.Err() == nil {
-		next := time.NewTimer(p.Every)
+		next := time.NewTimer(pace(p.Every, p.deps.Chance()))
 		if !p.paused() {
 			p.poll(ctx)
 		}
-		wake := p.Wake
 		if p.failures >= breaker {
-			wake = nil
 			next.Reset(pauseAfter(p.failures, p.Every, p.deps.Chance()))
+			// What wakes it may be that it can be read again, but not more often than else.
+			if rtime.Wait(ctx, p.Every) != nil {
+				next.Stop()
+				return
+			}
 		}
 		select {
 		case <-ctx.Done():
 		case <-next.C:
-		case _, open := <-wake:
+		case _, open := <-p.Wake:
 			if !open {
 				p.Wake = nil
 			}
@@ -103,20 +116,85 @@ func (p *poller) paused() bool {
 	return false
 }
 
-// poll asks once and hands on what came.
+// How long a source may take beyond its time, and beyond the collector's, until it is
+// taken for one that does not listen; and from when on a look is slow.
+const (
+	grace = 2 * time.Second
+	slow  = 30 * time.Second
+)
+
+var (
+	errDeaf = errors.New("the look goes on although its time is over; no other begins before it ends")
+	errSlow = errors.New("the look has taken more than 30 s and is not done")
+)
+
+// look is what a source answered.
+type look struct {
+	observations []codec.Observation
+	err          error
+}
+
+// poll asks once and hands on what came. A source that goes on after its time is
+// waited for, since what it brings may not come again; that nothing is seen meanwhile
+// is told.
 func (p *poller) poll(ctx context.Context) {
 	asking, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 	began := p.deps.Now()
-	observations, err := p.Source.Poll(asking)
-	if err != nil && ctx.Err() != nil {
+	answer := make(chan look, 1)
+	go func() {
+		observations, err := p.Source.Poll(asking)
+		answer <- look{observations, err}
+	}()
+	over, tell := time.NewTimer(p.Timeout+grace), time.NewTimer(slow)
+	defer over.Stop()
+	defer tell.Stop()
+	late := false
+	for {
+		select {
+		case seen := <-answer:
+			p.take(ctx, seen, began, late)
+			return
+		case <-over.C:
+			late = true
+			p.deps.Meter.Polled(string(p.Kind), true, p.deps.Now().Sub(began))
+			p.count(errDeaf)
+		case <-tell.C:
+		case <-ctx.Done():
+			select {
+			case seen := <-answer:
+				p.take(ctx, seen, began, late)
+			case <-time.After(grace):
+				p.deps.Log.Warn("a source does not end with the collector and is left behind", "source", p.Name)
+			}
+			return
+		}
+		reason := errSlow
+		if late {
+			reason = errDeaf
+		}
+		now := p.deps.Now()
+		p.hand(ctx, p.blindness(reason, now), now)
+		tell.Reset(p.config.MarkEvery)
+	}
+}
+
+// take hands on what a source answered; counted says that its poll has been counted
+// as a failed one.
+func (p *poller) take(ctx context.Context, seen look, began time.Time, counted bool) {
+	if seen.err != nil && ctx.Err() != nil {
 		return
 	}
 	ended := p.deps.Now()
-	p.deps.Meter.Polled(string(p.Kind), err != nil, ended.Sub(began))
-	p.count(err)
-	if err != nil {
-		observations = p.blindness(err, ended)
+	if !counted {
+		p.deps.Meter.Polled(string(p.Kind), seen.err != nil, ended.Sub(began))
+	}
+	if seen.err == nil || !counted {
+		p.count(seen.err)
+	}
+	observations := seen.observations
+	if seen.err != nil {
+		observations = p.blindness(seen.err, ended)
 	} else {
 		// A clock that was put back under way promises no more than it says now.
 		observations = append(p.changed(observations, began), p.promises(observations, earlier(began, ended))...)
@@ -190,7 +268,7 @@ func (p *poller) promises(seen []codec.Observation, until time.Time) []codec.Obs
 		if o.Mark != nil {
 			own[o.Mark.Cluster] = true
 			if !o.Mark.Blind {
-				p.until[o.Mark.Cluster] = o.Mark.CompleteUntil
+				p.promised(o.Mark.Cluster, o.Mark.CompleteUntil)
 			}
 		}
 	}
@@ -202,14 +280,21 @@ func (p *poller) promises(seen []codec.Observation, until time.Time) []codec.Obs
 		if own[cluster] {
 			continue
 		}
-		p.until[cluster] = until
+		p.promised(cluster, until)
 		out = append(out, codec.Observation{Mark: &fleet.Mark{Cluster: cluster, About: p.Kind, CompleteUntil: until}})
 	}
 	return out
 }
 
+// promised remembers a mark with sight.
+func (p *poller) promised(cluster fleet.ClusterID, until time.Time) {
+	p.until[cluster], p.newest[cluster] = until, later(p.newest[cluster], until)
+}
+
 // changed leaves out what says the same as what was sent last of its cluster. All
-// is sent again from time to time, and when anything was lost.
+// is sent again from time to time, when anything was lost, and as long as a clock that
+// was put back has not caught up: what speaks of a time before that of a mark is taken
+// for old by those who read it, and the next marks would confirm what came before.
 func (p *poller) changed(seen []codec.Observation, now time.Time) []codec.Observation {
 	if losses := p.Service.losses.Load(); losses != p.losses {
 		p.losses = losses
@@ -221,13 +306,20 @@ func (p *poller) changed(seen []codec.Observation, now time.Time) []codec.Observ
 			out = append(out, o)
 			continue
 		}
+		cluster, at := o.Cluster(), observedAt(o, now)
+		if at.Before(p.newest[cluster]) {
+			delete(p.sent, cluster)
+			out = append(out, o)
+			continue
+		}
+		p.newest[cluster] = at
 		content, ok := digest(o)
-		last, known := p.sent[o.Cluster()]
+		last, known := p.sent[cluster]
 		since := now.Sub(last.at)
 		if ok && known && last.content == content && since >= 0 && since < p.config.FullEvery {
 			continue
 		}
-		p.sent[o.Cluster()] = sending{content, now}
+		p.sent[cluster] = sending{content, now}
 		out = append(out, o)
 	}
 	return out
@@ -270,9 +362,13 @@ func earlier(a, b time.Time) time.Time {
 func (p *poller) keep(ctx context.Context) {
 	pauses := rtime.Backoff{First: time.Second, Max: time.Minute}
 	for {
+		began := p.deps.Now()
 		err := p.Schedule.Run(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if p.deps.Now().Sub(began) > pauses.Max {
+			pauses.Reset() // it worked for a while
 		}
 		p.deps.Log.Warn("what a source reads from ended; it is begun again", "source", p.Name, "error", err)
 		if rtime.Wait(ctx, pauses.Next()) != nil {

@@ -27,7 +27,8 @@ var batchType = string((&observationv1.Batch{}).ProtoReflect().Descriptor().Full
 // in it.
 func (s *Service) publish(ctx context.Context, ending <-chan struct{}) {
 	pauses := rtime.Backoff{First: 100 * time.Millisecond, Max: 5 * time.Second}
-	for failing, last := false, false; ; {
+	var failing error
+	for last := false; ; {
 		n, err := s.drain(ctx)
 		if ctx.Err() != nil || last && (err != nil || n == 0) {
 			return
@@ -35,15 +36,15 @@ func (s *Service) publish(ctx context.Context, ending <-chan struct{}) {
 		added, again := s.deps.Spool.Added(), (<-chan time.Time)(nil)
 		switch {
 		case err != nil:
-			if !failing {
-				s.deps.Log.Error("the bus does not take observations; they are kept in the spool and tried again", "error", err)
+			if failing == nil || ofDisk(failing) != ofDisk(err) {
+				s.trouble(err)
 			}
-			failing, added, again = true, nil, time.After(pauses.Next())
+			failing, added, again = err, nil, time.After(pauses.Next())
 		case n > 0:
-			if failing {
+			if failing != nil {
 				s.deps.Log.Info("the bus takes observations again", "waiting", s.deps.Spool.Stats().Records)
 			}
-			failing = false
+			failing = nil
 			pauses.Reset()
 			continue
 		}
@@ -58,13 +59,35 @@ func (s *Service) publish(ctx context.Context, ending <-chan struct{}) {
 	}
 }
 
+// diskError is a failure of the spool and not of the bus.
+type diskError struct{ error }
+
+func (e *diskError) Unwrap() error { return e.error }
+
+func ofDisk(err error) bool {
+	var disk *diskError
+	return errors.As(err, &disk)
+}
+
+// trouble says what is in the way.
+func (s *Service) trouble(err error) {
+	if ofDisk(err) {
+		s.deps.Log.Error("the spool's disk fails; what is in it is tried again", "error", err)
+		return
+	}
+	s.deps.Log.Error("the bus does not take observations; they are kept in the spool and tried again", "error", err)
+}
+
 // drain publishes the oldest messages and returns how many records of the spool are
 // done with.
 func (s *Service) drain(ctx context.Context) (done int, err error) {
 	records, err := s.deps.Spool.Next(bus.MaxBatch, publishBytes)
 	s.account()
-	if err != nil || len(records) == 0 {
-		return 0, err
+	if err != nil {
+		return 0, &diskError{err}
+	}
+	if len(records) == 0 {
+		return 0, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishLimit)
 	defer cancel()
@@ -121,7 +144,9 @@ func (s *Service) send(ctx context.Context, records []spool.Record) error {
 
 // done takes records off the spool.
 func (s *Service) done(records []spool.Record) error {
-	err := s.deps.Spool.Ack(records[len(records)-1].Position)
-	s.pressure()
-	return err
+	if err := s.deps.Spool.Ack(records[len(records)-1].Position); err != nil {
+		return &diskError{err}
+	}
+	s.relieve()
+	return nil
 }

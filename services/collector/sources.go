@@ -9,8 +9,14 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 )
 
-// spread is how long the first poll of a source waits at most.
-func spread(every time.Duration) time.Duration { return min(every, 10*time.Second) }
+// spread is how long the first poll of a source waits at most. Probes take their whole
+// interval: many of them at once are felt by what they look at.
+func spread(kind fleet.Kind, every time.Duration) time.Duration {
+	if kind == fleet.KindProbe {
+		return every
+	}
+	return min(every, 10*time.Second)
+}
 
 // Inventory reads what runs in one cluster.
 func Inventory(cluster fleet.ClusterID, every time.Duration, read func(context.Context) (fleet.Inventory, error)) Schedule {
@@ -88,5 +94,5 @@ func schedule(kind fleet.Kind, name string, clusters []fleet.ClusterID, every ti
 		}
 		return observations, nil
 	}
-	return Schedule{Kind: kind, Name: name, Clusters: clusters, Source: SourceFunc(named), Every: every, Jitter: spread(every)}
+	return Schedule{Kind: kind, Name: name, Clusters: clusters, Source: SourceFunc(named), Every: every, Jitter: spread(kind, every)}
 }

@@ -236,7 +236,7 @@ func (w *watch) takeAll(a *arrival) {
 	}
 	if a.missing > 0 {
 		w.deps.Log.Warn("a hole in a source's messages", "source", a.position.Source, "part", a.position.Part, "before", a.sequence, "missing", a.missing)
-		w.deps.Meter.Observed("missing_message", int(a.missing))
+		w.deps.Meter.Observed("missing_message", int(min(a.missing, 1<<31)))
 		for id, c := range w.clusters {
 			if a.inventories && topology.Part(id) == a.position.Part {
 				c.drift = c.drift.Doubt(a.missed())

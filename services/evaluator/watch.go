@@ -469,7 +469,7 @@ func (w *watch) judgeState(ctx context.Context, c *clusterWatch) error {
 	if err != nil {
 		return err
 	}
-	w.deps.Log.Info("lockstep state changed", "cluster", c.drift.ID, "from", c.state, "to", j.State, "reasons", j.Reasons)
+	w.deps.Log.Info("lockstep state changed", "cluster", c.drift.ID, "from", c.state, "to", j.State, "reasons", strings.Join(j.Reasons, "; "))
 	w.deps.Meter.Decided(topology.NounDrift, string(j.State))
 	c.revision, c.state, c.since = revision, j.State, now
 	return nil

@@ -68,7 +68,7 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (
 func (c *conductor) survey(ctx context.Context, id fleet.ClusterID, images map[fleet.Line]string) (rollout.Target, error) {
 	deployment, driven := c.deps.Deployments[id]
 	if !driven {
-		return rollout.Target{}, errs.New(errs.Invalid, "LS-ROL-023", "rollouts cannot drive it yet: it runs on Kubernetes, where Lockstep only watches; upgrade it with Helm")
+		return rollout.Target{Watched: true}, nil
 	}
 	return deployment.Survey(ctx, images)
 }

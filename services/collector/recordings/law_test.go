@@ -89,7 +89,13 @@ func TestEachSessionComesToOneVerdict(t *testing.T) {
 		}
 		take := func(t *rapid.T) {
 			id := fmt.Sprint("s-", one.Draw(t, "session"))
-			checker.Take(session(id))
+			ended := session(id)
+			ended.End = w.now.Add(-time.Duration(rapid.IntRange(0, 30).Draw(t, "minutes ago")) * time.Minute)
+			ended.Start = ended.End.Add(-10 * time.Minute)
+			checker.Take(ended)
+			if w.now.Sub(ended.End) > within+15*time.Minute {
+				return // it ended too long ago, and nothing is heard of it
+			}
 			if stories[fleet.SessionID(id)] == nil {
 				s := &story{heard: w.now}
 				stories[fleet.SessionID(id)] = s

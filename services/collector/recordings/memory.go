@@ -18,6 +18,9 @@ import (
 const (
 	// patience is how long a session waits for a storage that says nothing of it.
 	patience = 24 * time.Hour
+	// grace is how much longer ago than its window a session may have ended to be
+	// taken: a source reads its lookback again after a restart.
+	grace = 15 * time.Minute
 	// judgedPerPending bounds the memory of sessions that were judged. What is
 	// forgotten too early comes to a second verdict of the same identity.
 	judgedPerPending = 10
@@ -136,6 +139,9 @@ func (m *memory) wanted(s fleet.Session) bool {
 func (m *memory) take(s fleet.Session, now time.Time) {
 	m.forget(now)
 	if !m.wanted(s) || m.judged[s.ID] || m.pending[s.ID] != nil {
+		return
+	}
+	if !s.End.IsZero() && now.Sub(s.End) > m.config.Within+grace {
 		return
 	}
 	prefix, whole := m.prefix(s)

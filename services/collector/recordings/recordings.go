@@ -8,12 +8,13 @@
 // remembered for twice the lookback of the source that hands them in, so that
 // hearing of one again changes nothing. A restart forgets them: the source reads
 // its lookback again, and a session comes to a second verdict with the identity of
-// the first, which the history keeps. So the lookback must be longer than the
-// window, or a session that waits during a restart is never judged.
+// the first, which the history keeps. Only a session that ended within its window
+// and 15 minutes of now, by the given clock, is taken: what ended longer ago was
+// judged before, or is not judged.
 //
 // The window begins when a session is first heard of, not at the end that the
-// source tells: clocks that disagree then shorten no window, and a restart begins
-// a new one. While the storage does not answer no window passes: an outage lasts
+// source tells: clocks that disagree by less than that shorten no window, and a
+// restart begins a new one. While the storage does not answer no window passes: an outage lasts
 // from the first poll in which every look-up failed to the next answer, and what a
 // window would have lost in it is added. After a day without an answer about it, a
 // session is judged unclassified, which tells nothing of its recording.

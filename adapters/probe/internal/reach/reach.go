@@ -103,8 +103,6 @@ type Request struct {
 	Accept string
 	TLS    *tls.Config
 	Dial   Dial
-	// Proxy uses the proxy that the environment names (HTTPS_PROXY, NO_PROXY).
-	Proxy bool
 	// Final says whether an answer with this status is the end although it points
 	// elsewhere. Other redirects are followed as long as scheme and host stay.
 	Final func(status int) bool
@@ -126,6 +124,7 @@ const maxRedirects = 10
 // Get makes one request, on connections of its own.
 func Get(ctx context.Context, r Request, trail *Trail) (Answer, error) {
 	transport := &http.Transport{
+		// No proxy of the environment: a look is from here.
 		// The transport dials apart from the request, to keep the connection for
 		// another one; here there is no other, so the look's own context counts.
 		DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
@@ -135,9 +134,6 @@ func Get(ctx context.Context, r Request, trail *Trail) (Answer, error) {
 		MaxResponseHeaderBytes: 64 << 10,
 	}
 	defer transport.CloseIdleConnections()
-	if r.Proxy {
-		transport.Proxy = http.ProxyFromEnvironment
-	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
 		first := via[0].URL
 		if next.URL.Scheme != first.Scheme || next.URL.Host != first.Host || next.Response != nil && r.Final(next.Response.StatusCode) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -315,8 +316,15 @@ func inventoryWords(m *observationv1.Inventory) string {
 	var words []string
 	for _, i := range m.GetInstances() {
 		word := i.GetComponent() + " " + cmp.Or(i.GetVersion(), i.GetTag(), i.GetDigest(), "of unknown version")
+		var notes []string
 		if health := i.GetHealth(); health != string(fleet.HealthHealthy) && health != string(fleet.HealthNone) {
-			word += " (" + health + ")"
+			notes = append(notes, health)
+		}
+		if n := i.GetRestarts(); n > 0 {
+			notes = append(notes, count(int64(n), "restart"))
+		}
+		if len(notes) > 0 {
+			word += " (" + strings.Join(notes, ", ") + ")"
 		}
 		words = append(words, clean(word))
 	}
@@ -369,7 +377,15 @@ func (s *shell) registrationWords(m *observationv1.Registration) string {
 func packageWords(m *observationv1.Package) string {
 	var words []string
 	for _, r := range m.GetHelm() {
-		words = append(words, clean(fmt.Sprintf("%s: %s %s, revision %d, %s", r.GetName(), r.GetChart(), r.GetChartVersion(), r.GetRevision(), r.GetStatus())))
+		word := fmt.Sprintf("%s: %s %s, revision %d, %s", r.GetName(), r.GetChart(), r.GetChartVersion(), r.GetRevision(), r.GetStatus())
+		var versions []string
+		for _, line := range slices.Sorted(maps.Keys(r.GetVersions())) {
+			versions = append(versions, line+" "+r.GetVersions()[line])
+		}
+		if len(versions) > 0 {
+			word += " (" + strings.Join(versions, ", ") + ")"
+		}
+		words = append(words, clean(word))
 	}
 	for _, c := range m.GetCompose() {
 		if c.GetState() == string(fleet.ComposeSame) {

@@ -32,7 +32,7 @@ func someObservations() []*observationv1.Record {
 	all := []*observationv1.Observation{
 		{Kind: &observationv1.Observation_Inventory{Inventory: &observationv1.Inventory{Instances: []*observationv1.Instance{
 			{Component: "gateway", Version: "5.0.1", Health: "healthy"}, {Component: "sra-web", Tag: "3.1.0", Health: "none"},
-			{Component: "sra-web", Tag: "3.1.0", Health: "none"}, {Component: "sra-ssh", Digest: "sha256:ab", Health: "unhealthy"},
+			{Component: "sra-web", Tag: "3.1.0", Health: "none"}, {Component: "sra-ssh", Digest: "sha256:ab", Health: "unhealthy", Restarts: 4},
 		}}}},
 		{Kind: &observationv1.Observation_Inventory{Inventory: &observationv1.Inventory{}}},
 		session(&observationv1.Session{Id: "s1", Status: "connecting", User: "ann", Target: "db-1", Protocol: "ssh"}),
@@ -45,7 +45,7 @@ func someObservations() []*observationv1.Record {
 			LastReport: at(time.Minute), Bastions: []*observationv1.Bastion{{Id: "a", Version: "3.1.0"}, {Id: "b"}},
 			Gateways: []*observationv1.RegisteredGateway{{Name: "acc/p/berlin", Status: "Running"}},
 		}}},
-		declared(&observationv1.Package{Helm: []*observationv1.HelmRelease{{Name: "gw", Chart: "akeyless-gateway", ChartVersion: "3.3.0", Revision: 4, Status: "deployed"}}}),
+		declared(&observationv1.Package{Helm: []*observationv1.HelmRelease{{Name: "gw", Chart: "akeyless-gateway", ChartVersion: "3.3.0", Revision: 4, Status: "deployed", Versions: map[string]string{"sra": "3.2.0", "gateway": "5.1.0"}}}}),
 		declared(&observationv1.Package{Compose: []*observationv1.ComposeService{
 			{Service: "akeyless-web", State: "changed", Differences: []string{"image: the file asks for sra:4, sra:3 runs"}}, {Service: "akeyless-ssh", State: "same"},
 		}}),

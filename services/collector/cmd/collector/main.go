@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -133,6 +134,7 @@ func collect(ctx context.Context, file fleetfile.File, tel *obs.Telemetry) (err 
 		}
 		return nil
 	}}}
+	var all *app.App // made of the roles, one of which serves what it knows
 	if address := file.Server.AdminListen; address != fleetfile.Off {
 		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 		if err != nil {
@@ -140,13 +142,38 @@ func collect(ctx context.Context, file fleetfile.File, tel *obs.Telemetry) (err 
 		}
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", tel.MetricsHandler())
-		mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+		health(mux, func() ([]app.State, bool) { return all.Readiness() })
 		roles = append(roles, app.Role{Name: "admin", Run: func(ctx context.Context) error {
 			return rpc.Serve(ctx, listener, mux, flush, tel.Log)
 		}})
 	}
 	tel.Log.Info("collecting", "version", version, "collector", file.Collector.ID, "clusters", len(file.Clusters), "spool", file.Spool())
-	return app.New(tel.Log, drain, roles...).Run(ctx)
+	all = app.New(tel.Log, drain, roles...)
+	return all.Run(ctx)
+}
+
+// health serves what machines ask of a process.
+func health(mux *http.ServeMux, readiness func() ([]app.State, bool)) {
+	ok := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
+	mux.HandleFunc("GET /livez", ok)
+	mux.HandleFunc("GET /healthz", ok)
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		states, ready := readiness()
+		if !ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		for _, state := range states {
+			switch {
+			case !state.Ready:
+				fmt.Fprintf(w, "[-]%s: %s\n", state.Name, cmp.Or(state.Reason, "not ready"))
+			case r.URL.Query().Has("verbose"):
+				fmt.Fprintf(w, "[+]%s\n", state.Name)
+			}
+		}
+		if ready {
+			fmt.Fprintln(w, "ok")
+		}
+	})
 }
 
 // wait is the life of what needs nothing done.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/lockstep-fleet/lockstep/kit/app"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
@@ -129,6 +132,37 @@ func TestCollectorHandsInToABusElsewhere(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Fatal("it did not stop")
+	}
+}
+
+func TestReadinessTellsWhichRoleIsNot(t *testing.T) {
+	t.Parallel()
+	down := errors.New("the connection to the bus is down")
+	for name, c := range map[string]struct {
+		bus  error
+		path string
+		code int
+		says string
+	}{
+		"ready":              {nil, "/readyz", http.StatusOK, "ok\n"},
+		"ready, in detail":   {nil, "/readyz?verbose", http.StatusOK, "[+]collector\n[+]bus\nok\n"},
+		"without a bus":      {down, "/readyz", http.StatusServiceUnavailable, "[-]bus: the connection to the bus is down\n"},
+		"without, in detail": {down, "/readyz?verbose", http.StatusServiceUnavailable, "[+]collector\n[-]bus: the connection to the bus is down\n"},
+		"alive without":      {down, "/livez", http.StatusOK, "ok\n"},
+	} {
+		mux := http.NewServeMux()
+		health(mux, func() ([]app.State, bool) {
+			state := app.State{Name: "bus", Ready: c.bus == nil}
+			if c.bus != nil {
+				state.Reason = c.bus.Error()
+			}
+			return []app.State{{Name: "collector", Ready: true}, state}, c.bus == nil
+		})
+		got := httptest.NewRecorder()
+		mux.ServeHTTP(got, httptest.NewRequestWithContext(t.Context(), http.MethodGet, c.path, nil))
+		if got.Code != c.code || got.Body.String() != c.says {
+			t.Errorf("%s: %d %q, want %d %q", name, got.Code, got.Body.String(), c.code, c.says)
+		}
 	}
 }
 
