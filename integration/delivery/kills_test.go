@@ -20,7 +20,7 @@ var soak = os.Getenv("LOCKSTEP_SOAK") != ""
 
 // killing is how long everybody is killed, how many sessions start in a second
 // meanwhile, and how much longer than in a short run everybody lives in between.
-func killing() (lasts time.Duration, rate float64, lives time.Duration) {
+func killing() (lasts time.Duration, rate float64, lives int) {
 	if soak {
 		// Of 400,000 sessions most are seen in three statuses.
 		return 11 * time.Minute, 600, 5
@@ -100,7 +100,7 @@ func TestNothingIsLostWhenCollectorsAndTheBusAreKilledAgainAndAgain(t *testing.T
 	}{{hub.program, 4 * time.Second, time.Second}, {oslo.program, 6 * time.Second, time.Second}, {rome.program, 8 * time.Second, time.Second}, {in.bus, 7 * time.Second, time.Second}} {
 		chance := rand.New(rand.NewPCG(seed, uint64(i)))
 		killers.Go(func() {
-			if err := harass(ctx, victim.program, chance, lives*victim.life, victim.death); err != nil {
+			if err := harass(ctx, victim.program, chance, time.Duration(lives)*victim.life, victim.death); err != nil {
 				t.Error(err)
 			}
 		})
