@@ -10,6 +10,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/adapters/kube"
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
 // Missing is something that is not seen because it is not allowed or not there.
@@ -96,7 +97,9 @@ func (o source) patient(ctx context.Context) ([]codec.Observation, error) {
 	var observations []codec.Observation
 	var err error
 	for range tries {
-		if observations, err = asked.Poll(ctx); err == nil || o.Run == nil {
+		observations, err = asked.Poll(ctx)
+		// What is refused stays refused.
+		if kind := errs.KindOf(err); err == nil || o.Run == nil || kind == errs.PermissionDenied || kind == errs.Unauthenticated {
 			return observations, err
 		}
 		timer := time.NewTimer(250 * time.Millisecond)

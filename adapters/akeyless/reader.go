@@ -18,7 +18,7 @@ const (
 	defaultSourceLag   = 5 * time.Second
 	defaultOverlap     = 30 * time.Second
 	defaultLookback    = time.Hour
-	defaultMaxSessions = 200_000
+	defaultMaxSessions = 600_000
 	defaultMaxTime     = 5 * time.Minute
 	// memorySpan, in overlaps, is how far back ended sessions are remembered,
 	// so that what a page shows beyond the overlap is told from news.
@@ -46,7 +46,7 @@ type ReaderOptions struct {
 	// Lookback is how far before its first poll the reader begins; 0 means 1 h.
 	Lookback time.Duration
 	// MaxSessions bounds what the reader remembers and what one poll reads; 0
-	// means 200,000. A poll that needs more says that it is blind.
+	// means 600,000. A poll that needs more says that it is blind.
 	MaxSessions int
 	// MaxTime bounds how long one poll goes on reading, half of it for the active
 	// sessions; 0 means 5 min. The first page of each list and a page under way are

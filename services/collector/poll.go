@@ -208,16 +208,17 @@ const maxResult = 4096
 
 // hand gives observations to whoever packs and waits until they are on disk.
 func (p *poller) hand(ctx context.Context, observations []codec.Observation, polled time.Time) {
-	var handed []result
+	// Not the results themselves: what they hold is let go of once it is packed.
+	var stored []<-chan struct{}
 	for part := range slices.Chunk(observations, maxResult) {
 		r := p.result(p.Kind, part, func(o codec.Observation) time.Time { return observedAt(o, polled) })
 		r.more = len(part) == maxResult
 		p.results <- r
-		handed = append(handed, r)
+		stored = append(stored, r.done)
 	}
-	for _, r := range handed {
+	for _, done := range stored {
 		select {
-		case <-r.done:
+		case <-done:
 		case <-ctx.Done():
 		}
 	}
@@ -299,6 +300,9 @@ func (p *poller) changed(seen []codec.Observation, now time.Time) []codec.Observ
 	if losses := p.Service.losses.Load(); losses != p.losses {
 		p.losses = losses
 		clear(p.sent)
+	}
+	if p.Kind != fleet.KindInventory && p.Kind != fleet.KindRegistration && p.Kind != fleet.KindPackage {
+		return seen
 	}
 	out := make([]codec.Observation, 0, len(seen)+len(p.Clusters))
 	for _, o := range seen {

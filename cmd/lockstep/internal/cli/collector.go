@@ -150,7 +150,8 @@ func (s *shell) seen(all []*observationv1.Observation) string {
 		case *observationv1.Observation_Registration:
 			words = append(words, o.GetCluster()+": "+s.observed(o))
 		default:
-			words = append(words, s.observed(o))
+			// That it is ok stands in the column beside it.
+			words = append(words, strings.TrimPrefix(s.observed(o), "ok "))
 		}
 	}
 	if len(sessions) > 0 {
