@@ -405,7 +405,7 @@ func TestDoctorOfFiles(t *testing.T) {
 	write(t, filepath.Join(dir, "broken.yaml"), "services: [\n", 0o600)
 	for files, want := range map[string]finding{
 		"none.yaml":   {"fail", "does not exist", "restore the file", "LS-CMP-003"},
-		"broken.yaml": {"fail", "broken.yaml", "docker compose config shows the same", "LS-CMP-004"},
+		"broken.yaml": {"fail", "broken.yaml", "docker compose config` shows it", "LS-CMP-004"},
 		"open.yaml":   {"fail", "2 problems, the first: ", "write the exact version", "LS-CMP-005"},
 	} {
 		c.Compose.Files = []string{files}

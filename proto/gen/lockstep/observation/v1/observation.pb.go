@@ -1710,12 +1710,12 @@ var File_lockstep_observation_v1_observation_proto protoreflect.FileDescriptor
 
 const file_lockstep_observation_v1_observation_proto_rawDesc = "" +
 	"\n" +
-	")lockstep/observation/v1/observation.proto\x12\x17lockstep.observation.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xfd\x02\n" +
+	")lockstep/observation/v1/observation.proto\x12\x17lockstep.observation.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\x87\x03\n" +
 	"\x18WatchObservationsRequest\x12?\n" +
 	"\bclusters\x18\x01 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x12f\n" +
 	"\x05kinds\x18\x02 \x03(\tBP\xbaHM\x92\x01J\x18\x01\"FrDR\tinventoryR\asessionR\fregistrationR\apackageR\x05probeR\x06healthR\bpipelineR\x05kinds\x12<\n" +
-	"\asources\x18\x03 \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x10d\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\asources\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\asources\x18\x03 \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x10d\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\asources\x12:\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x05since\x12\x16\n" +
 	"\x06follow\x18\x05 \x01(\bR\x06follow\x12\x14\n" +
 	"\x05marks\x18\x06 \x01(\bR\x05marks\x12\x1a\n" +
 	"\bfailures\x18\a \x01(\bR\bfailures\"V\n" +
