@@ -145,7 +145,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 			p := lockstep(t, configuration(f.declaration("east", kubeconfig)+looks(t)))
 
 			got := p.check(1)
-			p.fine(got["east probe"], "ok port (tcp ")
+			p.fine(got["east probe"], "port (tcp ")
 			p.fine(got["east health"], "/gateway/health", "/gateway/status")
 			for row, want := range c.rows {
 				r := got[row]
