@@ -35,11 +35,14 @@ type entry struct {
 	Instance string          `json:"instance,omitempty"`
 	Protocol string          `json:"protocol,omitempty"`
 	ToTarget string          `json:"target_type,omitempty"`
+	// Promised stands alone in the first line: how far sessions had been promised.
+	Promised time.Time `json:"promised,omitzero"`
 }
 
 // recall takes in the open sessions that an earlier reader saved. A file that
-// cannot be read is as good as none. One that is old is as good as a new one: what
-// has opened since is in the lookback, and an end may be told twice.
+// cannot be read is as good as none. One that is old is as good as a new one while
+// what has opened since is in the lookback; an end may be told twice. What began
+// between it and the lookback is told as lost.
 func (r *SessionReader) recall() {
 	if r.openFile == "" {
 		return
@@ -71,6 +74,9 @@ func (r *SessionReader) readOpen() (map[fleet.SessionID]opened, error) {
 			return open, nil
 		case err != nil:
 			return nil, fmt.Errorf("session %d of the file: %w", len(open)+1, err)
+		case !e.Promised.IsZero():
+			r.before = e.Promised
+			continue
 		case e.ID == "" || e.Start.IsZero():
 			return nil, fmt.Errorf("session %d of the file has no id or no start", len(open)+1)
 		}
@@ -128,6 +134,13 @@ func (r *SessionReader) writeOpen() (err error) {
 	out := json.NewEncoder(buffered)
 	if err := out.Encode(openFileFormat); err != nil {
 		return err
+	}
+	if !r.complete.IsZero() {
+		if err := out.Encode(struct {
+			Promised time.Time `json:"promised"`
+		}{r.complete}); err != nil {
+			return err
+		}
 	}
 	for _, sessions := range []map[fleet.SessionID]opened{r.open, r.left} {
 		for id, o := range sessions {

@@ -65,7 +65,7 @@ func TestOpenSessionsOutliveARestart(t *testing.T) {
 				t.Fatalf("the file is %v, %v; want it for its owner alone", info, err)
 			}
 
-			b.now = b.now.Add(2 * time.Hour)
+			b.now = b.now.Add(30 * time.Minute)
 			b.report(t, "fails", "v/west", "failed", old)
 			b.report(t, "elsewhere", "v/east", "failed", old)
 			b.server.Forget("lost")
@@ -84,6 +84,32 @@ func TestOpenSessionsOutliveARestart(t *testing.T) {
 			}
 			wantStates(t, b.poll(t), "")
 		})
+	}
+}
+
+// TestWhatNobodyReadIsTold starts a reader after a longer time than it looks back.
+func TestWhatNobodyReadIsTold(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "open")
+	b := newBench(t, akeylesstest.Options{})
+	b.again(t, path, bothClusters())
+	b.report(t, "s", "v/west", "connected", 0)
+	b.poll(t)
+	if err := b.reader.Save(); err != nil {
+		t.Fatal(err)
+	}
+	b.now = b.now.Add(3 * time.Hour)
+	b.again(t, path, bothClusters())
+	for _, mark := range b.poll(t).Marks {
+		if horizon := b.now.Add(-time.Hour); !mark.Lost || !mark.Blind || !mark.CompleteUntil.Equal(horizon) || !strings.Contains(mark.BlindReason, "was never read") {
+			t.Errorf("mark of %s is %+v, want what began before %s told as lost", mark.Cluster, mark, horizon)
+		}
+	}
+	b.now = b.now.Add(time.Minute)
+	for _, mark := range b.poll(t).Marks {
+		if mark.Lost || mark.Blind || !mark.CompleteUntil.Equal(b.now.Add(-2*time.Second)) {
+			t.Errorf("the next mark of %s is %+v", mark.Cluster, mark)
+		}
 	}
 }
 

@@ -92,6 +92,8 @@ type SessionReader struct {
 	openFile string
 	savedAt  time.Time
 	left     map[fleet.SessionID]opened // no longer open since the last poll
+	// before is how far an earlier reader promised, zero when it is not known.
+	before time.Time
 }
 
 // opened is a session that has not ended, as small as can be: there may be
@@ -451,6 +453,12 @@ func (r *SessionReader) commit(p *poll) Page {
 	if p.allActive {
 		p.missed()
 	}
+	// Between what an earlier reader promised and where this one begins nobody has
+	// read, and no later poll makes up for it.
+	gap := !r.began && !r.before.IsZero() && r.before.Before(p.horizon)
+	if gap {
+		p.blindAll(fmt.Sprintf("what began from %s to %s was never read: there was no reader for longer than the lookback", r.before.Format(time.RFC3339), p.horizon.Format(time.RFC3339)))
+	}
 	r.began, r.horizon = true, p.horizon
 	now := p.now()
 	if now.Before(r.complete) {
@@ -487,10 +495,14 @@ func (r *SessionReader) commit(p *poll) Page {
 	skew := r.client.skew()
 	for _, id := range r.ids {
 		reasons := p.blind[id]
-		page.Marks = append(page.Marks, fleet.Mark{
+		mark := fleet.Mark{
 			Cluster: id, About: fleet.KindSession, CompleteUntil: r.complete, Skew: skew,
-			Blind: len(reasons) > 0, BlindReason: strings.Join(reasons, "; "),
-		})
+			Blind: len(reasons) > 0, BlindReason: strings.Join(reasons, "; "), Lost: gap,
+		}
+		if gap {
+			mark.CompleteUntil = p.horizon // what begins after it is not lost
+		}
+		page.Marks = append(page.Marks, mark)
 	}
 	return page
 }

@@ -69,7 +69,7 @@ cannot be read.`,
 				return err
 			}
 			for i := range reports {
-				reports[i].Seen = s.seen(reports[i].Observations)
+				reports[i].Seen = s.seen(reports[i].Kind, reports[i].Observations)
 			}
 			if err := s.printReports(reports, out); err != nil {
 				return err
@@ -137,7 +137,7 @@ func (s *shell) printReports(reports []SourceReport, out string) error {
 }
 
 // seen puts observations into words; sessions are counted by what became of them.
-func (s *shell) seen(all []*observationv1.Observation) string {
+func (s *shell) seen(of string, all []*observationv1.Observation) string {
 	var words, sessions []string
 	for _, o := range all {
 		switch kind := o.GetKind().(type) {
@@ -154,8 +154,8 @@ func (s *shell) seen(all []*observationv1.Observation) string {
 			words = append(words, strings.TrimPrefix(s.observed(o), "ok "))
 		}
 	}
-	if len(sessions) > 0 {
-		words = append([]string{count(int64(len(sessions)), "session") + " (" + tally(sessions) + ")"}, words...)
+	if of == string(fleet.KindSession) && len(all) > 0 {
+		words = append([]string{strings.TrimSuffix(count(int64(len(sessions)), "session")+" ("+tally(sessions)+")", " ()")}, words...)
 	}
 	const shown = 3
 	if len(words) > shown {

@@ -191,6 +191,13 @@ func TestCollectorCheck(t *testing.T) {
 	}
 	fine := checkCollector(t, func() ([]cli.SourceReport, error) { all, err := someReports(); return all[:3], err })
 	fine.wants(t, 0, "")
+	quiet := checkCollector(t, func() ([]cli.SourceReport, error) {
+		return []cli.SourceReport{{Kind: "session", Name: "sessions", Status: "ok", Observations: []*observationv1.Observation{someObservations()[5].GetObservation()}}}, nil
+	})
+	quiet.wants(t, 0, "")
+	if !strings.Contains(quiet.out, "0 sessions") {
+		t.Errorf("of a source without sessions it says\n%s", quiet.out)
+	}
 	checkCollector(t, func() ([]cli.SourceReport, error) { return nil, nil }).wants(t, 0, "There is nothing to look at")
 	checkCollector(t, someReports, "rome").wants(t, 2, "there is no cluster rome")
 	checkCollector(t, func() ([]cli.SourceReport, error) { return nil, errors.New("the key file is empty") }).wants(t, 1, "the key file is empty")
