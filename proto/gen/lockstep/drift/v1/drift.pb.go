@@ -4,14 +4,18 @@
 // 	protoc        (unknown)
 // source: lockstep/drift/v1/drift.proto
 
-// Facts of a cluster's lockstep state, on lockstep.evt.v1.<tenant>.drift.<cluster>.
+// A cluster's lockstep state over time: its facts, on
+// lockstep.evt.v1.<tenant>.drift.<cluster>, its history and its baselines.
 
 package driftv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/access/v1"
+	v1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -31,7 +35,10 @@ type Event struct {
 	// The cluster's id.
 	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// In the order in which they hold.
-	Facts         []*Fact `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
+	Facts []*Fact `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
+	// Where the cluster stands after them: of a subject, the newest event is all
+	// that a reader needs. Absent in events of before it was written.
+	Standing      *Standing `protobuf:"bytes,3,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -80,6 +87,78 @@ func (x *Event) GetFacts() []*Fact {
 	return nil
 }
 
+func (x *Event) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
+// Standing is a cluster's state as its facts have it.
+type Standing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The period that goes on, absent before the first judgement.
+	Period *Period `protobuf:"bytes,1,opt,name=period,proto3" json:"period,omitempty"`
+	// When the episode that goes on began, absent while none does.
+	DriftOpenedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=drift_opened_at,json=driftOpenedAt,proto3" json:"drift_opened_at,omitempty"`
+	// The release that was assigned last by a person or a document, absent when
+	// none ever was.
+	Assigned      *ReleaseAssigned `protobuf:"bytes,3,opt,name=assigned,proto3" json:"assigned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standing) Reset() {
+	*x = Standing{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standing) ProtoMessage() {}
+
+func (x *Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standing.ProtoReflect.Descriptor instead.
+func (*Standing) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Standing) GetPeriod() *Period {
+	if x != nil {
+		return x.Period
+	}
+	return nil
+}
+
+func (x *Standing) GetDriftOpenedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DriftOpenedAt
+	}
+	return nil
+}
+
+func (x *Standing) GetAssigned() *ReleaseAssigned {
+	if x != nil {
+		return x.Assigned
+	}
+	return nil
+}
+
 // Fact is one thing that was decided. A reader passes over a kind that it does
 // not know: a newer build wrote it.
 type Fact struct {
@@ -90,6 +169,11 @@ type Fact struct {
 	//
 	//	*Fact_StateChanged
 	//	*Fact_ReleaseAssigned
+	//	*Fact_PeriodEnded
+	//	*Fact_PeriodBegan
+	//	*Fact_DriftOpened
+	//	*Fact_DriftChanged
+	//	*Fact_DriftClosed
 	Kind          isFact_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -97,7 +181,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[1]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -109,7 +193,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[1]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -122,7 +206,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{1}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Fact) GetKind() isFact_Kind {
@@ -150,6 +234,51 @@ func (x *Fact) GetReleaseAssigned() *ReleaseAssigned {
 	return nil
 }
 
+func (x *Fact) GetPeriodEnded() *PeriodEnded {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_PeriodEnded); ok {
+			return x.PeriodEnded
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetPeriodBegan() *PeriodBegan {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_PeriodBegan); ok {
+			return x.PeriodBegan
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetDriftOpened() *DriftOpened {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_DriftOpened); ok {
+			return x.DriftOpened
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetDriftChanged() *DriftChanged {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_DriftChanged); ok {
+			return x.DriftChanged
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetDriftClosed() *DriftClosed {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_DriftClosed); ok {
+			return x.DriftClosed
+		}
+	}
+	return nil
+}
+
 type isFact_Kind interface {
 	isFact_Kind()
 }
@@ -164,14 +293,49 @@ type Fact_ReleaseAssigned struct {
 	ReleaseAssigned *ReleaseAssigned `protobuf:"bytes,2,opt,name=release_assigned,json=releaseAssigned,proto3,oneof"`
 }
 
+type Fact_PeriodEnded struct {
+	// A period of its history is over.
+	PeriodEnded *PeriodEnded `protobuf:"bytes,3,opt,name=period_ended,json=periodEnded,proto3,oneof"`
+}
+
+type Fact_PeriodBegan struct {
+	// The next one begins.
+	PeriodBegan *PeriodBegan `protobuf:"bytes,4,opt,name=period_began,json=periodBegan,proto3,oneof"`
+}
+
+type Fact_DriftOpened struct {
+	// It came into a state that calls for attention.
+	DriftOpened *DriftOpened `protobuf:"bytes,5,opt,name=drift_opened,json=driftOpened,proto3,oneof"`
+}
+
+type Fact_DriftChanged struct {
+	// It went from one such state to another.
+	DriftChanged *DriftChanged `protobuf:"bytes,6,opt,name=drift_changed,json=driftChanged,proto3,oneof"`
+}
+
+type Fact_DriftClosed struct {
+	// It left such states.
+	DriftClosed *DriftClosed `protobuf:"bytes,7,opt,name=drift_closed,json=driftClosed,proto3,oneof"`
+}
+
 func (*Fact_StateChanged) isFact_Kind() {}
 
 func (*Fact_ReleaseAssigned) isFact_Kind() {}
 
+func (*Fact_PeriodEnded) isFact_Kind() {}
+
+func (*Fact_PeriodBegan) isFact_Kind() {}
+
+func (*Fact_DriftOpened) isFact_Kind() {}
+
+func (*Fact_DriftChanged) isFact_Kind() {}
+
+func (*Fact_DriftClosed) isFact_Kind() {}
+
 // StateChanged says that the cluster left one lockstep state for another.
 type StateChanged struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// locked, stepping, overdue, drifted, dark or unknown.
+	// locked, stepping, overdue, drifted, split, withdrawn, dark or unknown.
 	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	// One of the same words, another than from.
 	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
@@ -187,7 +351,7 @@ type StateChanged struct {
 
 func (x *StateChanged) Reset() {
 	*x = StateChanged{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[2]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -199,7 +363,7 @@ func (x *StateChanged) String() string {
 func (*StateChanged) ProtoMessage() {}
 
 func (x *StateChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[2]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -212,7 +376,7 @@ func (x *StateChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChanged.ProtoReflect.Descriptor instead.
 func (*StateChanged) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{2}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StateChanged) GetFrom() string {
@@ -253,19 +417,25 @@ func (x *StateChanged) GetRunning() map[string]string {
 // ReleaseAssigned says which release the cluster is expected to run from now.
 type ReleaseAssigned struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The release's id.
+	// The release's id, empty when none is assigned any more.
 	Release string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
-	// The rollout that brought it there.
+	// The rollout that brought it there, empty when a person said so.
 	Rollout string `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// When it was assigned.
-	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// Its version set at that time: line to version.
+	Versions map[string]string `protobuf:"bytes,4,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Who assigned it.
+	By string `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
+	// Why, empty when nobody said.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReleaseAssigned) Reset() {
 	*x = ReleaseAssigned{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[3]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +447,7 @@ func (x *ReleaseAssigned) String() string {
 func (*ReleaseAssigned) ProtoMessage() {}
 
 func (x *ReleaseAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[3]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +460,7 @@ func (x *ReleaseAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAssigned.ProtoReflect.Descriptor instead.
 func (*ReleaseAssigned) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{3}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ReleaseAssigned) GetRelease() string {
@@ -314,17 +484,2679 @@ func (x *ReleaseAssigned) GetAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ReleaseAssigned) GetVersions() map[string]string {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *ReleaseAssigned) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *ReleaseAssigned) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// PeriodEnded tells the whole period.
+type PeriodEnded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With its end.
+	Period        *Period `protobuf:"bytes,1,opt,name=period,proto3" json:"period,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeriodEnded) Reset() {
+	*x = PeriodEnded{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeriodEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeriodEnded) ProtoMessage() {}
+
+func (x *PeriodEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeriodEnded.ProtoReflect.Descriptor instead.
+func (*PeriodEnded) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PeriodEnded) GetPeriod() *Period {
+	if x != nil {
+		return x.Period
+	}
+	return nil
+}
+
+// PeriodBegan tells what is known of it at its beginning.
+type PeriodBegan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without an end.
+	Period        *Period `protobuf:"bytes,1,opt,name=period,proto3" json:"period,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeriodBegan) Reset() {
+	*x = PeriodBegan{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeriodBegan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeriodBegan) ProtoMessage() {}
+
+func (x *PeriodBegan) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeriodBegan.ProtoReflect.Descriptor instead.
+func (*PeriodBegan) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PeriodBegan) GetPeriod() *Period {
+	if x != nil {
+		return x.Period
+	}
+	return nil
+}
+
+// Period is a stretch of a cluster's history in which its state, what runs, what
+// is assigned and what moves it stay the same.
+type Period struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it began.
+	BeganAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=began_at,json=beganAt,proto3" json:"began_at,omitempty"`
+	// Absent while it goes on.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// locked, stepping, overdue, drifted, split, withdrawn, dark or unknown.
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Why, in sentences, as of its beginning.
+	Reasons []string `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// What ran, in order of line.
+	Lines []*RunningLine `protobuf:"bytes,5,rep,name=lines,proto3" json:"lines,omitempty"`
+	// The release it was to run, empty when none was assigned.
+	AssignedRelease string `protobuf:"bytes,6,opt,name=assigned_release,json=assignedRelease,proto3" json:"assigned_release,omitempty"`
+	// The rollout that moved it, empty when none did.
+	Rollout string `protobuf:"bytes,7,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// The release that rollout takes it to.
+	TargetRelease string `protobuf:"bytes,8,opt,name=target_release,json=targetRelease,proto3" json:"target_release,omitempty"`
+	// While mixed: the version set it came from, line to version.
+	EdgeFrom map[string]string `protobuf:"bytes,9,rep,name=edge_from,json=edgeFrom,proto3" json:"edge_from,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// While mixed: the version set it goes to, empty while that is not clear.
+	EdgeTo map[string]string `protobuf:"bytes,10,rep,name=edge_to,json=edgeTo,proto3" json:"edge_to,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The cluster's id; empty in facts, whose event names it.
+	Cluster       string `protobuf:"bytes,11,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Period) Reset() {
+	*x = Period{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Period) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Period) ProtoMessage() {}
+
+func (x *Period) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Period.ProtoReflect.Descriptor instead.
+func (*Period) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Period) GetBeganAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeganAt
+	}
+	return nil
+}
+
+func (x *Period) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *Period) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Period) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *Period) GetLines() []*RunningLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *Period) GetAssignedRelease() string {
+	if x != nil {
+		return x.AssignedRelease
+	}
+	return ""
+}
+
+func (x *Period) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
+}
+
+func (x *Period) GetTargetRelease() string {
+	if x != nil {
+		return x.TargetRelease
+	}
+	return ""
+}
+
+func (x *Period) GetEdgeFrom() map[string]string {
+	if x != nil {
+		return x.EdgeFrom
+	}
+	return nil
+}
+
+func (x *Period) GetEdgeTo() map[string]string {
+	if x != nil {
+		return x.EdgeTo
+	}
+	return nil
+}
+
+func (x *Period) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+// RunningLine is what ran of one line.
+type RunningLine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// gateway, sra or ztwa.
+	Line string `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	// Distinct versions in order.
+	Versions      []string `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunningLine) Reset() {
+	*x = RunningLine{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunningLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunningLine) ProtoMessage() {}
+
+func (x *RunningLine) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunningLine.ProtoReflect.Descriptor instead.
+func (*RunningLine) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RunningLine) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+func (x *RunningLine) GetVersions() []string {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+// DriftOpened begins an episode.
+type DriftOpened struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// overdue, drifted, split, withdrawn or dark.
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Why, in sentences.
+	Reasons []string `protobuf:"bytes,2,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// When.
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DriftOpened) Reset() {
+	*x = DriftOpened{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DriftOpened) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DriftOpened) ProtoMessage() {}
+
+func (x *DriftOpened) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DriftOpened.ProtoReflect.Descriptor instead.
+func (*DriftOpened) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DriftOpened) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *DriftOpened) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *DriftOpened) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// DriftChanged goes on with an episode.
+type DriftChanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// overdue, drifted, split, withdrawn or dark.
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Why, in sentences.
+	Reasons []string `protobuf:"bytes,2,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// When.
+	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// When the episode began.
+	OpenedAt      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DriftChanged) Reset() {
+	*x = DriftChanged{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DriftChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DriftChanged) ProtoMessage() {}
+
+func (x *DriftChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DriftChanged.ProtoReflect.Descriptor instead.
+func (*DriftChanged) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DriftChanged) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *DriftChanged) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *DriftChanged) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *DriftChanged) GetOpenedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OpenedAt
+	}
+	return nil
+}
+
+// DriftClosed ends an episode.
+type DriftClosed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The state it is in now.
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// When.
+	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// When the episode began.
+	OpenedAt      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DriftClosed) Reset() {
+	*x = DriftClosed{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DriftClosed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DriftClosed) ProtoMessage() {}
+
+func (x *DriftClosed) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DriftClosed.ProtoReflect.Descriptor instead.
+func (*DriftClosed) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DriftClosed) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *DriftClosed) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *DriftClosed) GetOpenedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OpenedAt
+	}
+	return nil
+}
+
+// ListDriftsRequest asks for one page of the episodes that match every filter
+// given.
+type ListDriftsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 0 means 100, more than 1000 is taken as 1000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same filters; empty for the
+	// first page.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only of these clusters; none means all.
+	Clusters []string `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// Only episodes in one of these states; none means any.
+	States []string `protobuf:"bytes,4,rep,name=states,proto3" json:"states,omitempty"`
+	// Only clusters whose labels match, as ListClusters takes it.
+	LabelSelector string `protobuf:"bytes,5,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Those that are over as well, if they were open at or after this; absent is
+	// only those that are open.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDriftsRequest) Reset() {
+	*x = ListDriftsRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDriftsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDriftsRequest) ProtoMessage() {}
+
+func (x *ListDriftsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDriftsRequest.ProtoReflect.Descriptor instead.
+func (*ListDriftsRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListDriftsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListDriftsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListDriftsRequest) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *ListDriftsRequest) GetStates() []string {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListDriftsRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *ListDriftsRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// ListDriftsResponse is one page.
+type ListDriftsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest first.
+	Drifts []*Drift `protobuf:"bytes,1,rep,name=drifts,proto3" json:"drifts,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDriftsResponse) Reset() {
+	*x = ListDriftsResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDriftsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDriftsResponse) ProtoMessage() {}
+
+func (x *ListDriftsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDriftsResponse.ProtoReflect.Descriptor instead.
+func (*ListDriftsResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListDriftsResponse) GetDrifts() []*Drift {
+	if x != nil {
+		return x.Drifts
+	}
+	return nil
+}
+
+func (x *ListDriftsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Drift is one episode.
+type Drift struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's id.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Its state now, or its last one.
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// When it began.
+	OpenedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
+	// Absent while it goes on.
+	ClosedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=closed_at,json=closedAt,proto3" json:"closed_at,omitempty"`
+	// Why, in sentences.
+	Reasons []string `protobuf:"bytes,5,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// Every state of the episode, in order.
+	States []string `protobuf:"bytes,6,rep,name=states,proto3" json:"states,omitempty"`
+	// The release it was to run, empty when none was assigned.
+	AssignedRelease string `protobuf:"bytes,7,opt,name=assigned_release,json=assignedRelease,proto3" json:"assigned_release,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Drift) Reset() {
+	*x = Drift{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drift) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drift) ProtoMessage() {}
+
+func (x *Drift) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drift.ProtoReflect.Descriptor instead.
+func (*Drift) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Drift) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Drift) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Drift) GetOpenedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OpenedAt
+	}
+	return nil
+}
+
+func (x *Drift) GetClosedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClosedAt
+	}
+	return nil
+}
+
+func (x *Drift) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *Drift) GetStates() []string {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *Drift) GetAssignedRelease() string {
+	if x != nil {
+		return x.AssignedRelease
+	}
+	return ""
+}
+
+// ListPeriodsRequest asks for a cluster's history.
+type ListPeriodsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's id.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Only periods that go on at or after this; absent is from the beginning.
+	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Only periods that began before this; absent is until now.
+	To *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// At most this many; 0 means 100, more than 1000 is taken as 1000.
+	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPeriodsRequest) Reset() {
+	*x = ListPeriodsRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPeriodsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPeriodsRequest) ProtoMessage() {}
+
+func (x *ListPeriodsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPeriodsRequest.ProtoReflect.Descriptor instead.
+func (*ListPeriodsRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListPeriodsRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ListPeriodsRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ListPeriodsRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ListPeriodsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ListPeriodsResponse lists them.
+type ListPeriodsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest first.
+	Periods       []*Period `protobuf:"bytes,1,rep,name=periods,proto3" json:"periods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPeriodsResponse) Reset() {
+	*x = ListPeriodsResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPeriodsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPeriodsResponse) ProtoMessage() {}
+
+func (x *ListPeriodsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPeriodsResponse.ProtoReflect.Descriptor instead.
+func (*ListPeriodsResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListPeriodsResponse) GetPeriods() []*Period {
+	if x != nil {
+		return x.Periods
+	}
+	return nil
+}
+
+// ExplainDriftRequest names a cluster.
+type ExplainDriftRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's id.
+	Cluster       string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainDriftRequest) Reset() {
+	*x = ExplainDriftRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainDriftRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainDriftRequest) ProtoMessage() {}
+
+func (x *ExplainDriftRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainDriftRequest.ProtoReflect.Descriptor instead.
+func (*ExplainDriftRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExplainDriftRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+// ExplainDriftResponse is the story.
+type ExplainDriftResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster as it is.
+	Cluster *v1.Cluster `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// At most ten lines, in the order in which to read them.
+	Lines         []*StoryLine `protobuf:"bytes,2,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainDriftResponse) Reset() {
+	*x = ExplainDriftResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainDriftResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainDriftResponse) ProtoMessage() {}
+
+func (x *ExplainDriftResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainDriftResponse.ProtoReflect.Descriptor instead.
+func (*ExplainDriftResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ExplainDriftResponse) GetCluster() *v1.Cluster {
+	if x != nil {
+		return x.Cluster
+	}
+	return nil
+}
+
+func (x *ExplainDriftResponse) GetLines() []*StoryLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+// StoryLine is one line of a story.
+type StoryLine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is about, a word or two: state, since, running, assigned, declared,
+	// reported, window, sessions, history, next.
+	About string `protobuf:"bytes,1,opt,name=about,proto3" json:"about,omitempty"`
+	// What there is to say.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoryLine) Reset() {
+	*x = StoryLine{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoryLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoryLine) ProtoMessage() {}
+
+func (x *StoryLine) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoryLine.ProtoReflect.Descriptor instead.
+func (*StoryLine) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *StoryLine) GetAbout() string {
+	if x != nil {
+		return x.About
+	}
+	return ""
+}
+
+func (x *StoryLine) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// SumMixedTimeRequest names a span.
+type SumMixedTimeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From when; absent is 30 days before to.
+	From *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Up to when; absent is now.
+	To *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// all, cluster, edge or week; empty is cluster.
+	Group string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
+	// At most this many rows; 0 means 100, more than 1000 is taken as 1000.
+	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumMixedTimeRequest) Reset() {
+	*x = SumMixedTimeRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumMixedTimeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumMixedTimeRequest) ProtoMessage() {}
+
+func (x *SumMixedTimeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumMixedTimeRequest.ProtoReflect.Descriptor instead.
+func (*SumMixedTimeRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SumMixedTimeRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *SumMixedTimeRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *SumMixedTimeRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SumMixedTimeRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// SumMixedTimeResponse lists them.
+type SumMixedTimeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By time outside windows, then inside, the longest first; by week in order.
+	Rows []*MixedTime `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	// The span that was summed.
+	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Its end.
+	To            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumMixedTimeResponse) Reset() {
+	*x = SumMixedTimeResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumMixedTimeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumMixedTimeResponse) ProtoMessage() {}
+
+func (x *SumMixedTimeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumMixedTimeResponse.ProtoReflect.Descriptor instead.
+func (*SumMixedTimeResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SumMixedTimeResponse) GetRows() []*MixedTime {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *SumMixedTimeResponse) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *SumMixedTimeResponse) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+// MixedTime is how long clusters were mixed.
+type MixedTime struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster, the edge as "gateway=1 sra=2 → gateway=2 sra=2", the week's
+	// Monday as 2006-01-02, or empty for all.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Inside windows.
+	Inside *durationpb.Duration `protobuf:"bytes,2,opt,name=inside,proto3" json:"inside,omitempty"`
+	// Past them.
+	Outside *durationpb.Duration `protobuf:"bytes,3,opt,name=outside,proto3" json:"outside,omitempty"`
+	// How many unbroken mixes.
+	Mixes int64 `protobuf:"varint,4,opt,name=mixes,proto3" json:"mixes,omitempty"`
+	// The longest of them.
+	Longest       *durationpb.Duration `protobuf:"bytes,5,opt,name=longest,proto3" json:"longest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MixedTime) Reset() {
+	*x = MixedTime{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MixedTime) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MixedTime) ProtoMessage() {}
+
+func (x *MixedTime) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MixedTime.ProtoReflect.Descriptor instead.
+func (*MixedTime) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *MixedTime) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *MixedTime) GetInside() *durationpb.Duration {
+	if x != nil {
+		return x.Inside
+	}
+	return nil
+}
+
+func (x *MixedTime) GetOutside() *durationpb.Duration {
+	if x != nil {
+		return x.Outside
+	}
+	return nil
+}
+
+func (x *MixedTime) GetMixes() int64 {
+	if x != nil {
+		return x.Mixes
+	}
+	return 0
+}
+
+func (x *MixedTime) GetLongest() *durationpb.Duration {
+	if x != nil {
+		return x.Longest
+	}
+	return nil
+}
+
+// ListAdoptionRequest names a line and a span.
+type ListAdoptionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The line.
+	Line string `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	// From when; absent is 30 days before to.
+	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Up to when; absent is now.
+	To *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// From one instant to the next; absent is a day, at least a minute.
+	Step          *durationpb.Duration `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAdoptionRequest) Reset() {
+	*x = ListAdoptionRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAdoptionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAdoptionRequest) ProtoMessage() {}
+
+func (x *ListAdoptionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAdoptionRequest.ProtoReflect.Descriptor instead.
+func (*ListAdoptionRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListAdoptionRequest) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+func (x *ListAdoptionRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ListAdoptionRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ListAdoptionRequest) GetStep() *durationpb.Duration {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+// ListAdoptionResponse lists counts.
+type ListAdoptionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order of time, then of version.
+	Rows          []*Adoption `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAdoptionResponse) Reset() {
+	*x = ListAdoptionResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAdoptionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAdoptionResponse) ProtoMessage() {}
+
+func (x *ListAdoptionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAdoptionResponse.ProtoReflect.Descriptor instead.
+func (*ListAdoptionResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListAdoptionResponse) GetRows() []*Adoption {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+// Adoption is how many clusters ran a version at an instant.
+type Adoption struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	At *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// The version.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Clusters that ran it alone.
+	Clusters int64 `protobuf:"varint,3,opt,name=clusters,proto3" json:"clusters,omitempty"`
+	// Clusters that ran it beside another.
+	Mixed         int64 `protobuf:"varint,4,opt,name=mixed,proto3" json:"mixed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Adoption) Reset() {
+	*x = Adoption{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Adoption) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Adoption) ProtoMessage() {}
+
+func (x *Adoption) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Adoption.ProtoReflect.Descriptor instead.
+func (*Adoption) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Adoption) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Adoption) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Adoption) GetClusters() int64 {
+	if x != nil {
+		return x.Clusters
+	}
+	return 0
+}
+
+func (x *Adoption) GetMixed() int64 {
+	if x != nil {
+		return x.Mixed
+	}
+	return 0
+}
+
+// ListConvergenceRequest names a span.
+type ListConvergenceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Releases that were assigned or rolled out from then on; absent is 90 days
+	// before to.
+	From *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Up to when; absent is now.
+	To            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListConvergenceRequest) Reset() {
+	*x = ListConvergenceRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListConvergenceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListConvergenceRequest) ProtoMessage() {}
+
+func (x *ListConvergenceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListConvergenceRequest.ProtoReflect.Descriptor instead.
+func (*ListConvergenceRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListConvergenceRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ListConvergenceRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+// ListConvergenceResponse lists releases.
+type ListConvergenceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The one that began last first.
+	Rows          []*Convergence `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListConvergenceResponse) Reset() {
+	*x = ListConvergenceResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListConvergenceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListConvergenceResponse) ProtoMessage() {}
+
+func (x *ListConvergenceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListConvergenceResponse.ProtoReflect.Descriptor instead.
+func (*ListConvergenceResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListConvergenceResponse) GetRows() []*Convergence {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+// Convergence is how fast clusters came to run a release.
+type Convergence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The release's id.
+	Release string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
+	// When the first cluster was to run it.
+	BeganAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=began_at,json=beganAt,proto3" json:"began_at,omitempty"`
+	// When the last one did, absent while one does not.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// How many were to run it.
+	Clusters int64 `protobuf:"varint,4,opt,name=clusters,proto3" json:"clusters,omitempty"`
+	// How many of them came to.
+	Converged int64 `protobuf:"varint,5,opt,name=converged,proto3" json:"converged,omitempty"`
+	// Half of those took no longer.
+	P50 *durationpb.Duration `protobuf:"bytes,6,opt,name=p50,proto3" json:"p50,omitempty"`
+	// Nine in ten took no longer.
+	P90 *durationpb.Duration `protobuf:"bytes,7,opt,name=p90,proto3" json:"p90,omitempty"`
+	// The slowest.
+	Longest       *durationpb.Duration `protobuf:"bytes,8,opt,name=longest,proto3" json:"longest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Convergence) Reset() {
+	*x = Convergence{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Convergence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Convergence) ProtoMessage() {}
+
+func (x *Convergence) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Convergence.ProtoReflect.Descriptor instead.
+func (*Convergence) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Convergence) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *Convergence) GetBeganAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeganAt
+	}
+	return nil
+}
+
+func (x *Convergence) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *Convergence) GetClusters() int64 {
+	if x != nil {
+		return x.Clusters
+	}
+	return 0
+}
+
+func (x *Convergence) GetConverged() int64 {
+	if x != nil {
+		return x.Converged
+	}
+	return 0
+}
+
+func (x *Convergence) GetP50() *durationpb.Duration {
+	if x != nil {
+		return x.P50
+	}
+	return nil
+}
+
+func (x *Convergence) GetP90() *durationpb.Duration {
+	if x != nil {
+		return x.P90
+	}
+	return nil
+}
+
+func (x *Convergence) GetLongest() *durationpb.Duration {
+	if x != nil {
+		return x.Longest
+	}
+	return nil
+}
+
+// SumImpactRequest names a span.
+type SumImpactRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From when; absent is 30 days before to.
+	From *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Up to when; absent is now.
+	To *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// all, cluster or week; empty is all.
+	Group string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
+	// At most this many rows; 0 means 100, more than 1000 is taken as 1000.
+	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumImpactRequest) Reset() {
+	*x = SumImpactRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumImpactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumImpactRequest) ProtoMessage() {}
+
+func (x *SumImpactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumImpactRequest.ProtoReflect.Descriptor instead.
+func (*SumImpactRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SumImpactRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *SumImpactRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *SumImpactRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SumImpactRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// SumImpactResponse lists them.
+type SumImpactResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By failed sessions outside windows, most first; by week in order.
+	Rows []*Impact `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	// The span that was counted.
+	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Its end.
+	To            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumImpactResponse) Reset() {
+	*x = SumImpactResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumImpactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumImpactResponse) ProtoMessage() {}
+
+func (x *SumImpactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumImpactResponse.ProtoReflect.Descriptor instead.
+func (*SumImpactResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SumImpactResponse) GetRows() []*Impact {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *SumImpactResponse) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *SumImpactResponse) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+// Impact is how people's sessions fared. Sessions that are open still are not
+// counted.
+type Impact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster, the week's Monday as 2006-01-02, or empty for all.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Sessions that began while their cluster was not mixed.
+	Whole *Fared `protobuf:"bytes,2,opt,name=whole,proto3" json:"whole,omitempty"`
+	// Sessions that began while it was mixed inside a window.
+	Inside *Fared `protobuf:"bytes,3,opt,name=inside,proto3" json:"inside,omitempty"`
+	// Sessions that began while it was mixed past the window.
+	Outside       *Fared `protobuf:"bytes,4,opt,name=outside,proto3" json:"outside,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Impact) Reset() {
+	*x = Impact{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Impact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Impact) ProtoMessage() {}
+
+func (x *Impact) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Impact.ProtoReflect.Descriptor instead.
+func (*Impact) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Impact) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Impact) GetWhole() *Fared {
+	if x != nil {
+		return x.Whole
+	}
+	return nil
+}
+
+func (x *Impact) GetInside() *Fared {
+	if x != nil {
+		return x.Inside
+	}
+	return nil
+}
+
+func (x *Impact) GetOutside() *Fared {
+	if x != nil {
+		return x.Outside
+	}
+	return nil
+}
+
+// Fared counts sessions.
+type Fared struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All.
+	Sessions int64 `protobuf:"varint,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	// Those that failed.
+	Failed        int64 `protobuf:"varint,2,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fared) Reset() {
+	*x = Fared{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fared) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fared) ProtoMessage() {}
+
+func (x *Fared) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fared.ProtoReflect.Descriptor instead.
+func (*Fared) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Fared) GetSessions() int64 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *Fared) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+// CaptureBaselineRequest names clusters.
+type CaptureBaselineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their ids; none means all.
+	Clusters []string `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// What to call it; empty takes one from the time.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureBaselineRequest) Reset() {
+	*x = CaptureBaselineRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureBaselineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureBaselineRequest) ProtoMessage() {}
+
+func (x *CaptureBaselineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureBaselineRequest.ProtoReflect.Descriptor instead.
+func (*CaptureBaselineRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CaptureBaselineRequest) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *CaptureBaselineRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// CaptureBaselineResponse lists what was captured.
+type CaptureBaselineResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order of cluster.
+	Baselines     []*Baseline `protobuf:"bytes,1,rep,name=baselines,proto3" json:"baselines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureBaselineResponse) Reset() {
+	*x = CaptureBaselineResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureBaselineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureBaselineResponse) ProtoMessage() {}
+
+func (x *CaptureBaselineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureBaselineResponse.ProtoReflect.Descriptor instead.
+func (*CaptureBaselineResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *CaptureBaselineResponse) GetBaselines() []*Baseline {
+	if x != nil {
+		return x.Baselines
+	}
+	return nil
+}
+
+// Baseline is what was captured of one cluster.
+type Baseline struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id, <name>/<cluster>.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The name that it shares with those captured together.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The cluster's id.
+	ClusterId string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// When.
+	At *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	// Who captured it.
+	By string `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
+	// The rollout that captured it, empty when a person did.
+	Rollout string `protobuf:"bytes,6,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// The cluster as it was: instances with versions and digests, bastions with
+	// their last report, what is declared.
+	Cluster *v1.Cluster `protobuf:"bytes,7,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// How people's sessions fared in the day before.
+	Sessions      *SessionCounts `protobuf:"bytes,8,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Baseline) Reset() {
+	*x = Baseline{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Baseline) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Baseline) ProtoMessage() {}
+
+func (x *Baseline) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Baseline.ProtoReflect.Descriptor instead.
+func (*Baseline) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Baseline) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Baseline) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Baseline) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Baseline) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Baseline) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Baseline) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
+}
+
+func (x *Baseline) GetCluster() *v1.Cluster {
+	if x != nil {
+		return x.Cluster
+	}
+	return nil
+}
+
+func (x *Baseline) GetSessions() *SessionCounts {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+// SessionCounts counts sessions that began within a span.
+type SessionCounts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From when.
+	From *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Up to when.
+	To *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Ended well.
+	Succeeded int64 `protobuf:"varint,3,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	// Failed.
+	Failed int64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Still open.
+	Open int64 `protobuf:"varint,5,opt,name=open,proto3" json:"open,omitempty"`
+	// Synthetic ones, counted apart.
+	Probes int64 `protobuf:"varint,6,opt,name=probes,proto3" json:"probes,omitempty"`
+	// Synthetic ones that failed.
+	ProbesFailed  int64 `protobuf:"varint,7,opt,name=probes_failed,json=probesFailed,proto3" json:"probes_failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionCounts) Reset() {
+	*x = SessionCounts{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionCounts) ProtoMessage() {}
+
+func (x *SessionCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionCounts.ProtoReflect.Descriptor instead.
+func (*SessionCounts) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SessionCounts) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *SessionCounts) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *SessionCounts) GetSucceeded() int64 {
+	if x != nil {
+		return x.Succeeded
+	}
+	return 0
+}
+
+func (x *SessionCounts) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *SessionCounts) GetOpen() int64 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *SessionCounts) GetProbes() int64 {
+	if x != nil {
+		return x.Probes
+	}
+	return 0
+}
+
+func (x *SessionCounts) GetProbesFailed() int64 {
+	if x != nil {
+		return x.ProbesFailed
+	}
+	return 0
+}
+
+// ListBaselinesRequest asks for the baselines that match every filter given.
+type ListBaselinesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only of this cluster; empty means all.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Only of this name; empty means any.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Only captured by this rollout; empty means any.
+	Rollout string `protobuf:"bytes,3,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// At most this many; 0 means 100, more than 1000 is taken as 1000.
+	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBaselinesRequest) Reset() {
+	*x = ListBaselinesRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBaselinesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBaselinesRequest) ProtoMessage() {}
+
+func (x *ListBaselinesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBaselinesRequest.ProtoReflect.Descriptor instead.
+func (*ListBaselinesRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ListBaselinesRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ListBaselinesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListBaselinesRequest) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
+}
+
+func (x *ListBaselinesRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ListBaselinesResponse lists them.
+type ListBaselinesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest first, without instances and what is declared.
+	Baselines     []*Baseline `protobuf:"bytes,1,rep,name=baselines,proto3" json:"baselines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBaselinesResponse) Reset() {
+	*x = ListBaselinesResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBaselinesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBaselinesResponse) ProtoMessage() {}
+
+func (x *ListBaselinesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBaselinesResponse.ProtoReflect.Descriptor instead.
+func (*ListBaselinesResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ListBaselinesResponse) GetBaselines() []*Baseline {
+	if x != nil {
+		return x.Baselines
+	}
+	return nil
+}
+
+// GetBaselineRequest names one.
+type GetBaselineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// <name>/<cluster>.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBaselineRequest) Reset() {
+	*x = GetBaselineRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBaselineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBaselineRequest) ProtoMessage() {}
+
+func (x *GetBaselineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBaselineRequest.ProtoReflect.Descriptor instead.
+func (*GetBaselineRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *GetBaselineRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// GetBaselineResponse holds it.
+type GetBaselineResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The baseline.
+	Baseline      *Baseline `protobuf:"bytes,1,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBaselineResponse) Reset() {
+	*x = GetBaselineResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBaselineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBaselineResponse) ProtoMessage() {}
+
+func (x *GetBaselineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBaselineResponse.ProtoReflect.Descriptor instead.
+func (*GetBaselineResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *GetBaselineResponse) GetBaseline() *Baseline {
+	if x != nil {
+		return x.Baseline
+	}
+	return nil
+}
+
+// CompareBaselineRequest names two states of one cluster.
+type CompareBaselineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The earlier: <name>/<cluster>.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The later, of the same cluster; empty is now.
+	With          string `protobuf:"bytes,2,opt,name=with,proto3" json:"with,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareBaselineRequest) Reset() {
+	*x = CompareBaselineRequest{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareBaselineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareBaselineRequest) ProtoMessage() {}
+
+func (x *CompareBaselineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareBaselineRequest.ProtoReflect.Descriptor instead.
+func (*CompareBaselineRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *CompareBaselineRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CompareBaselineRequest) GetWith() string {
+	if x != nil {
+		return x.With
+	}
+	return ""
+}
+
+// CompareBaselineResponse tells what is different.
+type CompareBaselineResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether nothing is but the times of reports and the counts of sessions.
+	Same bool `protobuf:"varint,1,opt,name=same,proto3" json:"same,omitempty"`
+	// The earlier.
+	Before *Baseline `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// The later.
+	After *Baseline `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	// What is different, in the order in which to read it.
+	Differences   []*Difference `protobuf:"bytes,4,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareBaselineResponse) Reset() {
+	*x = CompareBaselineResponse{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareBaselineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareBaselineResponse) ProtoMessage() {}
+
+func (x *CompareBaselineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareBaselineResponse.ProtoReflect.Descriptor instead.
+func (*CompareBaselineResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *CompareBaselineResponse) GetSame() bool {
+	if x != nil {
+		return x.Same
+	}
+	return false
+}
+
+func (x *CompareBaselineResponse) GetBefore() *Baseline {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *CompareBaselineResponse) GetAfter() *Baseline {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *CompareBaselineResponse) GetDifferences() []*Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+// Difference is one thing that is not as it was.
+type Difference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// version, instance, digest, registration, report, package, sessions or state.
+	About string `protobuf:"bytes,1,opt,name=about,proto3" json:"about,omitempty"`
+	// The component, line, bastion or release it is about.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// As it was, empty when it was not there.
+	Before string `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`
+	// As it is, empty when it is not there.
+	After string `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	// In a sentence.
+	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Difference) GetAbout() string {
+	if x != nil {
+		return x.About
+	}
+	return ""
+}
+
+func (x *Difference) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Difference) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *Difference) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *Difference) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_lockstep_drift_v1_drift_proto protoreflect.FileDescriptor
 
 const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlockstep/drift/v1/drift.proto\x12\x11lockstep.drift.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"u\n" +
+	"\x1dlockstep/drift/v1/drift.proto\x12\x11lockstep.drift.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\x1a\x1dlockstep/fleet/v1/fleet.proto\"\xae\x01\n" +
 	"\x05Event\x123\n" +
 	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x127\n" +
-	"\x05facts\x18\x02 \x03(\v2\x17.lockstep.drift.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\"\xa7\x01\n" +
+	"\x05facts\x18\x02 \x03(\v2\x17.lockstep.drift.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\x127\n" +
+	"\bstanding\x18\x03 \x01(\v2\x1b.lockstep.drift.v1.StandingR\bstanding\"\xc1\x01\n" +
+	"\bStanding\x121\n" +
+	"\x06period\x18\x01 \x01(\v2\x19.lockstep.drift.v1.PeriodR\x06period\x12B\n" +
+	"\x0fdrift_opened_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rdriftOpenedAt\x12>\n" +
+	"\bassigned\x18\x03 \x01(\v2\".lockstep.drift.v1.ReleaseAssignedR\bassigned\"\x83\x04\n" +
 	"\x04Fact\x12F\n" +
 	"\rstate_changed\x18\x01 \x01(\v2\x1f.lockstep.drift.v1.StateChangedH\x00R\fstateChanged\x12O\n" +
-	"\x10release_assigned\x18\x02 \x01(\v2\".lockstep.drift.v1.ReleaseAssignedH\x00R\x0freleaseAssignedB\x06\n" +
+	"\x10release_assigned\x18\x02 \x01(\v2\".lockstep.drift.v1.ReleaseAssignedH\x00R\x0freleaseAssigned\x12C\n" +
+	"\fperiod_ended\x18\x03 \x01(\v2\x1e.lockstep.drift.v1.PeriodEndedH\x00R\vperiodEnded\x12C\n" +
+	"\fperiod_began\x18\x04 \x01(\v2\x1e.lockstep.drift.v1.PeriodBeganH\x00R\vperiodBegan\x12C\n" +
+	"\fdrift_opened\x18\x05 \x01(\v2\x1e.lockstep.drift.v1.DriftOpenedH\x00R\vdriftOpened\x12F\n" +
+	"\rdrift_changed\x18\x06 \x01(\v2\x1f.lockstep.drift.v1.DriftChangedH\x00R\fdriftChanged\x12C\n" +
+	"\fdrift_closed\x18\a \x01(\v2\x1e.lockstep.drift.v1.DriftClosedH\x00R\vdriftClosedB\x06\n" +
 	"\x04kind\"\x96\x02\n" +
 	"\fStateChanged\x12\x1b\n" +
 	"\x04from\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04from\x12\x17\n" +
@@ -334,11 +3166,211 @@ const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\arunning\x18\x05 \x03(\v2,.lockstep.drift.v1.StateChanged.RunningEntryR\arunning\x1a:\n" +
 	"\fRunningEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"q\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa4\x02\n" +
 	"\x0fReleaseAssigned\x12\x18\n" +
 	"\arelease\x18\x01 \x01(\tR\arelease\x12\x18\n" +
 	"\arollout\x18\x02 \x01(\tR\arollout\x12*\n" +
-	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02atB\xd1\x01\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12L\n" +
+	"\bversions\x18\x04 \x03(\v20.lockstep.drift.v1.ReleaseAssigned.VersionsEntryR\bversions\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x1a;\n" +
+	"\rVersionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"@\n" +
+	"\vPeriodEnded\x121\n" +
+	"\x06period\x18\x01 \x01(\v2\x19.lockstep.drift.v1.PeriodR\x06period\"@\n" +
+	"\vPeriodBegan\x121\n" +
+	"\x06period\x18\x01 \x01(\v2\x19.lockstep.drift.v1.PeriodR\x06period\"\xe0\x04\n" +
+	"\x06Period\x125\n" +
+	"\bbegan_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\abeganAt\x125\n" +
+	"\bended_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x18\n" +
+	"\areasons\x18\x04 \x03(\tR\areasons\x124\n" +
+	"\x05lines\x18\x05 \x03(\v2\x1e.lockstep.drift.v1.RunningLineR\x05lines\x12)\n" +
+	"\x10assigned_release\x18\x06 \x01(\tR\x0fassignedRelease\x12\x18\n" +
+	"\arollout\x18\a \x01(\tR\arollout\x12%\n" +
+	"\x0etarget_release\x18\b \x01(\tR\rtargetRelease\x12D\n" +
+	"\tedge_from\x18\t \x03(\v2'.lockstep.drift.v1.Period.EdgeFromEntryR\bedgeFrom\x12>\n" +
+	"\aedge_to\x18\n" +
+	" \x03(\v2%.lockstep.drift.v1.Period.EdgeToEntryR\x06edgeTo\x12\x18\n" +
+	"\acluster\x18\v \x01(\tR\acluster\x1a;\n" +
+	"\rEdgeFromEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vEdgeToEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"=\n" +
+	"\vRunningLine\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\tR\x04line\x12\x1a\n" +
+	"\bversions\x18\x02 \x03(\tR\bversions\"i\n" +
+	"\vDriftOpened\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
+	"\areasons\x18\x02 \x03(\tR\areasons\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xa3\x01\n" +
+	"\fDriftChanged\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
+	"\areasons\x18\x02 \x03(\tR\areasons\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x127\n" +
+	"\topened_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\"\x88\x01\n" +
+	"\vDriftClosed\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x127\n" +
+	"\topened_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\"\xd6\x02\n" +
+	"\x11ListDriftsRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12?\n" +
+	"\bclusters\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x12N\n" +
+	"\x06states\x18\x04 \x03(\tB6\xbaH3\x92\x010\x18\x01\",r*R\aoverdueR\adriftedR\x05splitR\twithdrawnR\x04darkR\x06states\x12/\n" +
+	"\x0elabel_selector\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\rlabelSelector\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"n\n" +
+	"\x12ListDriftsResponse\x120\n" +
+	"\x06drifts\x18\x01 \x03(\v2\x18.lockstep.drift.v1.DriftR\x06drifts\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x86\x02\n" +
+	"\x05Drift\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x127\n" +
+	"\topened_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x127\n" +
+	"\tclosed_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bclosedAt\x12\x18\n" +
+	"\areasons\x18\x05 \x03(\tR\areasons\x12\x16\n" +
+	"\x06states\x18\x06 \x03(\tR\x06states\x12)\n" +
+	"\x10assigned_release\x18\a \x01(\tR\x0fassignedRelease\"\xc4\x01\n" +
+	"\x12ListPeriodsRequest\x123\n" +
+	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x1d\n" +
+	"\x05limit\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05limit\"J\n" +
+	"\x13ListPeriodsResponse\x123\n" +
+	"\aperiods\x18\x01 \x03(\v2\x19.lockstep.drift.v1.PeriodR\aperiods\"J\n" +
+	"\x13ExplainDriftRequest\x123\n" +
+	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\"\x80\x01\n" +
+	"\x14ExplainDriftResponse\x124\n" +
+	"\acluster\x18\x01 \x01(\v2\x1a.lockstep.fleet.v1.ClusterR\acluster\x122\n" +
+	"\x05lines\x18\x02 \x03(\v2\x1c.lockstep.drift.v1.StoryLineR\x05lines\"5\n" +
+	"\tStoryLine\x12\x14\n" +
+	"\x05about\x18\x01 \x01(\tR\x05about\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xca\x01\n" +
+	"\x13SumMixedTimeRequest\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x128\n" +
+	"\x05group\x18\x03 \x01(\tB\"\xbaH\x1f\xd8\x01\x01r\x1aR\x03allR\aclusterR\x04edgeR\x04weekR\x05group\x12\x1d\n" +
+	"\x05limit\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05limit\"\xa4\x01\n" +
+	"\x14SumMixedTimeResponse\x120\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1c.lockstep.drift.v1.MixedTimeR\x04rows\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"\xd0\x01\n" +
+	"\tMixedTime\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
+	"\x06inside\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06inside\x123\n" +
+	"\aoutside\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\aoutside\x12\x14\n" +
+	"\x05mixes\x18\x04 \x01(\x03R\x05mixes\x123\n" +
+	"\alongest\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\alongest\"\xdb\x01\n" +
+	"\x13ListAdoptionRequest\x12-\n" +
+	"\x04line\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x04line\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x129\n" +
+	"\x04step\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x042\x02\b<R\x04step\"G\n" +
+	"\x14ListAdoptionResponse\x12/\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1b.lockstep.drift.v1.AdoptionR\x04rows\"\x82\x01\n" +
+	"\bAdoption\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
+	"\bclusters\x18\x03 \x01(\x03R\bclusters\x12\x14\n" +
+	"\x05mixed\x18\x04 \x01(\x03R\x05mixed\"t\n" +
+	"\x16ListConvergenceRequest\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"M\n" +
+	"\x17ListConvergenceResponse\x122\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1e.lockstep.drift.v1.ConvergenceR\x04rows\"\xde\x02\n" +
+	"\vConvergence\x12\x18\n" +
+	"\arelease\x18\x01 \x01(\tR\arelease\x125\n" +
+	"\bbegan_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\abeganAt\x125\n" +
+	"\bended_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x1a\n" +
+	"\bclusters\x18\x04 \x01(\x03R\bclusters\x12\x1c\n" +
+	"\tconverged\x18\x05 \x01(\x03R\tconverged\x12+\n" +
+	"\x03p50\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03p50\x12+\n" +
+	"\x03p90\x18\a \x01(\v2\x19.google.protobuf.DurationR\x03p90\x123\n" +
+	"\alongest\x18\b \x01(\v2\x19.google.protobuf.DurationR\alongest\"\xc1\x01\n" +
+	"\x10SumImpactRequest\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x122\n" +
+	"\x05group\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x14R\x03allR\aclusterR\x04weekR\x05group\x12\x1d\n" +
+	"\x05limit\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05limit\"\x9e\x01\n" +
+	"\x11SumImpactResponse\x12-\n" +
+	"\x04rows\x18\x01 \x03(\v2\x19.lockstep.drift.v1.ImpactR\x04rows\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"\xb0\x01\n" +
+	"\x06Impact\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12.\n" +
+	"\x05whole\x18\x02 \x01(\v2\x18.lockstep.drift.v1.FaredR\x05whole\x120\n" +
+	"\x06inside\x18\x03 \x01(\v2\x18.lockstep.drift.v1.FaredR\x06inside\x122\n" +
+	"\aoutside\x18\x04 \x01(\v2\x18.lockstep.drift.v1.FaredR\aoutside\";\n" +
+	"\x05Fared\x12\x1a\n" +
+	"\bsessions\x18\x01 \x01(\x03R\bsessions\x12\x16\n" +
+	"\x06failed\x18\x02 \x01(\x03R\x06failed\"\x94\x01\n" +
+	"\x16CaptureBaselineRequest\x12?\n" +
+	"\bclusters\x18\x01 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x129\n" +
+	"\x04name\x18\x02 \x01(\tB%\xbaH\"\xd8\x01\x01r\x1d2\x1b^[a-z0-9][a-z0-9._-]{0,62}$R\x04name\"T\n" +
+	"\x17CaptureBaselineResponse\x129\n" +
+	"\tbaselines\x18\x01 \x03(\v2\x1b.lockstep.drift.v1.BaselineR\tbaselines\"\x97\x02\n" +
+	"\bBaseline\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\x12\x18\n" +
+	"\arollout\x18\x06 \x01(\tR\arollout\x124\n" +
+	"\acluster\x18\a \x01(\v2\x1a.lockstep.fleet.v1.ClusterR\acluster\x12<\n" +
+	"\bsessions\x18\b \x01(\v2 .lockstep.drift.v1.SessionCountsR\bsessions\"\xf2\x01\n" +
+	"\rSessionCounts\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x1c\n" +
+	"\tsucceeded\x18\x03 \x01(\x03R\tsucceeded\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x03R\x06failed\x12\x12\n" +
+	"\x04open\x18\x05 \x01(\x03R\x04open\x12\x16\n" +
+	"\x06probes\x18\x06 \x01(\x03R\x06probes\x12#\n" +
+	"\rprobes_failed\x18\a \x01(\x03R\fprobesFailed\"\xe0\x01\n" +
+	"\x14ListBaselinesRequest\x126\n" +
+	"\acluster\x18\x01 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x129\n" +
+	"\x04name\x18\x02 \x01(\tB%\xbaH\"\xd8\x01\x01r\x1d2\x1b^[a-z0-9][a-z0-9._-]{0,62}$R\x04name\x126\n" +
+	"\arollout\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x12\x1d\n" +
+	"\x05limit\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05limit\"R\n" +
+	"\x15ListBaselinesResponse\x129\n" +
+	"\tbaselines\x18\x01 \x03(\v2\x1b.lockstep.drift.v1.BaselineR\tbaselines\"Y\n" +
+	"\x12GetBaselineRequest\x12C\n" +
+	"\x02id\x18\x01 \x01(\tB3\xbaH0r.2,^[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9_-]{1,63}$R\x02id\"N\n" +
+	"\x13GetBaselineResponse\x127\n" +
+	"\bbaseline\x18\x01 \x01(\v2\x1b.lockstep.drift.v1.BaselineR\bbaseline\"\xa9\x01\n" +
+	"\x16CompareBaselineRequest\x12C\n" +
+	"\x02id\x18\x01 \x01(\tB3\xbaH0r.2,^[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9_-]{1,63}$R\x02id\x12J\n" +
+	"\x04with\x18\x02 \x01(\tB6\xbaH3\xd8\x01\x01r.2,^[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9_-]{1,63}$R\x04with\"\xd6\x01\n" +
+	"\x17CompareBaselineResponse\x12\x12\n" +
+	"\x04same\x18\x01 \x01(\bR\x04same\x123\n" +
+	"\x06before\x18\x02 \x01(\v2\x1b.lockstep.drift.v1.BaselineR\x06before\x121\n" +
+	"\x05after\x18\x03 \x01(\v2\x1b.lockstep.drift.v1.BaselineR\x05after\x12?\n" +
+	"\vdifferences\x18\x04 \x03(\v2\x1d.lockstep.drift.v1.DifferenceR\vdifferences\"~\n" +
+	"\n" +
+	"Difference\x12\x14\n" +
+	"\x05about\x18\x01 \x01(\tR\x05about\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x16\n" +
+	"\x06before\x18\x03 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\tR\x05after\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text2\xa2\t\n" +
+	"\fDriftService\x12b\n" +
+	"\n" +
+	"ListDrifts\x12$.lockstep.drift.v1.ListDriftsRequest\x1a%.lockstep.drift.v1.ListDriftsResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12e\n" +
+	"\vListPeriods\x12%.lockstep.drift.v1.ListPeriodsRequest\x1a&.lockstep.drift.v1.ListPeriodsResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12h\n" +
+	"\fExplainDrift\x12&.lockstep.drift.v1.ExplainDriftRequest\x1a'.lockstep.drift.v1.ExplainDriftResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12h\n" +
+	"\fSumMixedTime\x12&.lockstep.drift.v1.SumMixedTimeRequest\x1a'.lockstep.drift.v1.SumMixedTimeResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12h\n" +
+	"\fListAdoption\x12&.lockstep.drift.v1.ListAdoptionRequest\x1a'.lockstep.drift.v1.ListAdoptionResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12q\n" +
+	"\x0fListConvergence\x12).lockstep.drift.v1.ListConvergenceRequest\x1a*.lockstep.drift.v1.ListConvergenceResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12_\n" +
+	"\tSumImpact\x12#.lockstep.drift.v1.SumImpactRequest\x1a$.lockstep.drift.v1.SumImpactResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12n\n" +
+	"\x0fCaptureBaseline\x12).lockstep.drift.v1.CaptureBaselineRequest\x1a*.lockstep.drift.v1.CaptureBaselineResponse\"\x04\xb0\xc6\x1c\x02\x12k\n" +
+	"\rListBaselines\x12'.lockstep.drift.v1.ListBaselinesRequest\x1a(.lockstep.drift.v1.ListBaselinesResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12e\n" +
+	"\vGetBaseline\x12%.lockstep.drift.v1.GetBaselineRequest\x1a&.lockstep.drift.v1.GetBaselineResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12q\n" +
+	"\x0fCompareBaseline\x12).lockstep.drift.v1.CompareBaselineRequest\x1a*.lockstep.drift.v1.CompareBaselineResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01B\xd1\x01\n" +
 	"\x15com.lockstep.drift.v1B\n" +
 	"DriftProtoP\x01ZFgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1;driftv1\xa2\x02\x03LDX\xaa\x02\x11Lockstep.Drift.V1\xca\x02\x11Lockstep\\Drift\\V1\xe2\x02\x1dLockstep\\Drift\\V1\\GPBMetadata\xea\x02\x13Lockstep::Drift::V1b\x06proto3"
 
@@ -354,27 +3386,165 @@ func file_lockstep_drift_v1_drift_proto_rawDescGZIP() []byte {
 	return file_lockstep_drift_v1_drift_proto_rawDescData
 }
 
-var file_lockstep_drift_v1_drift_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_lockstep_drift_v1_drift_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_lockstep_drift_v1_drift_proto_goTypes = []any{
-	(*Event)(nil),                 // 0: lockstep.drift.v1.Event
-	(*Fact)(nil),                  // 1: lockstep.drift.v1.Fact
-	(*StateChanged)(nil),          // 2: lockstep.drift.v1.StateChanged
-	(*ReleaseAssigned)(nil),       // 3: lockstep.drift.v1.ReleaseAssigned
-	nil,                           // 4: lockstep.drift.v1.StateChanged.RunningEntry
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*Event)(nil),                   // 0: lockstep.drift.v1.Event
+	(*Standing)(nil),                // 1: lockstep.drift.v1.Standing
+	(*Fact)(nil),                    // 2: lockstep.drift.v1.Fact
+	(*StateChanged)(nil),            // 3: lockstep.drift.v1.StateChanged
+	(*ReleaseAssigned)(nil),         // 4: lockstep.drift.v1.ReleaseAssigned
+	(*PeriodEnded)(nil),             // 5: lockstep.drift.v1.PeriodEnded
+	(*PeriodBegan)(nil),             // 6: lockstep.drift.v1.PeriodBegan
+	(*Period)(nil),                  // 7: lockstep.drift.v1.Period
+	(*RunningLine)(nil),             // 8: lockstep.drift.v1.RunningLine
+	(*DriftOpened)(nil),             // 9: lockstep.drift.v1.DriftOpened
+	(*DriftChanged)(nil),            // 10: lockstep.drift.v1.DriftChanged
+	(*DriftClosed)(nil),             // 11: lockstep.drift.v1.DriftClosed
+	(*ListDriftsRequest)(nil),       // 12: lockstep.drift.v1.ListDriftsRequest
+	(*ListDriftsResponse)(nil),      // 13: lockstep.drift.v1.ListDriftsResponse
+	(*Drift)(nil),                   // 14: lockstep.drift.v1.Drift
+	(*ListPeriodsRequest)(nil),      // 15: lockstep.drift.v1.ListPeriodsRequest
+	(*ListPeriodsResponse)(nil),     // 16: lockstep.drift.v1.ListPeriodsResponse
+	(*ExplainDriftRequest)(nil),     // 17: lockstep.drift.v1.ExplainDriftRequest
+	(*ExplainDriftResponse)(nil),    // 18: lockstep.drift.v1.ExplainDriftResponse
+	(*StoryLine)(nil),               // 19: lockstep.drift.v1.StoryLine
+	(*SumMixedTimeRequest)(nil),     // 20: lockstep.drift.v1.SumMixedTimeRequest
+	(*SumMixedTimeResponse)(nil),    // 21: lockstep.drift.v1.SumMixedTimeResponse
+	(*MixedTime)(nil),               // 22: lockstep.drift.v1.MixedTime
+	(*ListAdoptionRequest)(nil),     // 23: lockstep.drift.v1.ListAdoptionRequest
+	(*ListAdoptionResponse)(nil),    // 24: lockstep.drift.v1.ListAdoptionResponse
+	(*Adoption)(nil),                // 25: lockstep.drift.v1.Adoption
+	(*ListConvergenceRequest)(nil),  // 26: lockstep.drift.v1.ListConvergenceRequest
+	(*ListConvergenceResponse)(nil), // 27: lockstep.drift.v1.ListConvergenceResponse
+	(*Convergence)(nil),             // 28: lockstep.drift.v1.Convergence
+	(*SumImpactRequest)(nil),        // 29: lockstep.drift.v1.SumImpactRequest
+	(*SumImpactResponse)(nil),       // 30: lockstep.drift.v1.SumImpactResponse
+	(*Impact)(nil),                  // 31: lockstep.drift.v1.Impact
+	(*Fared)(nil),                   // 32: lockstep.drift.v1.Fared
+	(*CaptureBaselineRequest)(nil),  // 33: lockstep.drift.v1.CaptureBaselineRequest
+	(*CaptureBaselineResponse)(nil), // 34: lockstep.drift.v1.CaptureBaselineResponse
+	(*Baseline)(nil),                // 35: lockstep.drift.v1.Baseline
+	(*SessionCounts)(nil),           // 36: lockstep.drift.v1.SessionCounts
+	(*ListBaselinesRequest)(nil),    // 37: lockstep.drift.v1.ListBaselinesRequest
+	(*ListBaselinesResponse)(nil),   // 38: lockstep.drift.v1.ListBaselinesResponse
+	(*GetBaselineRequest)(nil),      // 39: lockstep.drift.v1.GetBaselineRequest
+	(*GetBaselineResponse)(nil),     // 40: lockstep.drift.v1.GetBaselineResponse
+	(*CompareBaselineRequest)(nil),  // 41: lockstep.drift.v1.CompareBaselineRequest
+	(*CompareBaselineResponse)(nil), // 42: lockstep.drift.v1.CompareBaselineResponse
+	(*Difference)(nil),              // 43: lockstep.drift.v1.Difference
+	nil,                             // 44: lockstep.drift.v1.StateChanged.RunningEntry
+	nil,                             // 45: lockstep.drift.v1.ReleaseAssigned.VersionsEntry
+	nil,                             // 46: lockstep.drift.v1.Period.EdgeFromEntry
+	nil,                             // 47: lockstep.drift.v1.Period.EdgeToEntry
+	(*timestamppb.Timestamp)(nil),   // 48: google.protobuf.Timestamp
+	(*v1.Cluster)(nil),              // 49: lockstep.fleet.v1.Cluster
+	(*durationpb.Duration)(nil),     // 50: google.protobuf.Duration
 }
 var file_lockstep_drift_v1_drift_proto_depIdxs = []int32{
-	1, // 0: lockstep.drift.v1.Event.facts:type_name -> lockstep.drift.v1.Fact
-	2, // 1: lockstep.drift.v1.Fact.state_changed:type_name -> lockstep.drift.v1.StateChanged
-	3, // 2: lockstep.drift.v1.Fact.release_assigned:type_name -> lockstep.drift.v1.ReleaseAssigned
-	5, // 3: lockstep.drift.v1.StateChanged.at:type_name -> google.protobuf.Timestamp
-	4, // 4: lockstep.drift.v1.StateChanged.running:type_name -> lockstep.drift.v1.StateChanged.RunningEntry
-	5, // 5: lockstep.drift.v1.ReleaseAssigned.at:type_name -> google.protobuf.Timestamp
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	2,  // 0: lockstep.drift.v1.Event.facts:type_name -> lockstep.drift.v1.Fact
+	1,  // 1: lockstep.drift.v1.Event.standing:type_name -> lockstep.drift.v1.Standing
+	7,  // 2: lockstep.drift.v1.Standing.period:type_name -> lockstep.drift.v1.Period
+	48, // 3: lockstep.drift.v1.Standing.drift_opened_at:type_name -> google.protobuf.Timestamp
+	4,  // 4: lockstep.drift.v1.Standing.assigned:type_name -> lockstep.drift.v1.ReleaseAssigned
+	3,  // 5: lockstep.drift.v1.Fact.state_changed:type_name -> lockstep.drift.v1.StateChanged
+	4,  // 6: lockstep.drift.v1.Fact.release_assigned:type_name -> lockstep.drift.v1.ReleaseAssigned
+	5,  // 7: lockstep.drift.v1.Fact.period_ended:type_name -> lockstep.drift.v1.PeriodEnded
+	6,  // 8: lockstep.drift.v1.Fact.period_began:type_name -> lockstep.drift.v1.PeriodBegan
+	9,  // 9: lockstep.drift.v1.Fact.drift_opened:type_name -> lockstep.drift.v1.DriftOpened
+	10, // 10: lockstep.drift.v1.Fact.drift_changed:type_name -> lockstep.drift.v1.DriftChanged
+	11, // 11: lockstep.drift.v1.Fact.drift_closed:type_name -> lockstep.drift.v1.DriftClosed
+	48, // 12: lockstep.drift.v1.StateChanged.at:type_name -> google.protobuf.Timestamp
+	44, // 13: lockstep.drift.v1.StateChanged.running:type_name -> lockstep.drift.v1.StateChanged.RunningEntry
+	48, // 14: lockstep.drift.v1.ReleaseAssigned.at:type_name -> google.protobuf.Timestamp
+	45, // 15: lockstep.drift.v1.ReleaseAssigned.versions:type_name -> lockstep.drift.v1.ReleaseAssigned.VersionsEntry
+	7,  // 16: lockstep.drift.v1.PeriodEnded.period:type_name -> lockstep.drift.v1.Period
+	7,  // 17: lockstep.drift.v1.PeriodBegan.period:type_name -> lockstep.drift.v1.Period
+	48, // 18: lockstep.drift.v1.Period.began_at:type_name -> google.protobuf.Timestamp
+	48, // 19: lockstep.drift.v1.Period.ended_at:type_name -> google.protobuf.Timestamp
+	8,  // 20: lockstep.drift.v1.Period.lines:type_name -> lockstep.drift.v1.RunningLine
+	46, // 21: lockstep.drift.v1.Period.edge_from:type_name -> lockstep.drift.v1.Period.EdgeFromEntry
+	47, // 22: lockstep.drift.v1.Period.edge_to:type_name -> lockstep.drift.v1.Period.EdgeToEntry
+	48, // 23: lockstep.drift.v1.DriftOpened.at:type_name -> google.protobuf.Timestamp
+	48, // 24: lockstep.drift.v1.DriftChanged.at:type_name -> google.protobuf.Timestamp
+	48, // 25: lockstep.drift.v1.DriftChanged.opened_at:type_name -> google.protobuf.Timestamp
+	48, // 26: lockstep.drift.v1.DriftClosed.at:type_name -> google.protobuf.Timestamp
+	48, // 27: lockstep.drift.v1.DriftClosed.opened_at:type_name -> google.protobuf.Timestamp
+	48, // 28: lockstep.drift.v1.ListDriftsRequest.since:type_name -> google.protobuf.Timestamp
+	14, // 29: lockstep.drift.v1.ListDriftsResponse.drifts:type_name -> lockstep.drift.v1.Drift
+	48, // 30: lockstep.drift.v1.Drift.opened_at:type_name -> google.protobuf.Timestamp
+	48, // 31: lockstep.drift.v1.Drift.closed_at:type_name -> google.protobuf.Timestamp
+	48, // 32: lockstep.drift.v1.ListPeriodsRequest.from:type_name -> google.protobuf.Timestamp
+	48, // 33: lockstep.drift.v1.ListPeriodsRequest.to:type_name -> google.protobuf.Timestamp
+	7,  // 34: lockstep.drift.v1.ListPeriodsResponse.periods:type_name -> lockstep.drift.v1.Period
+	49, // 35: lockstep.drift.v1.ExplainDriftResponse.cluster:type_name -> lockstep.fleet.v1.Cluster
+	19, // 36: lockstep.drift.v1.ExplainDriftResponse.lines:type_name -> lockstep.drift.v1.StoryLine
+	48, // 37: lockstep.drift.v1.SumMixedTimeRequest.from:type_name -> google.protobuf.Timestamp
+	48, // 38: lockstep.drift.v1.SumMixedTimeRequest.to:type_name -> google.protobuf.Timestamp
+	22, // 39: lockstep.drift.v1.SumMixedTimeResponse.rows:type_name -> lockstep.drift.v1.MixedTime
+	48, // 40: lockstep.drift.v1.SumMixedTimeResponse.from:type_name -> google.protobuf.Timestamp
+	48, // 41: lockstep.drift.v1.SumMixedTimeResponse.to:type_name -> google.protobuf.Timestamp
+	50, // 42: lockstep.drift.v1.MixedTime.inside:type_name -> google.protobuf.Duration
+	50, // 43: lockstep.drift.v1.MixedTime.outside:type_name -> google.protobuf.Duration
+	50, // 44: lockstep.drift.v1.MixedTime.longest:type_name -> google.protobuf.Duration
+	48, // 45: lockstep.drift.v1.ListAdoptionRequest.from:type_name -> google.protobuf.Timestamp
+	48, // 46: lockstep.drift.v1.ListAdoptionRequest.to:type_name -> google.protobuf.Timestamp
+	50, // 47: lockstep.drift.v1.ListAdoptionRequest.step:type_name -> google.protobuf.Duration
+	25, // 48: lockstep.drift.v1.ListAdoptionResponse.rows:type_name -> lockstep.drift.v1.Adoption
+	48, // 49: lockstep.drift.v1.Adoption.at:type_name -> google.protobuf.Timestamp
+	48, // 50: lockstep.drift.v1.ListConvergenceRequest.from:type_name -> google.protobuf.Timestamp
+	48, // 51: lockstep.drift.v1.ListConvergenceRequest.to:type_name -> google.protobuf.Timestamp
+	28, // 52: lockstep.drift.v1.ListConvergenceResponse.rows:type_name -> lockstep.drift.v1.Convergence
+	48, // 53: lockstep.drift.v1.Convergence.began_at:type_name -> google.protobuf.Timestamp
+	48, // 54: lockstep.drift.v1.Convergence.ended_at:type_name -> google.protobuf.Timestamp
+	50, // 55: lockstep.drift.v1.Convergence.p50:type_name -> google.protobuf.Duration
+	50, // 56: lockstep.drift.v1.Convergence.p90:type_name -> google.protobuf.Duration
+	50, // 57: lockstep.drift.v1.Convergence.longest:type_name -> google.protobuf.Duration
+	48, // 58: lockstep.drift.v1.SumImpactRequest.from:type_name -> google.protobuf.Timestamp
+	48, // 59: lockstep.drift.v1.SumImpactRequest.to:type_name -> google.protobuf.Timestamp
+	31, // 60: lockstep.drift.v1.SumImpactResponse.rows:type_name -> lockstep.drift.v1.Impact
+	48, // 61: lockstep.drift.v1.SumImpactResponse.from:type_name -> google.protobuf.Timestamp
+	48, // 62: lockstep.drift.v1.SumImpactResponse.to:type_name -> google.protobuf.Timestamp
+	32, // 63: lockstep.drift.v1.Impact.whole:type_name -> lockstep.drift.v1.Fared
+	32, // 64: lockstep.drift.v1.Impact.inside:type_name -> lockstep.drift.v1.Fared
+	32, // 65: lockstep.drift.v1.Impact.outside:type_name -> lockstep.drift.v1.Fared
+	35, // 66: lockstep.drift.v1.CaptureBaselineResponse.baselines:type_name -> lockstep.drift.v1.Baseline
+	48, // 67: lockstep.drift.v1.Baseline.at:type_name -> google.protobuf.Timestamp
+	49, // 68: lockstep.drift.v1.Baseline.cluster:type_name -> lockstep.fleet.v1.Cluster
+	36, // 69: lockstep.drift.v1.Baseline.sessions:type_name -> lockstep.drift.v1.SessionCounts
+	48, // 70: lockstep.drift.v1.SessionCounts.from:type_name -> google.protobuf.Timestamp
+	48, // 71: lockstep.drift.v1.SessionCounts.to:type_name -> google.protobuf.Timestamp
+	35, // 72: lockstep.drift.v1.ListBaselinesResponse.baselines:type_name -> lockstep.drift.v1.Baseline
+	35, // 73: lockstep.drift.v1.GetBaselineResponse.baseline:type_name -> lockstep.drift.v1.Baseline
+	35, // 74: lockstep.drift.v1.CompareBaselineResponse.before:type_name -> lockstep.drift.v1.Baseline
+	35, // 75: lockstep.drift.v1.CompareBaselineResponse.after:type_name -> lockstep.drift.v1.Baseline
+	43, // 76: lockstep.drift.v1.CompareBaselineResponse.differences:type_name -> lockstep.drift.v1.Difference
+	12, // 77: lockstep.drift.v1.DriftService.ListDrifts:input_type -> lockstep.drift.v1.ListDriftsRequest
+	15, // 78: lockstep.drift.v1.DriftService.ListPeriods:input_type -> lockstep.drift.v1.ListPeriodsRequest
+	17, // 79: lockstep.drift.v1.DriftService.ExplainDrift:input_type -> lockstep.drift.v1.ExplainDriftRequest
+	20, // 80: lockstep.drift.v1.DriftService.SumMixedTime:input_type -> lockstep.drift.v1.SumMixedTimeRequest
+	23, // 81: lockstep.drift.v1.DriftService.ListAdoption:input_type -> lockstep.drift.v1.ListAdoptionRequest
+	26, // 82: lockstep.drift.v1.DriftService.ListConvergence:input_type -> lockstep.drift.v1.ListConvergenceRequest
+	29, // 83: lockstep.drift.v1.DriftService.SumImpact:input_type -> lockstep.drift.v1.SumImpactRequest
+	33, // 84: lockstep.drift.v1.DriftService.CaptureBaseline:input_type -> lockstep.drift.v1.CaptureBaselineRequest
+	37, // 85: lockstep.drift.v1.DriftService.ListBaselines:input_type -> lockstep.drift.v1.ListBaselinesRequest
+	39, // 86: lockstep.drift.v1.DriftService.GetBaseline:input_type -> lockstep.drift.v1.GetBaselineRequest
+	41, // 87: lockstep.drift.v1.DriftService.CompareBaseline:input_type -> lockstep.drift.v1.CompareBaselineRequest
+	13, // 88: lockstep.drift.v1.DriftService.ListDrifts:output_type -> lockstep.drift.v1.ListDriftsResponse
+	16, // 89: lockstep.drift.v1.DriftService.ListPeriods:output_type -> lockstep.drift.v1.ListPeriodsResponse
+	18, // 90: lockstep.drift.v1.DriftService.ExplainDrift:output_type -> lockstep.drift.v1.ExplainDriftResponse
+	21, // 91: lockstep.drift.v1.DriftService.SumMixedTime:output_type -> lockstep.drift.v1.SumMixedTimeResponse
+	24, // 92: lockstep.drift.v1.DriftService.ListAdoption:output_type -> lockstep.drift.v1.ListAdoptionResponse
+	27, // 93: lockstep.drift.v1.DriftService.ListConvergence:output_type -> lockstep.drift.v1.ListConvergenceResponse
+	30, // 94: lockstep.drift.v1.DriftService.SumImpact:output_type -> lockstep.drift.v1.SumImpactResponse
+	34, // 95: lockstep.drift.v1.DriftService.CaptureBaseline:output_type -> lockstep.drift.v1.CaptureBaselineResponse
+	38, // 96: lockstep.drift.v1.DriftService.ListBaselines:output_type -> lockstep.drift.v1.ListBaselinesResponse
+	40, // 97: lockstep.drift.v1.DriftService.GetBaseline:output_type -> lockstep.drift.v1.GetBaselineResponse
+	42, // 98: lockstep.drift.v1.DriftService.CompareBaseline:output_type -> lockstep.drift.v1.CompareBaselineResponse
+	88, // [88:99] is the sub-list for method output_type
+	77, // [77:88] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_drift_v1_drift_proto_init() }
@@ -382,9 +3552,14 @@ func file_lockstep_drift_v1_drift_proto_init() {
 	if File_lockstep_drift_v1_drift_proto != nil {
 		return
 	}
-	file_lockstep_drift_v1_drift_proto_msgTypes[1].OneofWrappers = []any{
+	file_lockstep_drift_v1_drift_proto_msgTypes[2].OneofWrappers = []any{
 		(*Fact_StateChanged)(nil),
 		(*Fact_ReleaseAssigned)(nil),
+		(*Fact_PeriodEnded)(nil),
+		(*Fact_PeriodBegan)(nil),
+		(*Fact_DriftOpened)(nil),
+		(*Fact_DriftChanged)(nil),
+		(*Fact_DriftClosed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -392,9 +3567,9 @@ func file_lockstep_drift_v1_drift_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_drift_v1_drift_proto_rawDesc), len(file_lockstep_drift_v1_drift_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   48,
 			NumExtensions: 0,
-			NumServices:   0,
+			NumServices:   1,
 		},
 		GoTypes:           file_lockstep_drift_v1_drift_proto_goTypes,
 		DependencyIndexes: file_lockstep_drift_v1_drift_proto_depIdxs,

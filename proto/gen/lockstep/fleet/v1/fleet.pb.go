@@ -13,6 +13,7 @@ import (
 	_ "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/access/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -41,7 +42,16 @@ type ListClustersRequest struct {
 	// over.
 	Ids []string `protobuf:"bytes,4,rep,name=ids,proto3" json:"ids,omitempty"`
 	// Only clusters to which this release is assigned; empty means any.
-	Release       string `protobuf:"bytes,5,opt,name=release,proto3" json:"release,omitempty"`
+	Release string `protobuf:"bytes,5,opt,name=release,proto3" json:"release,omitempty"`
+	// Only clusters whose labels match, as kubectl writes it: env=prod,tier!=test,
+	// env in (prod,stage), !legacy; empty means any.
+	LabelSelector string `protobuf:"bytes,6,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Only clusters that run one of these versions, as "3.0.3" on any line or
+	// "sra=3.0.3" on one; none means any.
+	Versions []string `protobuf:"bytes,7,rep,name=versions,proto3" json:"versions,omitempty"`
+	// The fleet as it was known at this instant, from history; absent is now. It
+	// tells no bastions, and instances only where ids name the clusters.
+	AsOf          *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -111,6 +121,27 @@ func (x *ListClustersRequest) GetRelease() string {
 	return ""
 }
 
+func (x *ListClustersRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *ListClustersRequest) GetVersions() []string {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *ListClustersRequest) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
 // ListClustersResponse is one page.
 type ListClustersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -175,7 +206,13 @@ type WatchClustersRequest struct {
 	// over.
 	Ids []string `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty"`
 	// Only clusters to which this release is assigned; empty means any.
-	Release       string `protobuf:"bytes,3,opt,name=release,proto3" json:"release,omitempty"`
+	Release string `protobuf:"bytes,3,opt,name=release,proto3" json:"release,omitempty"`
+	// Only clusters whose labels match, as kubectl writes it: env=prod,tier!=test,
+	// env in (prod,stage), !legacy; empty means any.
+	LabelSelector string `protobuf:"bytes,4,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Only clusters that run one of these versions, as "3.0.3" on any line or
+	// "sra=3.0.3" on one; none means any.
+	Versions      []string `protobuf:"bytes,5,rep,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,6 +266,20 @@ func (x *WatchClustersRequest) GetRelease() string {
 		return x.Release
 	}
 	return ""
+}
+
+func (x *WatchClustersRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *WatchClustersRequest) GetVersions() []string {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
 }
 
 // WatchClustersResponse is one message of a watch. The first ones together hold
@@ -302,10 +353,11 @@ type Cluster struct {
 	// The id the configuration gives it.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Its lockstep state: locked (all instances run one intended version set),
-	// stepping (mixed inside the window of a running step), overdue (mixed past
-	// the window), drifted (differs from the assigned release and no rollout
-	// explains it), dark (reports have stopped) or unknown (nothing has been
-	// reported, or no release is assigned).
+	// stepping (mixed inside a window), overdue (mixed past the window), drifted
+	// (differs from the assigned release and no rollout explains it), split (what
+	// is declared, running and reported disagree), withdrawn (runs a version that
+	// the vendor took back), dark (reports have stopped) or unknown (nothing has
+	// been reported, or no release is assigned).
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Since when the recorded state holds, absent before the first one.
 	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
@@ -324,7 +376,21 @@ type Cluster struct {
 	// As the vendor's control plane lists them.
 	Bastions []*Bastion `protobuf:"bytes,10,rep,name=bastions,proto3" json:"bastions,omitempty"`
 	// The bastions' own last report to the vendor, absent when never.
-	LastReport    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
+	LastReport *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
+	// Labels that the fleet's document or the configuration gives it.
+	Labels map[string]string `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Since when it is mixed without a break, absent while it is not.
+	MixedSince *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=mixed_since,json=mixedSince,proto3" json:"mixed_since,omitempty"`
+	// How long this mix may last, absent while it is not mixed.
+	Window *durationpb.Duration `protobuf:"bytes,14,opt,name=window,proto3" json:"window,omitempty"`
+	// Where the window comes from, in words; empty while it is not mixed.
+	WindowBasis string `protobuf:"bytes,15,opt,name=window_basis,json=windowBasis,proto3" json:"window_basis,omitempty"`
+	// The release a rollout takes it to, empty when none moves it.
+	TargetRelease string `protobuf:"bytes,16,opt,name=target_release,json=targetRelease,proto3" json:"target_release,omitempty"`
+	// What is worth knowing and no reason for its state, in sentences.
+	Notes []string `protobuf:"bytes,17,rep,name=notes,proto3" json:"notes,omitempty"`
+	// What is declared to run, absent when nobody told.
+	Declared      *Declared `protobuf:"bytes,18,opt,name=declared,proto3" json:"declared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,6 +502,752 @@ func (x *Cluster) GetLastReport() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Cluster) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Cluster) GetMixedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.MixedSince
+	}
+	return nil
+}
+
+func (x *Cluster) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Cluster) GetWindowBasis() string {
+	if x != nil {
+		return x.WindowBasis
+	}
+	return ""
+}
+
+func (x *Cluster) GetTargetRelease() string {
+	if x != nil {
+		return x.TargetRelease
+	}
+	return ""
+}
+
+func (x *Cluster) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+func (x *Cluster) GetDeclared() *Declared {
+	if x != nil {
+		return x.Declared
+	}
+	return nil
+}
+
+// Declared is what is asked for to run in a cluster.
+type Declared struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it was read.
+	ObservedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=observed_at,json=observedAt,proto3" json:"observed_at,omitempty"`
+	// Helm releases, in order of name.
+	Helm []*HelmRelease `protobuf:"bytes,2,rep,name=helm,proto3" json:"helm,omitempty"`
+	// Services of the Compose project, in order of name.
+	Compose       []*ComposeService `protobuf:"bytes,3,rep,name=compose,proto3" json:"compose,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Declared) Reset() {
+	*x = Declared{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Declared) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Declared) ProtoMessage() {}
+
+func (x *Declared) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Declared.ProtoReflect.Descriptor instead.
+func (*Declared) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Declared) GetObservedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ObservedAt
+	}
+	return nil
+}
+
+func (x *Declared) GetHelm() []*HelmRelease {
+	if x != nil {
+		return x.Helm
+	}
+	return nil
+}
+
+func (x *Declared) GetCompose() []*ComposeService {
+	if x != nil {
+		return x.Compose
+	}
+	return nil
+}
+
+// HelmRelease is one release in Helm's own storage.
+type HelmRelease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its namespace.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The chart.
+	Chart string `protobuf:"bytes,3,opt,name=chart,proto3" json:"chart,omitempty"`
+	// The chart's version.
+	ChartVersion string `protobuf:"bytes,4,opt,name=chart_version,json=chartVersion,proto3" json:"chart_version,omitempty"`
+	// Helm's revision.
+	Revision uint32 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Helm's word: deployed, failed, pending-upgrade and others.
+	Status string `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"`
+	// What chart and values declare together, by line.
+	Versions      map[string]string `protobuf:"bytes,7,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HelmRelease) Reset() {
+	*x = HelmRelease{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HelmRelease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HelmRelease) ProtoMessage() {}
+
+func (x *HelmRelease) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HelmRelease.ProtoReflect.Descriptor instead.
+func (*HelmRelease) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HelmRelease) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetChart() string {
+	if x != nil {
+		return x.Chart
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetChartVersion() string {
+	if x != nil {
+		return x.ChartVersion
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetRevision() uint32 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *HelmRelease) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *HelmRelease) GetVersions() map[string]string {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+// ComposeService is one service of a Compose project.
+type ComposeService struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// The image the file asks for, empty when it does not declare the service.
+	Image string `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	// same, changed, missing or extra.
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// What is not as declared, in sentences.
+	Differences   []string `protobuf:"bytes,4,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ComposeService) Reset() {
+	*x = ComposeService{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ComposeService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ComposeService) ProtoMessage() {}
+
+func (x *ComposeService) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ComposeService.ProtoReflect.Descriptor instead.
+func (*ComposeService) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ComposeService) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ComposeService) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *ComposeService) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ComposeService) GetDifferences() []string {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+// AssignReleaseRequest says what some clusters shall run.
+type AssignReleaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their ids.
+	Clusters []string `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// A release of the catalogue; empty assigns none.
+	Release string `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"`
+	// Why, for whoever reads the history.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignReleaseRequest) Reset() {
+	*x = AssignReleaseRequest{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignReleaseRequest) ProtoMessage() {}
+
+func (x *AssignReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignReleaseRequest.ProtoReflect.Descriptor instead.
+func (*AssignReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AssignReleaseRequest) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *AssignReleaseRequest) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *AssignReleaseRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// AssignReleaseResponse tells what changed.
+type AssignReleaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each cluster asked for, in order of id.
+	Clusters      []*AssignedCluster `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignReleaseResponse) Reset() {
+	*x = AssignReleaseResponse{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignReleaseResponse) ProtoMessage() {}
+
+func (x *AssignReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignReleaseResponse.ProtoReflect.Descriptor instead.
+func (*AssignReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AssignReleaseResponse) GetClusters() []*AssignedCluster {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+// AssignedCluster is one cluster's assignment before and now.
+type AssignedCluster struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The release before, empty when none was assigned.
+	Before string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// The release now, empty when none is assigned.
+	Release       string `protobuf:"bytes,3,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignedCluster) Reset() {
+	*x = AssignedCluster{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignedCluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignedCluster) ProtoMessage() {}
+
+func (x *AssignedCluster) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignedCluster.ProtoReflect.Descriptor instead.
+func (*AssignedCluster) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AssignedCluster) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AssignedCluster) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *AssignedCluster) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+// ApplyFleetRequest holds a document in the shape of fleet.yaml.
+type ApplyFleetRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// YAML; its sections releases, clusters and drift are applied, all others are
+	// the server's own and are passed over.
+	Document string `protobuf:"bytes,1,opt,name=document,proto3" json:"document,omitempty"`
+	// Tell what would change and change nothing.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Remove clusters that were applied before and that the document lacks.
+	Prune bool `protobuf:"varint,3,opt,name=prune,proto3" json:"prune,omitempty"`
+	// Why, for whoever reads the history.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyFleetRequest) Reset() {
+	*x = ApplyFleetRequest{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyFleetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyFleetRequest) ProtoMessage() {}
+
+func (x *ApplyFleetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyFleetRequest.ProtoReflect.Descriptor instead.
+func (*ApplyFleetRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ApplyFleetRequest) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
+func (x *ApplyFleetRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ApplyFleetRequest) GetPrune() bool {
+	if x != nil {
+		return x.Prune
+	}
+	return false
+}
+
+func (x *ApplyFleetRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ApplyFleetResponse tells what changed, or would.
+type ApplyFleetResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order of kind and id; what stays as it is is among them.
+	Changes []*FleetChange `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// Sections of the document that were passed over, in order.
+	PassedOver    []string `protobuf:"bytes,2,rep,name=passed_over,json=passedOver,proto3" json:"passed_over,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyFleetResponse) Reset() {
+	*x = ApplyFleetResponse{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyFleetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyFleetResponse) ProtoMessage() {}
+
+func (x *ApplyFleetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyFleetResponse.ProtoReflect.Descriptor instead.
+func (*ApplyFleetResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ApplyFleetResponse) GetChanges() []*FleetChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *ApplyFleetResponse) GetPassedOver() []string {
+	if x != nil {
+		return x.PassedOver
+	}
+	return nil
+}
+
+// FleetChange is one thing that a document declares.
+type FleetChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cluster, release or drift.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The cluster's or release's id, empty for drift.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// created, updated, removed or unchanged.
+	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	// What is different, line by line: "+ key: new" and "- key: old".
+	Lines         []string `protobuf:"bytes,4,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FleetChange) Reset() {
+	*x = FleetChange{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FleetChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FleetChange) ProtoMessage() {}
+
+func (x *FleetChange) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FleetChange.ProtoReflect.Descriptor instead.
+func (*FleetChange) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *FleetChange) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FleetChange) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *FleetChange) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *FleetChange) GetLines() []string {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+// ExportFleetRequest asks for the document.
+type ExportFleetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportFleetRequest) Reset() {
+	*x = ExportFleetRequest{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportFleetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportFleetRequest) ProtoMessage() {}
+
+func (x *ExportFleetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportFleetRequest.ProtoReflect.Descriptor instead.
+func (*ExportFleetRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{14}
+}
+
+// ExportFleetResponse holds it.
+type ExportFleetResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// YAML, in the shape of fleet.yaml, with the sections releases, clusters and
+	// drift.
+	Document      string `protobuf:"bytes,1,opt,name=document,proto3" json:"document,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportFleetResponse) Reset() {
+	*x = ExportFleetResponse{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportFleetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportFleetResponse) ProtoMessage() {}
+
+func (x *ExportFleetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportFleetResponse.ProtoReflect.Descriptor instead.
+func (*ExportFleetResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ExportFleetResponse) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
 // Line is what runs and what should run of one version line.
 type Line struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -452,7 +1264,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[5]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +1276,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[5]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +1289,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{5}
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Line) GetLine() string {
@@ -526,7 +1338,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[6]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +1350,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[6]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +1363,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{6}
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Instance) GetId() string {
@@ -623,7 +1435,7 @@ type Bastion struct {
 
 func (x *Bastion) Reset() {
 	*x = Bastion{}
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[7]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +1447,7 @@ func (x *Bastion) String() string {
 func (*Bastion) ProtoMessage() {}
 
 func (x *Bastion) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[7]
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +1460,7 @@ func (x *Bastion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bastion.ProtoReflect.Descriptor instead.
 func (*Bastion) Descriptor() ([]byte, []int) {
-	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{7}
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Bastion) GetId() string {
@@ -665,29 +1477,361 @@ func (x *Bastion) GetVersion() string {
 	return ""
 }
 
+// Event is one decision about the declared fleet, on
+// lockstep.evt.v1.<tenant>.fleet.declared.
+type Event struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they hold.
+	Facts         []*Fact `protobuf:"bytes,1,rep,name=facts,proto3" json:"facts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Event) GetFacts() []*Fact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+// Fact is one thing that was declared. A reader passes over a kind that it does
+// not know: a newer build wrote it.
+type Fact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it was declared.
+	At *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// Who declared it.
+	By string `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	// Why, empty when nobody said.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What was declared.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Fact_ClusterDeclared
+	//	*Fact_ClusterRemoved
+	//	*Fact_LimitsDeclared
+	Kind          isFact_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fact) Reset() {
+	*x = Fact{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fact) ProtoMessage() {}
+
+func (x *Fact) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fact.ProtoReflect.Descriptor instead.
+func (*Fact) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Fact) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Fact) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Fact) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Fact) GetKind() isFact_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Fact) GetClusterDeclared() *ClusterDeclared {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_ClusterDeclared); ok {
+			return x.ClusterDeclared
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetClusterRemoved() *ClusterRemoved {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_ClusterRemoved); ok {
+			return x.ClusterRemoved
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetLimitsDeclared() *LimitsDeclared {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_LimitsDeclared); ok {
+			return x.LimitsDeclared
+		}
+	}
+	return nil
+}
+
+type isFact_Kind interface {
+	isFact_Kind()
+}
+
+type Fact_ClusterDeclared struct {
+	// A cluster is new or another.
+	ClusterDeclared *ClusterDeclared `protobuf:"bytes,4,opt,name=cluster_declared,json=clusterDeclared,proto3,oneof"`
+}
+
+type Fact_ClusterRemoved struct {
+	// A cluster is gone.
+	ClusterRemoved *ClusterRemoved `protobuf:"bytes,5,opt,name=cluster_removed,json=clusterRemoved,proto3,oneof"`
+}
+
+type Fact_LimitsDeclared struct {
+	// The limits of drift are others.
+	LimitsDeclared *LimitsDeclared `protobuf:"bytes,6,opt,name=limits_declared,json=limitsDeclared,proto3,oneof"`
+}
+
+func (*Fact_ClusterDeclared) isFact_Kind() {}
+
+func (*Fact_ClusterRemoved) isFact_Kind() {}
+
+func (*Fact_LimitsDeclared) isFact_Kind() {}
+
+// ClusterDeclared says what a cluster is.
+type ClusterDeclared struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The cluster's entry under clusters in fleet.yaml, as YAML, without the release
+	// that it shall run.
+	Definition    string `protobuf:"bytes,2,opt,name=definition,proto3" json:"definition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterDeclared) Reset() {
+	*x = ClusterDeclared{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterDeclared) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterDeclared) ProtoMessage() {}
+
+func (x *ClusterDeclared) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterDeclared.ProtoReflect.Descriptor instead.
+func (*ClusterDeclared) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ClusterDeclared) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ClusterDeclared) GetDefinition() string {
+	if x != nil {
+		return x.Definition
+	}
+	return ""
+}
+
+// ClusterRemoved says that a cluster is no longer declared.
+type ClusterRemoved struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterRemoved) Reset() {
+	*x = ClusterRemoved{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterRemoved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterRemoved) ProtoMessage() {}
+
+func (x *ClusterRemoved) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterRemoved.ProtoReflect.Descriptor instead.
+func (*ClusterRemoved) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ClusterRemoved) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// LimitsDeclared says what counts as fine.
+type LimitsDeclared struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The section drift of fleet.yaml, as YAML.
+	Definition    string `protobuf:"bytes,1,opt,name=definition,proto3" json:"definition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitsDeclared) Reset() {
+	*x = LimitsDeclared{}
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitsDeclared) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitsDeclared) ProtoMessage() {}
+
+func (x *LimitsDeclared) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_fleet_v1_fleet_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitsDeclared.ProtoReflect.Descriptor instead.
+func (*LimitsDeclared) Descriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *LimitsDeclared) GetDefinition() string {
+	if x != nil {
+		return x.Definition
+	}
+	return ""
+}
+
 var File_lockstep_fleet_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xad\x02\n" +
+	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xd2\x03\n" +
 	"\x13ListClustersRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12W\n" +
-	"\x06states\x18\x03 \x03(\tB?\xbaH<\x92\x019\x18\x01\"5r3R\x06lockedR\bsteppingR\aoverdueR\adriftedR\x04darkR\aunknownR\x06states\x125\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12i\n" +
+	"\x06states\x18\x03 \x03(\tBQ\xbaHN\x92\x01K\x18\x01\"GrER\x06lockedR\bsteppingR\aoverdueR\adriftedR\x05splitR\twithdrawnR\x04darkR\aunknownR\x06states\x125\n" +
 	"\x03ids\x18\x04 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x03ids\x127\n" +
-	"\arelease\x18\x05 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\"v\n" +
+	"\arelease\x18\x05 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12/\n" +
+	"\x0elabel_selector\x18\x06 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\rlabelSelector\x12/\n" +
+	"\bversions\x18\a \x03(\tB\x13\xbaH\x10\x92\x01\r\x10d\x18\x01\"\ar\x05\x10\x01(\x80\x02R\bversions\x12/\n" +
+	"\x05as_of\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\"v\n" +
 	"\x14ListClustersResponse\x126\n" +
 	"\bclusters\x18\x01 \x03(\v2\x1a.lockstep.fleet.v1.ClusterR\bclusters\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdf\x01\n" +
-	"\x14WatchClustersRequest\x12W\n" +
-	"\x06states\x18\x01 \x03(\tB?\xbaH<\x92\x019\x18\x01\"5r3R\x06lockedR\bsteppingR\aoverdueR\adriftedR\x04darkR\aunknownR\x06states\x125\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd3\x02\n" +
+	"\x14WatchClustersRequest\x12i\n" +
+	"\x06states\x18\x01 \x03(\tBQ\xbaHN\x92\x01K\x18\x01\"GrER\x06lockedR\bsteppingR\aoverdueR\adriftedR\x05splitR\twithdrawnR\x04darkR\aunknownR\x06states\x125\n" +
 	"\x03ids\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x03ids\x127\n" +
-	"\arelease\x18\x03 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\"\x7f\n" +
+	"\arelease\x18\x03 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12/\n" +
+	"\x0elabel_selector\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\rlabelSelector\x12/\n" +
+	"\bversions\x18\x05 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10d\x18\x01\"\ar\x05\x10\x01(\x80\x02R\bversions\"\x7f\n" +
 	"\x15WatchClustersResponse\x126\n" +
 	"\bclusters\x18\x01 \x03(\v2\x1a.lockstep.fleet.v1.ClusterR\bclusters\x12\x12\n" +
 	"\x04gone\x18\x02 \x03(\tR\x04gone\x12\x1a\n" +
-	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\xd8\x03\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\xdc\x06\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x120\n" +
@@ -701,7 +1845,66 @@ const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\bbastions\x18\n" +
 	" \x03(\v2\x1a.lockstep.fleet.v1.BastionR\bbastions\x12;\n" +
 	"\vlast_report\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"lastReport\"P\n" +
+	"lastReport\x12>\n" +
+	"\x06labels\x18\f \x03(\v2&.lockstep.fleet.v1.Cluster.LabelsEntryR\x06labels\x12;\n" +
+	"\vmixed_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"mixedSince\x121\n" +
+	"\x06window\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\x06window\x12!\n" +
+	"\fwindow_basis\x18\x0f \x01(\tR\vwindowBasis\x12%\n" +
+	"\x0etarget_release\x18\x10 \x01(\tR\rtargetRelease\x12\x14\n" +
+	"\x05notes\x18\x11 \x03(\tR\x05notes\x127\n" +
+	"\bdeclared\x18\x12 \x01(\v2\x1b.lockstep.fleet.v1.DeclaredR\bdeclared\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x01\n" +
+	"\bDeclared\x12;\n" +
+	"\vobserved_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"observedAt\x122\n" +
+	"\x04helm\x18\x02 \x03(\v2\x1e.lockstep.fleet.v1.HelmReleaseR\x04helm\x12;\n" +
+	"\acompose\x18\x03 \x03(\v2!.lockstep.fleet.v1.ComposeServiceR\acompose\"\xb5\x02\n" +
+	"\vHelmRelease\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05chart\x18\x03 \x01(\tR\x05chart\x12#\n" +
+	"\rchart_version\x18\x04 \x01(\tR\fchartVersion\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\rR\brevision\x12\x16\n" +
+	"\x06status\x18\x06 \x01(\tR\x06status\x12H\n" +
+	"\bversions\x18\a \x03(\v2,.lockstep.fleet.v1.HelmRelease.VersionsEntryR\bversions\x1a;\n" +
+	"\rVersionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"x\n" +
+	"\x0eComposeService\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12 \n" +
+	"\vdifferences\x18\x04 \x03(\tR\vdifferences\"\xb4\x01\n" +
+	"\x14AssignReleaseRequest\x12A\n" +
+	"\bclusters\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\b\x01\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x127\n" +
+	"\arelease\x18\x02 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12 \n" +
+	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"W\n" +
+	"\x15AssignReleaseResponse\x12>\n" +
+	"\bclusters\x18\x01 \x03(\v2\".lockstep.fleet.v1.AssignedClusterR\bclusters\"S\n" +
+	"\x0fAssignedCluster\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\x12\x18\n" +
+	"\arelease\x18\x03 \x01(\tR\arelease\"\x8e\x01\n" +
+	"\x11ApplyFleetRequest\x12(\n" +
+	"\bdocument\x18\x01 \x01(\tB\f\xbaH\tr\a\x10\x01(\x80\x80\x80\x04R\bdocument\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05prune\x18\x03 \x01(\bR\x05prune\x12 \n" +
+	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"o\n" +
+	"\x12ApplyFleetResponse\x128\n" +
+	"\achanges\x18\x01 \x03(\v2\x1e.lockstep.fleet.v1.FleetChangeR\achanges\x12\x1f\n" +
+	"\vpassed_over\x18\x02 \x03(\tR\n" +
+	"passedOver\"_\n" +
+	"\vFleetChange\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x12\x14\n" +
+	"\x05lines\x18\x04 \x03(\tR\x05lines\"\x14\n" +
+	"\x12ExportFleetRequest\"1\n" +
+	"\x13ExportFleetResponse\x12\x1a\n" +
+	"\bdocument\x18\x01 \x01(\tR\bdocument\"P\n" +
 	"\x04Line\x12\x12\n" +
 	"\x04line\x18\x01 \x01(\tR\x04line\x12\x18\n" +
 	"\arunning\x18\x02 \x03(\tR\arunning\x12\x1a\n" +
@@ -718,10 +1921,35 @@ const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"3\n" +
 	"\aBastion\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion2\xe4\x01\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"@\n" +
+	"\x05Event\x127\n" +
+	"\x05facts\x18\x01 \x03(\v2\x17.lockstep.fleet.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\"\xd7\x02\n" +
+	"\x04Fact\x122\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02at\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12O\n" +
+	"\x10cluster_declared\x18\x04 \x01(\v2\".lockstep.fleet.v1.ClusterDeclaredH\x00R\x0fclusterDeclared\x12L\n" +
+	"\x0fcluster_removed\x18\x05 \x01(\v2!.lockstep.fleet.v1.ClusterRemovedH\x00R\x0eclusterRemoved\x12L\n" +
+	"\x0flimits_declared\x18\x06 \x01(\v2!.lockstep.fleet.v1.LimitsDeclaredH\x00R\x0elimitsDeclaredB\x06\n" +
+	"\x04kind\"\\\n" +
+	"\x0fClusterDeclared\x12)\n" +
+	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x12\x1e\n" +
+	"\n" +
+	"definition\x18\x02 \x01(\tR\n" +
+	"definition\";\n" +
+	"\x0eClusterRemoved\x12)\n" +
+	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\"0\n" +
+	"\x0eLimitsDeclared\x12\x1e\n" +
+	"\n" +
+	"definition\x18\x01 \x01(\tR\n" +
+	"definition2\x96\x04\n" +
 	"\fFleetService\x12h\n" +
 	"\fListClusters\x12&.lockstep.fleet.v1.ListClustersRequest\x1a'.lockstep.fleet.v1.ListClustersResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12j\n" +
-	"\rWatchClusters\x12'.lockstep.fleet.v1.WatchClustersRequest\x1a(.lockstep.fleet.v1.WatchClustersResponse\"\x04\xb0\xc6\x1c\x010\x01B\xd1\x01\n" +
+	"\rWatchClusters\x12'.lockstep.fleet.v1.WatchClustersRequest\x1a(.lockstep.fleet.v1.WatchClustersResponse\"\x04\xb0\xc6\x1c\x010\x01\x12h\n" +
+	"\rAssignRelease\x12'.lockstep.fleet.v1.AssignReleaseRequest\x1a(.lockstep.fleet.v1.AssignReleaseResponse\"\x04\xb0\xc6\x1c\x02\x12_\n" +
+	"\n" +
+	"ApplyFleet\x12$.lockstep.fleet.v1.ApplyFleetRequest\x1a%.lockstep.fleet.v1.ApplyFleetResponse\"\x04\xb0\xc6\x1c\x04\x12e\n" +
+	"\vExportFleet\x12%.lockstep.fleet.v1.ExportFleetRequest\x1a&.lockstep.fleet.v1.ExportFleetResponse\"\a\xb0\xc6\x1c\x04\x90\x02\x01B\xd1\x01\n" +
 	"\x15com.lockstep.fleet.v1B\n" +
 	"FleetProtoP\x01ZFgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1;fleetv1\xa2\x02\x03LFX\xaa\x02\x11Lockstep.Fleet.V1\xca\x02\x11Lockstep\\Fleet\\V1\xe2\x02\x1dLockstep\\Fleet\\V1\\GPBMetadata\xea\x02\x13Lockstep::Fleet::V1b\x06proto3"
 
@@ -737,37 +1965,78 @@ func file_lockstep_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_lockstep_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_lockstep_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_lockstep_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_lockstep_fleet_v1_fleet_proto_goTypes = []any{
 	(*ListClustersRequest)(nil),   // 0: lockstep.fleet.v1.ListClustersRequest
 	(*ListClustersResponse)(nil),  // 1: lockstep.fleet.v1.ListClustersResponse
 	(*WatchClustersRequest)(nil),  // 2: lockstep.fleet.v1.WatchClustersRequest
 	(*WatchClustersResponse)(nil), // 3: lockstep.fleet.v1.WatchClustersResponse
 	(*Cluster)(nil),               // 4: lockstep.fleet.v1.Cluster
-	(*Line)(nil),                  // 5: lockstep.fleet.v1.Line
-	(*Instance)(nil),              // 6: lockstep.fleet.v1.Instance
-	(*Bastion)(nil),               // 7: lockstep.fleet.v1.Bastion
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*Declared)(nil),              // 5: lockstep.fleet.v1.Declared
+	(*HelmRelease)(nil),           // 6: lockstep.fleet.v1.HelmRelease
+	(*ComposeService)(nil),        // 7: lockstep.fleet.v1.ComposeService
+	(*AssignReleaseRequest)(nil),  // 8: lockstep.fleet.v1.AssignReleaseRequest
+	(*AssignReleaseResponse)(nil), // 9: lockstep.fleet.v1.AssignReleaseResponse
+	(*AssignedCluster)(nil),       // 10: lockstep.fleet.v1.AssignedCluster
+	(*ApplyFleetRequest)(nil),     // 11: lockstep.fleet.v1.ApplyFleetRequest
+	(*ApplyFleetResponse)(nil),    // 12: lockstep.fleet.v1.ApplyFleetResponse
+	(*FleetChange)(nil),           // 13: lockstep.fleet.v1.FleetChange
+	(*ExportFleetRequest)(nil),    // 14: lockstep.fleet.v1.ExportFleetRequest
+	(*ExportFleetResponse)(nil),   // 15: lockstep.fleet.v1.ExportFleetResponse
+	(*Line)(nil),                  // 16: lockstep.fleet.v1.Line
+	(*Instance)(nil),              // 17: lockstep.fleet.v1.Instance
+	(*Bastion)(nil),               // 18: lockstep.fleet.v1.Bastion
+	(*Event)(nil),                 // 19: lockstep.fleet.v1.Event
+	(*Fact)(nil),                  // 20: lockstep.fleet.v1.Fact
+	(*ClusterDeclared)(nil),       // 21: lockstep.fleet.v1.ClusterDeclared
+	(*ClusterRemoved)(nil),        // 22: lockstep.fleet.v1.ClusterRemoved
+	(*LimitsDeclared)(nil),        // 23: lockstep.fleet.v1.LimitsDeclared
+	nil,                           // 24: lockstep.fleet.v1.Cluster.LabelsEntry
+	nil,                           // 25: lockstep.fleet.v1.HelmRelease.VersionsEntry
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_lockstep_fleet_v1_fleet_proto_depIdxs = []int32{
-	4,  // 0: lockstep.fleet.v1.ListClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
-	4,  // 1: lockstep.fleet.v1.WatchClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
-	8,  // 2: lockstep.fleet.v1.Cluster.since:type_name -> google.protobuf.Timestamp
-	5,  // 3: lockstep.fleet.v1.Cluster.lines:type_name -> lockstep.fleet.v1.Line
-	6,  // 4: lockstep.fleet.v1.Cluster.instances:type_name -> lockstep.fleet.v1.Instance
-	8,  // 5: lockstep.fleet.v1.Cluster.last_seen:type_name -> google.protobuf.Timestamp
-	7,  // 6: lockstep.fleet.v1.Cluster.bastions:type_name -> lockstep.fleet.v1.Bastion
-	8,  // 7: lockstep.fleet.v1.Cluster.last_report:type_name -> google.protobuf.Timestamp
-	8,  // 8: lockstep.fleet.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
-	0,  // 9: lockstep.fleet.v1.FleetService.ListClusters:input_type -> lockstep.fleet.v1.ListClustersRequest
-	2,  // 10: lockstep.fleet.v1.FleetService.WatchClusters:input_type -> lockstep.fleet.v1.WatchClustersRequest
-	1,  // 11: lockstep.fleet.v1.FleetService.ListClusters:output_type -> lockstep.fleet.v1.ListClustersResponse
-	3,  // 12: lockstep.fleet.v1.FleetService.WatchClusters:output_type -> lockstep.fleet.v1.WatchClustersResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	26, // 0: lockstep.fleet.v1.ListClustersRequest.as_of:type_name -> google.protobuf.Timestamp
+	4,  // 1: lockstep.fleet.v1.ListClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
+	4,  // 2: lockstep.fleet.v1.WatchClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
+	26, // 3: lockstep.fleet.v1.Cluster.since:type_name -> google.protobuf.Timestamp
+	16, // 4: lockstep.fleet.v1.Cluster.lines:type_name -> lockstep.fleet.v1.Line
+	17, // 5: lockstep.fleet.v1.Cluster.instances:type_name -> lockstep.fleet.v1.Instance
+	26, // 6: lockstep.fleet.v1.Cluster.last_seen:type_name -> google.protobuf.Timestamp
+	18, // 7: lockstep.fleet.v1.Cluster.bastions:type_name -> lockstep.fleet.v1.Bastion
+	26, // 8: lockstep.fleet.v1.Cluster.last_report:type_name -> google.protobuf.Timestamp
+	24, // 9: lockstep.fleet.v1.Cluster.labels:type_name -> lockstep.fleet.v1.Cluster.LabelsEntry
+	26, // 10: lockstep.fleet.v1.Cluster.mixed_since:type_name -> google.protobuf.Timestamp
+	27, // 11: lockstep.fleet.v1.Cluster.window:type_name -> google.protobuf.Duration
+	5,  // 12: lockstep.fleet.v1.Cluster.declared:type_name -> lockstep.fleet.v1.Declared
+	26, // 13: lockstep.fleet.v1.Declared.observed_at:type_name -> google.protobuf.Timestamp
+	6,  // 14: lockstep.fleet.v1.Declared.helm:type_name -> lockstep.fleet.v1.HelmRelease
+	7,  // 15: lockstep.fleet.v1.Declared.compose:type_name -> lockstep.fleet.v1.ComposeService
+	25, // 16: lockstep.fleet.v1.HelmRelease.versions:type_name -> lockstep.fleet.v1.HelmRelease.VersionsEntry
+	10, // 17: lockstep.fleet.v1.AssignReleaseResponse.clusters:type_name -> lockstep.fleet.v1.AssignedCluster
+	13, // 18: lockstep.fleet.v1.ApplyFleetResponse.changes:type_name -> lockstep.fleet.v1.FleetChange
+	26, // 19: lockstep.fleet.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	20, // 20: lockstep.fleet.v1.Event.facts:type_name -> lockstep.fleet.v1.Fact
+	26, // 21: lockstep.fleet.v1.Fact.at:type_name -> google.protobuf.Timestamp
+	21, // 22: lockstep.fleet.v1.Fact.cluster_declared:type_name -> lockstep.fleet.v1.ClusterDeclared
+	22, // 23: lockstep.fleet.v1.Fact.cluster_removed:type_name -> lockstep.fleet.v1.ClusterRemoved
+	23, // 24: lockstep.fleet.v1.Fact.limits_declared:type_name -> lockstep.fleet.v1.LimitsDeclared
+	0,  // 25: lockstep.fleet.v1.FleetService.ListClusters:input_type -> lockstep.fleet.v1.ListClustersRequest
+	2,  // 26: lockstep.fleet.v1.FleetService.WatchClusters:input_type -> lockstep.fleet.v1.WatchClustersRequest
+	8,  // 27: lockstep.fleet.v1.FleetService.AssignRelease:input_type -> lockstep.fleet.v1.AssignReleaseRequest
+	11, // 28: lockstep.fleet.v1.FleetService.ApplyFleet:input_type -> lockstep.fleet.v1.ApplyFleetRequest
+	14, // 29: lockstep.fleet.v1.FleetService.ExportFleet:input_type -> lockstep.fleet.v1.ExportFleetRequest
+	1,  // 30: lockstep.fleet.v1.FleetService.ListClusters:output_type -> lockstep.fleet.v1.ListClustersResponse
+	3,  // 31: lockstep.fleet.v1.FleetService.WatchClusters:output_type -> lockstep.fleet.v1.WatchClustersResponse
+	9,  // 32: lockstep.fleet.v1.FleetService.AssignRelease:output_type -> lockstep.fleet.v1.AssignReleaseResponse
+	12, // 33: lockstep.fleet.v1.FleetService.ApplyFleet:output_type -> lockstep.fleet.v1.ApplyFleetResponse
+	15, // 34: lockstep.fleet.v1.FleetService.ExportFleet:output_type -> lockstep.fleet.v1.ExportFleetResponse
+	30, // [30:35] is the sub-list for method output_type
+	25, // [25:30] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_fleet_v1_fleet_proto_init() }
@@ -775,13 +2044,18 @@ func file_lockstep_fleet_v1_fleet_proto_init() {
 	if File_lockstep_fleet_v1_fleet_proto != nil {
 		return
 	}
+	file_lockstep_fleet_v1_fleet_proto_msgTypes[20].OneofWrappers = []any{
+		(*Fact_ClusterDeclared)(nil),
+		(*Fact_ClusterRemoved)(nil),
+		(*Fact_LimitsDeclared)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_fleet_v1_fleet_proto_rawDesc), len(file_lockstep_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,12 @@ const (
 	FleetServiceListClustersProcedure = "/lockstep.fleet.v1.FleetService/ListClusters"
 	// FleetServiceWatchClustersProcedure is the procedure name of the FleetService's WatchClusters RPC.
 	FleetServiceWatchClustersProcedure = "/lockstep.fleet.v1.FleetService/WatchClusters"
+	// FleetServiceAssignReleaseProcedure is the procedure name of the FleetService's AssignRelease RPC.
+	FleetServiceAssignReleaseProcedure = "/lockstep.fleet.v1.FleetService/AssignRelease"
+	// FleetServiceApplyFleetProcedure is the procedure name of the FleetService's ApplyFleet RPC.
+	FleetServiceApplyFleetProcedure = "/lockstep.fleet.v1.FleetService/ApplyFleet"
+	// FleetServiceExportFleetProcedure is the procedure name of the FleetService's ExportFleet RPC.
+	FleetServiceExportFleetProcedure = "/lockstep.fleet.v1.FleetService/ExportFleet"
 )
 
 var (
@@ -47,6 +53,28 @@ var (
 			Procedure:  FleetServiceWatchClustersProcedure,
 		}
 	})
+	fleetServiceAssignReleaseSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_lockstep_fleet_v1_fleet_proto.Services().ByName("FleetService").Methods().ByName("AssignRelease"),
+			Procedure:  FleetServiceAssignReleaseProcedure,
+		}
+	})
+	fleetServiceApplyFleetSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_lockstep_fleet_v1_fleet_proto.Services().ByName("FleetService").Methods().ByName("ApplyFleet"),
+			Procedure:  FleetServiceApplyFleetProcedure,
+		}
+	})
+	fleetServiceExportFleetSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_fleet_v1_fleet_proto.Services().ByName("FleetService").Methods().ByName("ExportFleet"),
+			Procedure:        FleetServiceExportFleetProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
 )
 
 // FleetServiceClient is a client for the lockstep.fleet.v1.FleetService service.
@@ -58,6 +86,16 @@ type FleetServiceClient interface {
 	// the times of reports alone are no change. It looks once a second, sends what
 	// it finds then, and ends when the caller does.
 	WatchClusters(context.Context, *v1.WatchClustersRequest) (FleetServiceWatchClustersClientStream, error)
+	// AssignRelease says which release clusters are expected to run from now. A
+	// cluster that a rollout moves is refused, and with it the whole request.
+	AssignRelease(context.Context, *v1.AssignReleaseRequest) (*v1.AssignReleaseResponse, error)
+	// ApplyFleet makes the fleet as a document declares it: clusters with labels,
+	// targets, assigned releases and windows, sets of images, and drift limits. What
+	// the document does not mention stays, unless prune is set.
+	ApplyFleet(context.Context, *v1.ApplyFleetRequest) (*v1.ApplyFleetResponse, error)
+	// ExportFleet returns a document that declares the fleet as it is now; applying
+	// it changes nothing.
+	ExportFleet(context.Context, *v1.ExportFleetRequest) (*v1.ExportFleetResponse, error)
 }
 
 // NewFleetServiceClient constructs a client for the lockstep.fleet.v1.FleetService service.
@@ -96,6 +134,16 @@ type FleetServiceHandler interface {
 	// the times of reports alone are no change. It looks once a second, sends what
 	// it finds then, and ends when the caller does.
 	WatchClusters(context.Context, *v1.WatchClustersRequest, FleetServiceWatchClustersServerStream) error
+	// AssignRelease says which release clusters are expected to run from now. A
+	// cluster that a rollout moves is refused, and with it the whole request.
+	AssignRelease(context.Context, *v1.AssignReleaseRequest) (*v1.AssignReleaseResponse, error)
+	// ApplyFleet makes the fleet as a document declares it: clusters with labels,
+	// targets, assigned releases and windows, sets of images, and drift limits. What
+	// the document does not mention stays, unless prune is set.
+	ApplyFleet(context.Context, *v1.ApplyFleetRequest) (*v1.ApplyFleetResponse, error)
+	// ExportFleet returns a document that declares the fleet as it is now; applying
+	// it changes nothing.
+	ExportFleet(context.Context, *v1.ExportFleetRequest) (*v1.ExportFleetResponse, error)
 }
 
 // RegisterFleetServiceHandler registers svc as the lockstep.fleet.v1.FleetService implementation on
@@ -105,6 +153,9 @@ func RegisterFleetServiceHandler(server *connect.Server, svc FleetServiceHandler
 	server.Register(
 		connect.Method{Spec: fleetServiceListClustersSpec(), Handler: adapter.listClusters},
 		connect.Method{Spec: fleetServiceWatchClustersSpec(), Handler: adapter.watchClusters},
+		connect.Method{Spec: fleetServiceAssignReleaseSpec(), Handler: adapter.assignRelease},
+		connect.Method{Spec: fleetServiceApplyFleetSpec(), Handler: adapter.applyFleet},
+		connect.Method{Spec: fleetServiceExportFleetSpec(), Handler: adapter.exportFleet},
 	)
 }
 
@@ -135,6 +186,18 @@ func (UnimplementedFleetServiceHandler) WatchClusters(context.Context, *v1.Watch
 	return connect.NewError(connect.CodeUnimplemented, "lockstep.fleet.v1.FleetService.WatchClusters is not implemented")
 }
 
+func (UnimplementedFleetServiceHandler) AssignRelease(context.Context, *v1.AssignReleaseRequest) (*v1.AssignReleaseResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.fleet.v1.FleetService.AssignRelease is not implemented")
+}
+
+func (UnimplementedFleetServiceHandler) ApplyFleet(context.Context, *v1.ApplyFleetRequest) (*v1.ApplyFleetResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.fleet.v1.FleetService.ApplyFleet is not implemented")
+}
+
+func (UnimplementedFleetServiceHandler) ExportFleet(context.Context, *v1.ExportFleetRequest) (*v1.ExportFleetResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.fleet.v1.FleetService.ExportFleet is not implemented")
+}
+
 type fleetServiceClient struct {
 	client *connect.Client
 }
@@ -153,6 +216,30 @@ func (c *fleetServiceClient) WatchClusters(ctx context.Context, req *v1.WatchClu
 		return FleetServiceWatchClustersClientStream{}, err
 	}
 	return FleetServiceWatchClustersClientStream{stream: stream}, nil
+}
+
+func (c *fleetServiceClient) AssignRelease(ctx context.Context, req *v1.AssignReleaseRequest) (*v1.AssignReleaseResponse, error) {
+	var res v1.AssignReleaseResponse
+	if err := c.client.CallUnary(ctx, fleetServiceAssignReleaseSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *fleetServiceClient) ApplyFleet(ctx context.Context, req *v1.ApplyFleetRequest) (*v1.ApplyFleetResponse, error) {
+	var res v1.ApplyFleetResponse
+	if err := c.client.CallUnary(ctx, fleetServiceApplyFleetSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *fleetServiceClient) ExportFleet(ctx context.Context, req *v1.ExportFleetRequest) (*v1.ExportFleetResponse, error) {
+	var res v1.ExportFleetResponse
+	if err := c.client.CallUnary(ctx, fleetServiceExportFleetSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
 }
 
 type fleetServiceHandler struct{ svc FleetServiceHandler }
@@ -175,4 +262,40 @@ func (h fleetServiceHandler) watchClusters(ctx context.Context, _ connect.Spec, 
 		return err
 	}
 	return h.svc.WatchClusters(ctx, &req, FleetServiceWatchClustersServerStream{stream: stream})
+}
+
+func (h fleetServiceHandler) assignRelease(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.AssignReleaseRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.AssignRelease(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h fleetServiceHandler) applyFleet(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ApplyFleetRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ApplyFleet(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h fleetServiceHandler) exportFleet(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ExportFleetRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ExportFleet(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
 }
