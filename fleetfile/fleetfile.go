@@ -1,6 +1,8 @@
 // Package fleetfile owns Lockstep's one configuration file, fleet.yaml: its
-// shape, its defaults and what makes it acceptable. It does not own how YAML is
-// read (kit/config) and opens none of the files that it names.
+// shape, its defaults and what makes it acceptable, also where the parts of it
+// that describe the fleet come as a document of their own. It does not own how
+// files are read (kit/config) and opens none of those that it names, and it does
+// not know which releases there are or what was declared when.
 package fleetfile
 
 import (
@@ -32,7 +34,7 @@ type File struct {
 	Clusters  []Cluster `yaml:"clusters" comment:"the places where a gateway and its SRA components run together"`
 	Inventory Inventory `yaml:"inventory" comment:"how engines are asked what runs"`
 	Collector Collector `yaml:"collector" comment:"how what is seen is kept until the bus has it"`
-	Drift     Drift     `yaml:"drift" comment:"when a mix is too long and a silence is darkness"`
+	Drift     Drift     `yaml:"drift" comment:"when a mix is too long, a disagreement a split and a silence darkness"`
 	Rollout   Rollout   `yaml:"rollout" comment:"what a rollout may do to one cluster"`
 	Gate      Gate      `yaml:"gate" comment:"the numbers of the session gate; rates are fractions of 1"`
 	Notify    Notify    `yaml:"notify" comment:"who is told"`
@@ -167,17 +169,21 @@ func (r Release) Lines() map[fleet.Line]Image {
 
 // Cluster is one place where a gateway and its SRA components run together.
 type Cluster struct {
-	ID            fleet.ClusterID `yaml:"id" comment:"the cluster's name here" example:"berlin"`
-	Release       fleet.ReleaseID `yaml:"release" comment:"what it is expected to run until a rollout moves it; without one its state is unknown" example:"5.0.1"`
-	VendorCluster string          `yaml:"vendor_cluster" comment:"the gateway's cluster_name at the vendor; without one no sessions are seen" example:"acc-1/p-1/berlin"`
-	Compose       *Compose        `yaml:"compose" comment:"the Docker Compose project that the cluster is"`
-	Kubernetes    *Kubernetes     `yaml:"kubernetes" comment:"the Kubernetes namespace that the cluster is, instead of compose; it is watched, rollouts do not drive it yet"`
-	GatewayURL    string          `yaml:"gateway_url" comment:"the gateway's own API: how remote access is configured is read there with the vendor's credentials" example:"https://gateway:8000/api/v2"`
-	Probes        []Probe         `yaml:"probes" comment:"synthetic logins and connections, told apart from people's sessions"`
-	ProbeBudget   ProbeBudget     `yaml:"probe_budget" comment:"how much its probes may ask of it"`
-	Health        *Health         `yaml:"health" comment:"the health endpoints of its components"`
-	Recording     *Recording      `yaml:"recording" comment:"where recordings of its sessions have to appear"`
-	Forwarding    *Forwarding     `yaml:"forwarding" comment:"where its logs are forwarded to"`
+	ID fleet.ClusterID `yaml:"id" comment:"the cluster's name here" example:"berlin"`
+	// Release may be one that only the catalogue knows. It is not loaded yet when the
+	// file is judged, so the id is taken as it is and the catalogue is asked later.
+	Release       fleet.ReleaseID   `yaml:"release" comment:"what it is expected to run until a rollout moves it: a release of this file or of the catalogue; without one its state is unknown" example:"5.0.1"`
+	Labels        map[string]string `yaml:"labels" comment:"what clusters are chosen by, as Kubernetes writes labels; keys that begin with lockstep. are reserved" example:"{env: prod}"`
+	Window        time.Duration     `yaml:"window" comment:"how long it may be mixed, instead of drift.mixed_window" example:"45m"`
+	VendorCluster string            `yaml:"vendor_cluster" comment:"the gateway's cluster_name at the vendor; without one no sessions are seen" example:"acc-1/p-1/berlin"`
+	Compose       *Compose          `yaml:"compose" comment:"the Docker Compose project that the cluster is"`
+	Kubernetes    *Kubernetes       `yaml:"kubernetes" comment:"the Kubernetes namespace that the cluster is, instead of compose; it is watched, rollouts do not drive it yet"`
+	GatewayURL    string            `yaml:"gateway_url" comment:"the gateway's own API: how remote access is configured is read there with the vendor's credentials" example:"https://gateway:8000/api/v2"`
+	Probes        []Probe           `yaml:"probes" comment:"synthetic logins and connections, told apart from people's sessions"`
+	ProbeBudget   ProbeBudget       `yaml:"probe_budget" comment:"how much its probes may ask of it"`
+	Health        *Health           `yaml:"health" comment:"the health endpoints of its components"`
+	Recording     *Recording        `yaml:"recording" comment:"where recordings of its sessions have to appear"`
+	Forwarding    *Forwarding       `yaml:"forwarding" comment:"where its logs are forwarded to"`
 }
 
 // Kubernetes is a cluster that runs in a Kubernetes namespace.
@@ -285,10 +291,23 @@ type Collector struct {
 	FullEvery time.Duration `yaml:"full_every" comment:"how often what did not change is sent in full; in between a mark says that it holds"`
 }
 
-// Drift says when a mix is too long and a silence is darkness.
+// Drift says when a mix is too long, a disagreement a split and a silence darkness.
 type Drift struct {
-	MixedWindow time.Duration `yaml:"mixed_window" comment:"how long a mix may last that no rollout explains"`
-	DarkAfter   time.Duration `yaml:"dark_after" comment:"silence after which a cluster is dark"`
+	MixedWindow  time.Duration                `yaml:"mixed_window" comment:"how long a mix may last that no rollout explains, where nothing else here says it"`
+	DarkAfter    time.Duration                `yaml:"dark_after" comment:"silence after which a cluster is dark"`
+	SplitAfter   time.Duration                `yaml:"split_after" comment:"how long what is declared, running and reported may disagree before a cluster is split"`
+	LearnWindows bool                         `yaml:"learn_windows" comment:"take windows from what moves took in this fleet"`
+	WindowCap    time.Duration                `yaml:"window_cap" comment:"no learned window is longer; without it 4h, or mixed_window where that is longer"`
+	Steps        map[fleet.Line]time.Duration `yaml:"steps" comment:"line: how long a move of it may last; lines are gateway, sra and ztwa" example:"{gateway: 45m}"`
+	Edges        []Edge                       `yaml:"edges" comment:"single moves of a line that have windows of their own"`
+}
+
+// Edge is one move of a line, with the time it may take.
+type Edge struct {
+	Line   fleet.Line    `yaml:"line" comment:"gateway, sra or ztwa" example:"sra"`
+	From   string        `yaml:"from" comment:"the version it comes from" example:"3.0.3"`
+	To     string        `yaml:"to" comment:"the version it goes to" example:"3.1.0"`
+	Window time.Duration `yaml:"window" comment:"how long it may last" example:"2h"`
 }
 
 // Rollout bounds what a rollout may do to one cluster.
@@ -351,8 +370,10 @@ func Default(env func(string) string) File {
 		Log:       Log{Level: "info", Format: "text"},
 		Inventory: Inventory{PollInterval: 5 * time.Second},
 		Collector: Collector{ID: "hub", SpoolMB: 512, FullEvery: 5 * time.Minute},
-		Drift:     Drift{MixedWindow: 30 * time.Minute, DarkAfter: 2 * time.Minute},
-		Rollout:   Rollout{Window: 30 * time.Minute, Lookback: 24 * time.Hour},
+		Drift: Drift{
+			MixedWindow: 30 * time.Minute, DarkAfter: 2 * time.Minute, SplitAfter: 10 * time.Minute, LearnWindows: true, WindowCap: windowCap,
+		},
+		Rollout: Rollout{Window: 30 * time.Minute, Lookback: 24 * time.Hour},
 		Gate: Gate{
 			Alpha: 0.01, Beta: 0.05, Tolerance: 1.25, Margin: 2,
 			AcceptableRate: 0.02, FloorRate: 0.02,
@@ -400,6 +421,7 @@ const dockerHost = "DOCKER_HOST"
 // no file. The error is config.Problems where the form of something is wrong.
 func Read(path string, env func(string) string, flags ...Flag) (File, error) {
 	f := Default(env)
+	f.Drift.WindowCap = 0 // complete fills it, once mixed_window is known
 	if path != "" {
 		if err := config.Load(path, &f); err != nil {
 			return File{}, err
@@ -485,28 +507,41 @@ func (f *File) complete(env func(string) string) {
 		}
 	}
 	for i := range f.Clusters {
-		f.Clusters[i].complete()
-		c := f.Clusters[i].Compose
-		if c == nil {
-			continue
-		}
-		if c.Engine == "" {
-			c.Engine = env(dockerHost)
-		}
-		if c.Engine == "" {
-			c.Engine = "unix:///var/run/docker.sock"
-		}
-		if c.Project == "" {
-			c.Project = string(f.Clusters[i].ID)
-		}
-		if len(c.Files) == 0 {
-			c.Files = []string{"compose.yaml"}
-		}
+		f.Clusters[i].complete(cmp.Or(env(dockerHost), localEngine))
+	}
+	f.Drift.complete()
+}
+
+// localEngine is the engine of clusters that name none, where DOCKER_HOST names
+// none either.
+const localEngine = "unix:///var/run/docker.sock"
+
+// windowCap is the default of drift.window_cap.
+const windowCap = 4 * time.Hour
+
+// complete fills the cap on learned windows: a file that allows more than the
+// default for any mix was acceptable before there was a cap.
+func (d *Drift) complete() {
+	if d.WindowCap == 0 {
+		d.WindowCap = max(windowCap, d.MixedWindow)
 	}
 }
 
-// complete fills the defaults of what looks at a cluster.
-func (c *Cluster) complete() {
+// complete fills the defaults of a cluster; engine is that of a Compose project
+// that names none.
+func (c *Cluster) complete(engine string) {
+	if p := c.Compose; p != nil {
+		p.Engine = cmp.Or(p.Engine, engine)
+		p.Project = cmp.Or(p.Project, string(c.ID))
+		if len(p.Files) == 0 {
+			p.Files = []string{"compose.yaml"}
+		}
+	}
+	c.completeLooks()
+}
+
+// completeLooks fills the defaults of what looks at a cluster.
+func (c *Cluster) completeLooks() {
 	spans := func(every, timeout *time.Duration, otherwise time.Duration) {
 		if *every == 0 {
 			*every = otherwise

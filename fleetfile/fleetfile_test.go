@@ -65,6 +65,7 @@ func TestLoadTakesEveryKey(t *testing.T) {
 		Clusters: []fleetfile.Cluster{
 			{
 				ID: "berlin", Release: "5.0.1", VendorCluster: "acc-1/p-1/berlin",
+				Labels: map[string]string{"env": "prod", "example.org/tier": "1", "on-call": ""}, Window: 45 * time.Minute,
 				Compose: &fleetfile.Compose{
 					Engine: "tcp://10.0.0.1:2376", Project: "berlin-1", Dir: "/srv/berlin",
 					Files: []string{"compose.yaml", "extra.yaml"}, EnvFiles: []string{".env"}, Profiles: []string{"gateway", "sra"},
@@ -125,8 +126,12 @@ func TestLoadTakesEveryKey(t *testing.T) {
 		},
 		Inventory: fleetfile.Inventory{PollInterval: 4 * time.Second},
 		Collector: fleetfile.Collector{ID: "agent-1", SpoolDir: config.Path(here + "/spool"), SpoolMB: 64, FullEvery: 4 * time.Minute},
-		Drift:     fleetfile.Drift{MixedWindow: 31 * time.Minute, DarkAfter: 3 * time.Minute},
-		Rollout:   fleetfile.Rollout{Window: 32 * time.Minute, Lookback: 23 * time.Hour},
+		Drift: fleetfile.Drift{
+			MixedWindow: 31 * time.Minute, DarkAfter: 3 * time.Minute, SplitAfter: 11 * time.Minute, WindowCap: 5 * time.Hour,
+			Steps: map[fleet.Line]time.Duration{fleet.LineGateway: 40 * time.Minute, fleet.LineZTWA: time.Second},
+			Edges: []fleetfile.Edge{{Line: fleet.LineSRA, From: "3.0.3", To: "3.1.0", Window: 2 * time.Hour}, {Line: fleet.LineSRA, From: "3.1.0", To: "3.0.3", Window: time.Hour}},
+		},
+		Rollout: fleetfile.Rollout{Window: 32 * time.Minute, Lookback: 23 * time.Hour},
 		Gate: fleetfile.Gate{
 			Alpha: 0.02, Beta: 0.06, Tolerance: 1.5, Margin: 3, AcceptableRate: 0.03, FloorRate: 0.01, Partners: 9, PlannedTrials: 100,
 			Maturation: 110 * time.Second, BurstWindow: 50 * time.Second, Bucket: 2 * time.Second, Deadline: 11 * time.Minute, MaxLate: 0.02,
@@ -198,7 +203,7 @@ func TestValidateReportsEverythingAtOnce(t *testing.T) {
 		{ID: "a", SRA: &fleetfile.Image{Version: "1", Image: "y@sha256:12"}},
 	}
 	f.Clusters = []fleetfile.Cluster{
-		{ID: "one.two", Release: "b", VendorCluster: "v"},
+		{ID: "one.two", Release: "B", VendorCluster: "v", Labels: map[string]string{"lockstep.x": "y", "e/": "z", "_/e": "-"}, Window: time.Millisecond},
 		{ID: "c", VendorCluster: "v", Compose: &fleetfile.Compose{Engine: "docker.sock", Project: "p", Dir: "rel", Files: []string{"x", "x", ""}, Services: map[string]fleet.Component{"s": "S"}}},
 		{ID: "c", Compose: &fleetfile.Compose{Engine: "docker.sock", Project: "p", Dir: "/d"}},
 	}
@@ -214,6 +219,10 @@ func TestValidateReportsEverythingAtOnce(t *testing.T) {
 	})
 	f.Collector = fleetfile.Collector{ID: "a.b", SpoolDir: "rel", SpoolMB: 1}
 	f.Inventory.PollInterval = -time.Second
+	f.Drift = fleetfile.Drift{
+		MixedWindow: time.Hour, DarkAfter: -1, WindowCap: time.Minute, Steps: map[fleet.Line]time.Duration{"gatway": time.Hour, "sra": time.Millisecond},
+		Edges: []fleetfile.Edge{{}, {Line: "bastion", From: "1", To: "1", Window: time.Hour}, {Line: "bastion", From: "1", To: "1", Window: time.Hour}},
+	}
 	f.Rollout.Window = 19 * time.Minute
 	f.Gate.Alpha, f.Gate.MaxLate, f.Gate.Margin, f.Gate.Partners, f.Gate.BurstWindow = 1, math.NaN(), 1.1, 1, -1
 	f.Notify.Webhooks = []fleetfile.Webhook{{URL: "ftp://x", SecretFile: "rel"}}
@@ -251,6 +260,13 @@ func TestWhatProblemsSay(t *testing.T) {
 	if err := f.Validate(); err == nil || strings.Contains(err.Error(), "xyzzy") || !strings.Contains(err.Error(), "--access-key puts") {
 		t.Errorf("the command: %v", err)
 	}
+}
+
+func edges(list ...fleetfile.Edge) []fleetfile.Edge { return list }
+
+// label gives the first cluster one more label.
+func label(key, value string) func(*fleetfile.File) {
+	return func(f *fleetfile.File) { f.Clusters[0].Labels[key] = value }
 }
 
 // TestValidateRefusesOneByOne breaks an acceptable file in one place and
@@ -307,7 +323,39 @@ func TestValidateRefusesOneByOne(t *testing.T) {
 		"webhook twice":       {func(f *fleetfile.File) { f.Notify.Webhooks = append(f.Notify.Webhooks, f.Notify.Webhooks[0]) }, "notify.webhooks[1].name"},
 		"socket not in full":  {func(f *fleetfile.File) { f.Clusters[0].Compose.Engine = "unix://docker.sock" }, "clusters[0].compose.engine"},
 		"no compose":          {func(f *fleetfile.File) { f.Clusters[0].Compose = nil }, "clusters[0].compose"},
-		"unknown release":     {func(f *fleetfile.File) { f.Clusters[0].Release = "9" }, "clusters[0].release"},
+		"no release's id":     {func(f *fleetfile.File) { f.Clusters[0].Release = "Nine" }, "clusters[0].release"},
+		"a second in ms":      {func(f *fleetfile.File) { f.Clusters[0].Window = time.Millisecond }, "clusters[0].window"},
+		"a window backwards":  {func(f *fleetfile.File) { f.Clusters[0].Window = -time.Hour }, "clusters[0].window"},
+		"a window of days":    {func(f *fleetfile.File) { f.Clusters[0].Window = 24 * time.Hour }, "clusters[0].window"},
+		"a cap of days":       {func(f *fleetfile.File) { f.Drift.WindowCap = 24 * time.Hour }, "drift.window_cap"},
+		"split at once":       {func(f *fleetfile.File) { f.Drift.SplitAfter = 0 }, "drift.split_after"},
+		"a cap below":         {func(f *fleetfile.File) { f.Drift.WindowCap = f.Drift.MixedWindow - 1 }, "drift.window_cap"},
+		"no cap":              {func(f *fleetfile.File) { f.Drift.WindowCap = 0 }, "drift.window_cap"},
+		"another line":        {func(f *fleetfile.File) { f.Drift.Steps = map[fleet.Line]time.Duration{"sro": time.Hour} }, "drift.steps.sro"},
+		"no time for a step":  {func(f *fleetfile.File) { f.Drift.Steps = map[fleet.Line]time.Duration{"sra": 0} }, "drift.steps.sra"},
+		"an edge of no line":  {func(f *fleetfile.File) { f.Drift.Edges = edges(fleetfile.Edge{From: "1", To: "2", Window: 1e9}) }, "drift.edges[0].line"},
+		"an edge of another": {func(f *fleetfile.File) {
+			f.Drift.Edges = edges(fleetfile.Edge{Line: "x", From: "1", To: "2", Window: 1e9})
+		}, "drift.edges[0].line"},
+		"an edge from nowhere": {func(f *fleetfile.File) { f.Drift.Edges = edges(fleetfile.Edge{Line: "sra", To: "2", Window: 1e9}) }, "drift.edges[0].from"},
+		"an edge to nowhere":   {func(f *fleetfile.File) { f.Drift.Edges = edges(fleetfile.Edge{Line: "sra", From: "1", Window: 1e9}) }, "drift.edges[0].to"},
+		"an edge on the spot": {func(f *fleetfile.File) {
+			f.Drift.Edges = edges(fleetfile.Edge{Line: "sra", From: "1", To: "1", Window: 1e9})
+		}, "drift.edges[0].to"},
+		"no time for an edge": {func(f *fleetfile.File) {
+			f.Drift.Edges = edges(fleetfile.Edge{Line: "sra", From: "1", To: "2", Window: 1e9 - 1})
+		}, "drift.edges[0].window"},
+		"an edge twice": {func(f *fleetfile.File) {
+			f.Drift.Edges = edges(fleetfile.Edge{Line: "sra", From: "1", To: "2", Window: 1e9}, fleetfile.Edge{Line: "gateway", From: "1", To: "2", Window: 1e9}, fleetfile.Edge{Line: "sra", From: "1", To: "2", Window: 2e9})
+		}, "drift.edges[2]"},
+		"a label of ours":      {label("lockstep.dev/env", "x"), "clusters[0].labels.lockstep.dev/env"},
+		"a label without name": {label("example.org/", "x"), "clusters[0].labels.example.org/"},
+		"a label in spaces":    {label("the env", "x"), "clusters[0].labels.the env"},
+		"a long label":         {label(strings.Repeat("a", 64), "x"), "clusters[0].labels." + strings.Repeat("a", 64)},
+		"a label of no domain": {label("Example/env", "x"), "clusters[0].labels.Example/env"},
+		"a label in a label":   {label("a/b/c", "x"), "clusters[0].labels.a/b/c"},
+		"a value's end":        {label("env", "prod-"), "clusters[0].labels.env"},
+		"a long value":         {label("env", strings.Repeat("a", 64)), "clusters[0].labels.env"},
 		"compose and more": {func(f *fleetfile.File) {
 			f.Clusters[0].Kubernetes = f.Clusters[2].Kubernetes
 			f.Clusters = f.Clusters[:2]

@@ -20,7 +20,7 @@ type Key struct {
 	Example  string // as YAML; empty when there is a default
 	Variable string // the environment variable that sets it; empty for lists and in them
 	Section  bool   // it holds other keys
-	Optional bool   // it or a section around it may be left out: it is a list or in one, or a section that defaults to nothing
+	Optional bool   // it or a section around it may be left out: it is a list, a map or in one, or a section that defaults to nothing
 }
 
 // Keys lists every key in the order of the file.
@@ -30,12 +30,18 @@ func Keys() []Key {
 	f.Access.Tokens = make([]Token, 1)
 	f.Vendor = new(Vendor)
 	f.Releases = []Release{{Gateway: new(Image), SRA: new(Image)}}
-	f.Clusters = []Cluster{{
-		Compose: new(Compose), Kubernetes: new(Kubernetes), Probes: make([]Probe, 1), Health: new(Health), Recording: new(Recording), Forwarding: new(Forwarding),
-	}}
+	f.Clusters = []Cluster{every()}
+	f.Drift.Edges = make([]Edge, 1)
 	f.Notify.Webhooks = make([]Webhook, 1)
 	f.complete(env)
 	return keys(reflect.ValueOf(f), Key{}, nil)
+}
+
+// every is a cluster that has every section and one item in each list.
+func every() Cluster {
+	return Cluster{
+		Compose: new(Compose), Kubernetes: new(Kubernetes), Probes: make([]Probe, 1), Health: new(Health), Recording: new(Recording), Forwarding: new(Forwarding),
+	}
 }
 
 // keys lists the keys of a section that has one item in each list.
@@ -51,6 +57,8 @@ func keys(section reflect.Value, above Key, examples map[string]string) []Key {
 		case value.Kind() == reflect.Slice && value.Type().Elem().Kind() == reflect.Struct:
 			item, key.Optional = value.Index(0), true
 			key.Name += "[]"
+		case value.Kind() == reflect.Map:
+			key.Optional = true
 		}
 		if item.Kind() == reflect.Struct {
 			key.Section = true
@@ -60,10 +68,12 @@ func keys(section reflect.Value, above Key, examples map[string]string) []Key {
 		if !strings.Contains(key.Name, "[]") && value.Kind() != reflect.Slice && value.Kind() != reflect.Map {
 			key.Variable = variable(key.Name)
 		}
-		if key.Default = word(value); key.Default == "" {
-			if key.Example = inner; examples[field.Tag.Get("yaml")] != "" {
-				key.Example = examples[field.Tag.Get("yaml")]
-			}
+		// Where there is an example, nothing is what a key is without it: no window is
+		// not one of 0s.
+		if example := cmp.Or(examples[field.Tag.Get("yaml")], inner); example != "" && value.IsZero() {
+			key.Example = example
+		} else {
+			key.Default = word(value)
 		}
 		list = append(list, key)
 	}

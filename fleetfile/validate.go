@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/config"
@@ -38,6 +39,14 @@ func (f *File) Validate() error {
 
 func (f *File) validate(origins func(string) Origin) error {
 	p := findings{origins: origins}
+	p.file(f)
+	if len(p.problems) == 0 {
+		return nil
+	}
+	return p.problems
+}
+
+func (p *findings) file(f *File) {
 	p.server(f.Server)
 	p.tokens(f.Access.Tokens)
 	p.bus(f.Bus)
@@ -45,22 +54,17 @@ func (f *File) validate(origins func(string) Origin) error {
 	p.oneOf("log.level", f.Log.Level, LogLevels())
 	p.oneOf("log.format", f.Log.Format, LogFormats())
 	p.vendor(f.Vendor, f.Clusters)
-	releases := p.releases(f.Releases)
-	p.clusters(f, releases)
+	p.releases(f.Releases)
+	p.clusters(f)
 	p.poll("inventory.poll_interval", f.Inventory.PollInterval)
 	p.collector(f.Collector)
-	p.positive("drift.mixed_window", f.Drift.MixedWindow)
-	p.positive("drift.dark_after", f.Drift.DarkAfter)
+	p.drift(f.Drift)
 	if f.Drift.DarkAfter > 0 && f.Inventory.PollInterval > 0 && f.Drift.DarkAfter < 2*f.Inventory.PollInterval {
 		p.add("drift.dark_after", "%s is shorter than two polls (inventory.poll_interval is %s), so clusters would go dark between polls; raise it", f.Drift.DarkAfter, f.Inventory.PollInterval)
 	}
 	p.rollout(f.Rollout, f.Gate)
 	p.gate(f.Gate, f.Vendor)
 	p.webhooks(f.Notify.Webhooks)
-	if len(p.problems) == 0 {
-		return nil
-	}
-	return p.problems
 }
 
 func (p *findings) server(s Server) {
@@ -134,11 +138,14 @@ func (p *findings) accessToken(prefix string, t Token) {
 	if t.Tenant != fleet.DefaultTenant {
 		p.add(prefix+"tenant", "there is no tenant %q; only one exists so far, %s", t.Tenant, fleet.DefaultTenant)
 	}
-	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(t.SHA256) {
+	if !hashShape.MatchString(t.SHA256) {
 		// Not repeated in the text: it may be the token itself.
 		p.add(prefix+"sha256", "this is not a SHA-256, 64 lower-case hexadecimal digits; `lockstep token create` makes a token and prints its own")
 	}
 }
+
+// replicas lists how many copies of streams can agree.
+func replicas() []int { return []int{1, 3, 5} }
 
 func (p *findings) bus(b Bus) {
 	if b.URL == "" {
@@ -161,7 +168,7 @@ func (p *findings) bus(b Bus) {
 		}
 	}
 	p.absolute("bus.credentials_file", b.CredentialsFile)
-	if !slices.Contains([]int{1, 3, 5}, b.Replicas) {
+	if !slices.Contains(replicas(), b.Replicas) {
 		p.add("bus.replicas", "%d copies cannot agree; use 1, 3 or 5", b.Replicas)
 	}
 }
@@ -250,11 +257,11 @@ func (p *findings) vendorCommand(v *Vendor) {
 	}
 }
 
-func (p *findings) releases(list []Release) map[fleet.ReleaseID]bool {
+func (p *findings) releases(list []Release) {
 	seen := make(map[fleet.ReleaseID]bool, len(list))
 	for i, r := range list {
 		key := fmt.Sprintf("releases[%d]", i)
-		p.id(key+".id", string(r.ID), releaseID(), "lower-case letters, digits, dot, underscore and hyphen")
+		p.release(key+".id", r.ID)
 		if seen[r.ID] && r.ID != "" {
 			p.add(key+".id", "release %s is declared twice; keep one or rename it", r.ID)
 		}
@@ -265,7 +272,6 @@ func (p *findings) releases(list []Release) map[fleet.ReleaseID]bool {
 		p.image(key+".gateway", r.Gateway)
 		p.image(key+".sra", r.SRA)
 	}
-	return seen
 }
 
 func (p *findings) image(key string, i *Image) {
@@ -297,7 +303,7 @@ func (p *findings) image(key string, i *Image) {
 	}
 }
 
-func (p *findings) clusters(f *File, releases map[fleet.ReleaseID]bool) {
+func (p *findings) clusters(f *File) {
 	list := f.Clusters
 	ids := make(map[fleet.ClusterID]bool, len(list))
 	projects := make(map[[2]string]fleet.ClusterID, len(list))
@@ -308,8 +314,12 @@ func (p *findings) clusters(f *File, releases map[fleet.ReleaseID]bool) {
 			p.add(key+".id", "cluster %s is declared twice; keep one or rename it", c.ID)
 		}
 		ids[c.ID] = true
-		if c.Release != "" && !releases[c.Release] {
-			p.add(key+".release", "there is no release %s; declare it under releases%s", c.Release, declared(releases))
+		if c.Release != "" {
+			p.release(key+".release", c.Release)
+		}
+		p.labels(key+".labels", c.Labels)
+		if c.Window != 0 {
+			p.window(key+".window", c.Window)
 		}
 		p.gatewayURL(key+".gateway_url", c.GatewayURL, f.Vendor)
 		p.looks(key, c)
@@ -344,11 +354,10 @@ func (p *findings) clusters(f *File, releases map[fleet.ReleaseID]bool) {
 
 func (p *findings) kubernetes(key string, k Kubernetes) {
 	p.absolute(key+".kubeconfig", k.Kubeconfig)
-	p.id(key+".namespace", k.Namespace, regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "lower-case letters, digits and hyphen")
+	p.id(key+".namespace", k.Namespace, namespaceShape, "lower-case letters, digits and hyphen")
 	p.texts(key+".releases", k.Releases)
-	workload := regexp.MustCompile(`^(deployment|statefulset|daemonset)/[^/]+(/[^/]+)?$`)
 	for _, name := range slices.Sorted(maps.Keys(k.Workloads)) {
-		if !workload.MatchString(name) {
+		if !workloadShape.MatchString(name) {
 			p.add(key+".workloads."+name, "%q is no workload; write deployment/name, statefulset/name or daemonset/name, with /container behind it where there are several", name)
 		}
 		p.token(key+".workloads."+name, string(k.Workloads[name]))
@@ -426,7 +435,7 @@ func (p *findings) looks(key string, c Cluster) {
 	}
 	if f := c.Forwarding; f != nil {
 		at := key + ".forwarding"
-		p.oneOf(at+".type", f.Type, []string{"tcp", "tls", "syslog", "https"})
+		p.oneOf(at+".type", f.Type, forwardingTypes())
 		if f.Type == "https" {
 			p.httpURL(at+".address", f.Address)
 		} else {
@@ -441,6 +450,12 @@ func (p *findings) looks(key string, c Cluster) {
 		p.schedule(at, f.Every, f.Timeout)
 	}
 }
+
+// probeTypes lists what a probe may be.
+func probeTypes() []string { return []string{"ssh", "https", "tls", "tcp"} }
+
+// forwardingTypes lists what a log receiver may be.
+func forwardingTypes() []string { return []string{"tcp", "tls", "syslog", "https"} }
 
 // probeKeys lists the keys that probes of one type have and not those of every type.
 func probeKeys() map[string][]string {
@@ -507,7 +522,7 @@ func (p *findings) probeBudget(key string, c Cluster) {
 
 func (p *findings) probe(key string, probe Probe) {
 	p.token(key+".name", probe.Name)
-	p.oneOf(key+".type", probe.Type, []string{"ssh", "https", "tls", "tcp"})
+	p.oneOf(key+".type", probe.Type, probeTypes())
 	if probe.Component != "" {
 		p.token(key+".component", string(probe.Component))
 	}
@@ -550,7 +565,7 @@ func (p *findings) schedule(key string, every, timeout time.Duration) {
 }
 
 func (p *findings) collector(c Collector) {
-	if !regexp.MustCompile(`^[a-z0-9_-]{1,40}$`).MatchString(c.ID) {
+	if !collectorShape.MatchString(c.ID) {
 		p.add("collector.id", "%q is not a name; use up to 40 lower-case letters, digits, underscore and hyphen", c.ID)
 	}
 	p.absolute("collector.spool_dir", c.SpoolDir)
@@ -558,14 +573,6 @@ func (p *findings) collector(c Collector) {
 		p.add("collector.spool_mb", "%d is too little to outlast a pause of the bus; use 16 or more", c.SpoolMB)
 	}
 	p.positive("collector.full_every", c.FullEvery)
-}
-
-func declared(releases map[fleet.ReleaseID]bool) string {
-	ids := slices.DeleteFunc(slices.Sorted(maps.Keys(releases)), func(id fleet.ReleaseID) bool { return id == "" })
-	if len(ids) == 0 {
-		return ""
-	}
-	return fmt.Sprintf(" or use one of %v", ids)
 }
 
 func (p *findings) compose(key string, c Compose) {
@@ -593,6 +600,92 @@ func (p *findings) texts(key string, list []string) {
 		case slices.Contains(list[:i], one):
 			p.add(at, "%s is listed twice; keep one", one)
 		}
+	}
+}
+
+// labels checks what clusters are chosen by.
+func (p *findings) labels(key string, labels map[string]string) {
+	for _, label := range slices.Sorted(maps.Keys(labels)) {
+		at := key + "." + label
+		if strings.HasPrefix(label, reserved) {
+			p.add(at, "keys that begin with %s are for Lockstep's own use; choose another", reserved)
+		} else if err := fleet.CheckLabel(label, labels[label]); err != nil {
+			p.add(at, "%v", err)
+		}
+	}
+}
+
+// reserved begins the keys of labels that people may not give.
+const reserved = "lockstep."
+
+// lines lists the version lines that windows may be given for.
+func lines() []string {
+	return []string{string(fleet.LineGateway), string(fleet.LineSRA), string(fleet.LineZTWA)}
+}
+
+func (p *findings) drift(d Drift) {
+	p.positive("drift.mixed_window", d.MixedWindow)
+	p.positive("drift.dark_after", d.DarkAfter)
+	p.positive("drift.split_after", d.SplitAfter)
+	p.positive("drift.window_cap", d.WindowCap)
+	switch {
+	case d.WindowCap <= 0:
+	case d.WindowCap < d.MixedWindow:
+		p.add("drift.window_cap", "%s is shorter than drift.mixed_window (%s), so what is learned could only be stricter than what is not; raise it", d.WindowCap, d.MixedWindow)
+	case d.WindowCap >= drift.Horizon && d.WindowCap > d.MixedWindow:
+		p.add("drift.window_cap", "%s is too long: mixes are remembered for %s; lower it", d.WindowCap, drift.Horizon)
+	}
+	for _, line := range slices.Sorted(maps.Keys(d.Steps)) {
+		at := "drift.steps." + string(line)
+		p.line(at, line)
+		p.window(at, d.Steps[line])
+	}
+	seen := make(map[Edge]int, len(d.Edges))
+	for i, e := range d.Edges {
+		at := fmt.Sprintf("drift.edges[%d]", i)
+		if e.Line == "" {
+			p.add(at+".line", "missing; use one of %s", strings.Join(lines(), ", "))
+		} else {
+			p.line(at+".line", e.Line)
+		}
+		p.required(at+".from", e.From, "the version that the line comes from")
+		p.required(at+".to", e.To, "the version that the line goes to")
+		if e.From == e.To && e.From != "" {
+			p.add(at+".to", "%s is where it comes from, so nothing moves; name another version or remove the edge", e.To)
+		}
+		p.window(at+".window", e.Window)
+		move := Edge{Line: e.Line, From: e.From, To: e.To}
+		if first, twice := seen[move]; twice {
+			p.add(at, "it is drift.edges[%d] already, %s from %s to %s; keep one", first, e.Line, e.From, e.To)
+		} else {
+			seen[move] = i
+		}
+	}
+}
+
+func (p *findings) line(key string, line fleet.Line) {
+	if !slices.Contains(lines(), string(line)) {
+		p.add(key, "%q is no version line%s", line, suggestion(string(line), lines()))
+	}
+}
+
+// suggestion names the known word that was probably meant, or all of them when
+// none is close.
+func suggestion(got string, known []string) string {
+	if near := config.Nearest(got, known); len(near) > 0 {
+		return "; did you mean " + near[0] + "?"
+	}
+	return "; known here: " + strings.Join(slices.Sorted(slices.Values(known)), ", ")
+}
+
+// window checks how long something may be mixed. The floor keeps a slip of the
+// unit from being taken for a window.
+func (p *findings) window(key string, d time.Duration) {
+	switch {
+	case d < time.Second:
+		p.add(key, "%s is too short for anything to move in it; write a duration of 1s or more, such as 45m", d)
+	case d >= drift.Horizon:
+		p.add(key, "%s is too long: mixes are remembered for %s; write a shorter duration, such as 45m", d, drift.Horizon)
 	}
 }
 
@@ -718,11 +811,23 @@ func (p *findings) httpURL(key, text string) {
 
 // token checks a name that becomes a part of message subjects.
 func (p *findings) token(key, id string) {
-	p.id(key, id, regexp.MustCompile(`^[a-z0-9_-]{1,63}$`), "lower-case letters, digits, underscore and hyphen")
+	p.id(key, id, tokenShape, "lower-case letters, digits, underscore and hyphen")
 }
 
-// releaseID allows dots, which versions have; releases are in no subject.
-func releaseID() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9._-]{1,63}$`) }
+// release allows dots, which versions have; releases are in no subject.
+func (p *findings) release(key string, id fleet.ReleaseID) {
+	p.id(key, string(id), releaseShape, "lower-case letters, digits, dot, underscore and hyphen")
+}
+
+// The shapes of names. A fleet has thousands of them, so each is compiled once.
+var (
+	tokenShape     = regexp.MustCompile(`^[a-z0-9_-]{1,63}$`)
+	releaseShape   = regexp.MustCompile(`^[a-z0-9._-]{1,63}$`)
+	hashShape      = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	collectorShape = regexp.MustCompile(`^[a-z0-9_-]{1,40}$`)
+	namespaceShape = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	workloadShape  = regexp.MustCompile(`^(deployment|statefulset|daemonset)/[^/]+(/[^/]+)?$`)
+)
 
 func (p *findings) id(key, id string, shape *regexp.Regexp, letters string) {
 	switch {

@@ -46,13 +46,23 @@ const (
 const (
 	NounDrift   = "drift"
 	NounGate    = "gate"
+	NounCatalog = "catalog"
+	NounFleet   = "fleet"
 	NounRollout = "rollout"
 	NounStep    = "step"
 )
 
+// The aggregates of nouns that have one alone.
+const (
+	CatalogReleases = "releases"
+	FleetDeclared   = "declared"
+)
+
 // NounOwners maps each noun to the one service that appends its facts.
 func NounOwners() map[string]string {
-	return map[string]string{NounDrift: Evaluator, NounGate: Evaluator, NounRollout: Executor, NounStep: Executor}
+	return map[string]string{
+		NounDrift: Evaluator, NounGate: Evaluator, NounCatalog: Evaluator, NounFleet: Evaluator, NounRollout: Executor, NounStep: Executor,
+	}
 }
 
 // TableOwners maps each table to the one service that writes it.
@@ -65,6 +75,9 @@ func TableOwners() map[string]string {
 		"checks":              Evaluator,
 		"registrations":       Evaluator,
 		"facts":               Evaluator,
+		"drift_periods":       Evaluator,
+		"session_hours":       Evaluator,
+		"baselines":           Evaluator,
 	}
 }
 
@@ -88,12 +101,28 @@ func Blobs() []bus.Bucket { return []bus.Bucket{{Name: BucketBlobs, Owner: Execu
 
 // Consumers lists every durable consumer of a tenant's messages.
 func Consumers() []bus.Consumer {
-	return []bus.Consumer{EvaluatorObservations(), EvaluatorEvents(), ConductorEvents(), DriverCommands(), NotifierEvents("<sink>")}
+	var out []bus.Consumer
+	for i := range Partitions {
+		out = append(out, EvaluatorObservations(i))
+	}
+	return append(out, EvaluatorEvents(), ConductorEvents(), DriverCommands(), NotifierEvents("<sink>"))
 }
 
-// EvaluatorObservations feeds the evaluator what collectors saw.
-func EvaluatorObservations() bus.Consumer {
-	return consumer(StreamObservations, "evaluator-observations", Evaluator)
+// Partitions is among how many consumers the parts of observations are dealt out,
+// so that as many evaluators can work side by side; fixed at install.
+const Partitions = 4
+
+// Partition is the partition of a cluster's observations.
+func Partition(cluster fleet.ClusterID) int { return int(Part(cluster) % Partitions) }
+
+// EvaluatorObservations feeds the evaluator what collectors saw of the clusters of
+// one partition.
+func EvaluatorObservations(partition int) bus.Consumer {
+	var filters []string
+	for part := partition; part < Parts; part += Partitions {
+		filters = append(filters, fmt.Sprintf("lockstep.obs.v1.*.*.%d.*", part))
+	}
+	return consumer(StreamObservations, fmt.Sprintf("evaluator-observations-%d", partition), Evaluator, filters...)
 }
 
 // EvaluatorEvents tells the evaluator of rollouts, and lets it archive all facts.
@@ -222,7 +251,7 @@ func Entries() []Entry {
 		all = append(all, Entry{"noun", noun, "lockstep.evt.v1.<tenant>." + noun + ".>", owners[noun], "as stream " + StreamEvents})
 	}
 	for _, c := range Consumers() {
-		all = append(all, Entry{"consumer", c.Durable, strings.TrimSpace(c.Stream + " " + strings.Join(c.Filters, " ")), c.Owner, "its position, for ever"})
+		all = append(all, Entry{"consumer", c.Durable, strings.TrimSpace(c.Stream + " " + listed(c.Filters)), c.Owner, "its position, for ever"})
 	}
 	for _, b := range KeyValues() {
 		all = append(all, Entry{"bucket", b.Name, "key-value", b.Owner, "the newest value of a key"})
@@ -249,4 +278,13 @@ func retention(s bus.Stream) string {
 		limits = append(limits, fmt.Sprintf("%d GiB", s.MaxBytes>>30))
 	}
 	return strings.Join(limits, " or ")
+}
+
+// listed names the filters of a consumer; of many, the first.
+func listed(filters []string) string {
+	const most = 4
+	if len(filters) > most {
+		return fmt.Sprintf("%s and %d more parts", filters[0], len(filters)-1)
+	}
+	return strings.Join(filters, " ")
 }

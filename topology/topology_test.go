@@ -207,8 +207,18 @@ func TestConsumersFitTheirStreams(t *testing.T) {
 				}
 			}
 			noun := strings.Split(filter, ".")[4]
-			if topology.NounOwners()[noun] == "" {
+			if c.Stream == topology.StreamEvents && topology.NounOwners()[noun] == "" {
 				t.Errorf("%s asks for %s, whose noun %q nobody writes", key, filter, noun)
+			}
+		}
+	}
+	// Every part is in the partition of its clusters, and in no other.
+	for part := range uint32(topology.Parts) {
+		subject := topology.ObservationSubject(fleet.DefaultTenant, "hub-session", part, fleet.KindSession)
+		for partition := range topology.Partitions {
+			in := slices.ContainsFunc(topology.EvaluatorObservations(partition).Filters, func(filter string) bool { return matches(filter, subject) })
+			if in != (int(part%topology.Partitions) == partition) {
+				t.Errorf("part %d in partition %d: %t", part, partition, in)
 			}
 		}
 	}

@@ -347,18 +347,25 @@ type unit struct {
 	legacy                              int8 // -1 is not said
 }
 
+// The kinds of units.
+const (
+	unitHelm    = "helm"
+	unitCompose = "compose"
+	unitAccess  = "remote_access"
+)
+
 func unitsOf(r *codec.Record) []unit {
 	var out []unit
 	for _, h := range r.Package.Helm {
-		out = append(out, unit{Record: r, kind: "helm", name: h.Name, namespace: h.Namespace, status: h.Status, hash: h.ValuesHash, helm: h, legacy: -1})
+		out = append(out, unit{Record: r, kind: unitHelm, name: h.Name, namespace: h.Namespace, status: h.Status, hash: h.ValuesHash, helm: h, legacy: -1})
 	}
 	for _, c := range r.Package.Compose {
 		out = append(out, unit{
-			Record: r, kind: "compose", name: c.Service, namespace: c.Project, status: string(c.State), hash: c.ConfigHash, compose: c, legacy: -1,
+			Record: r, kind: unitCompose, name: c.Service, namespace: c.Project, status: string(c.State), hash: c.ConfigHash, compose: c, legacy: -1,
 		})
 	}
 	if a := r.Package.RemoteAccess; a != nil {
-		u := unit{Record: r, kind: "remote_access", hash: a.Hash, access: *a, legacy: -1}
+		u := unit{Record: r, kind: unitAccess, hash: a.Hash, access: *a, legacy: -1}
 		if a.LegacySigning != nil {
 			u.legacy = 0
 			if *a.LegacySigning {

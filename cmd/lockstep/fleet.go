@@ -15,9 +15,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/adapters/webhook"
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
 	"github.com/lockstep-fleet/lockstep/codec"
-	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
-	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/services/evaluator"
@@ -34,51 +32,21 @@ func asDeployments(in map[fleet.ClusterID]*compose.Deployment) map[fleet.Cluster
 	return out
 }
 
-func releases(file fleetfile.File) []rollout.Release {
-	out := make([]rollout.Release, 0, len(file.Releases))
-	for _, r := range file.Releases {
-		release := rollout.Release{ID: r.ID, Lines: make(map[fleet.Line]rollout.ReleaseImage)}
-		for line, image := range r.Lines() {
-			release.Lines[line] = rollout.ReleaseImage{Version: image.Version, Ref: image.Image}
-		}
-		out = append(out, release)
-	}
-	return out
-}
-
 func evaluatorConfig(file fleetfile.File) evaluator.Config {
 	config := evaluator.Config{
-		Tenant: fleet.DefaultTenant, Beat: beat,
-		Limits: drift.Limits{MixedWindow: file.Drift.MixedWindow, DarkAfter: file.Drift.DarkAfter},
+		Tenant: fleet.DefaultTenant, Beat: beat, Releases: imageSets(file.Releases),
+		Limits: limits(file.Drift), LimitsDefinition: fleetfile.DefineDrift(file.Drift),
 	}
 	for _, c := range file.Clusters {
-		cluster := evaluator.ClusterConfig{ID: c.ID}
-		for _, r := range releases(file) {
-			if r.ID == c.Release {
-				cluster.Assigned = &drift.Assignment{Release: r.ID, Versions: r.Versions()}
-			}
-		}
-		config.Clusters = append(config.Clusters, cluster)
+		config.Clusters = append(config.Clusters, declaredCluster(c, fleetfile.DefineCluster(c)))
 	}
 	return config
 }
 
 func executorConfig(file fleetfile.File) executor.Config {
-	config := executor.Config{
-		Tenant: fleet.DefaultTenant, Releases: releases(file), Window: file.Rollout.Window, Lookback: file.Rollout.Lookback, Beat: beat,
-		Unseen: make(map[fleet.ClusterID]string),
-		Gate:   file.Gate.Policy(),
+	return executor.Config{
+		Tenant: fleet.DefaultTenant, Window: file.Rollout.Window, Lookback: file.Rollout.Lookback, Beat: beat, Gate: file.Gate.Policy(),
 	}
-	for _, c := range file.Clusters {
-		config.Clusters = append(config.Clusters, c.ID)
-		switch {
-		case file.Vendor == nil:
-			config.Unseen[c.ID] = "the configuration has no vendor section"
-		case c.VendorCluster == "":
-			config.Unseen[c.ID] = "the configuration gives it no vendor_cluster"
-		}
-	}
-	return config
 }
 
 // lookOnce asks every source once, for a person to see.

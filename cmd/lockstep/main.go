@@ -34,13 +34,14 @@ func main() {
 	// Once the first signal has arrived, the next one kills.
 	context.AfterFunc(ctx, cancel)
 	command := cli.New(cli.Options{
-		Server:   serve,
-		Migrate:  migrate,
-		Topology: listTopology,
-		Doctor:   diagnose,
-		Look:     lookOnce,
-		Extra:    []*cobra.Command{engineCommand()},
-		Version:  buildVersion(),
+		Server:       serve,
+		Migrate:      migrate,
+		Topology:     listTopology,
+		Doctor:       diagnose,
+		Look:         lookOnce,
+		ReadReleases: readReleases,
+		Extra:        []*cobra.Command{engineCommand()},
+		Version:      buildVersion(),
 	})
 	err := command.ExecuteContext(ctx)
 	cancel()

@@ -17,6 +17,7 @@ import (
 type meters struct {
 	observed, evaluated    metric.Int64Counter
 	latency                metric.Float64Histogram
+	clusters               metric.Int64Gauge
 	rolloutFacts, commands metric.Int64Counter
 	commandSeconds         metric.Float64Histogram
 	notices                metric.Int64Counter
@@ -37,7 +38,13 @@ func metersFor(provider metric.MeterProvider, build cli.Version) (*meters, error
 		failed = append(failed, err)
 		return h
 	}
+	gauge := func(name, help string) metric.Int64Gauge {
+		g, err := meter.Int64Gauge(name, metric.WithDescription(help))
+		failed = append(failed, err)
+		return g
+	}
 	m := &meters{
+		clusters:  gauge("lockstep_evaluator_clusters", "Clusters, by lockstep state."),
 		observed:  counter("lockstep_evaluator_observations_total", "Observations taken in, by kind."),
 		evaluated: counter("lockstep_evaluator_decisions_total", "Facts decided, by noun and what was decided."),
 		latency: seconds("lockstep_evaluator_decision_latency_seconds", "From a batch's arrival in the stream until everything that follows from it is decided.",
@@ -85,6 +92,12 @@ func outcome(failed bool) attribute.KeyValue {
 }
 
 func (m *meters) Observed(kind string, n int) { add(m.observed, n, attribute.String("kind", kind)) }
+
+func (m *meters) States(clusters map[string]int) {
+	for state, n := range clusters {
+		m.clusters.Record(context.Background(), int64(n), metric.WithAttributes(attribute.String("state", state)))
+	}
+}
 
 func (m *meters) DecisionLatency(d time.Duration) { record(m.latency, d) }
 

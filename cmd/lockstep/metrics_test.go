@@ -58,6 +58,10 @@ lockstep_collector_spool_bytes 4096
 # HELP lockstep_collector_spool_messages Messages that wait on disk for the bus.
 # TYPE lockstep_collector_spool_messages gauge
 lockstep_collector_spool_messages 3
+# HELP lockstep_evaluator_clusters Clusters, by lockstep state.
+# TYPE lockstep_evaluator_clusters gauge
+lockstep_evaluator_clusters{state="dark"} 0
+lockstep_evaluator_clusters{state="locked"} 2
 # HELP lockstep_evaluator_decision_latency_seconds From a batch's arrival in the stream until everything that follows from it is decided.
 # TYPE lockstep_evaluator_decision_latency_seconds histogram
 lockstep_evaluator_decision_latency_seconds_bucket{le="0.001"} 0
@@ -141,6 +145,7 @@ func TestWhatIsCountedKeepsItsNames(t *testing.T) {
 	judging.Observed("inventory", 3)
 	judging.Observed("session", 500)
 	judging.Decided("gate", "pass")
+	judging.States(map[string]int{"locked": 2, "dark": 0})
 	judging.DecisionLatency(3 * time.Millisecond)
 	judging.DecisionLatency(time.Minute)
 	collecting.Polled("session", true, 20*time.Millisecond)
@@ -183,6 +188,7 @@ func BenchmarkMeters(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			m.DecisionLatency(time.Millisecond)
+			m.States(map[string]int{"locked": 2})
 		}
 	})
 }

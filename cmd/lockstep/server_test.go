@@ -48,7 +48,7 @@ func TestAServerLives(t *testing.T) {
 				t.Errorf("%s: %d %q", path, status, body)
 			}
 		}
-		want := "[+]api\n[+]admin\n[+]store\n[+]bus\n[+]evaluator\n[+]executor\n[+]notifier\n[+]collector\nok\n"
+		want := "[+]api\n[+]admin\n[+]store\n[+]bus\n[+]fleet\n[+]evaluator\n[+]executor\n[+]notifier\n[+]collector\nok\n"
 		if status, body := r.get("/readyz?verbose"); status != http.StatusOK || body != want {
 			t.Errorf("verbose: %d %q", status, body)
 		}

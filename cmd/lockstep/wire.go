@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/kit/obs"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1/catalogv1connect"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1/driftv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1/observationv1connect"
@@ -108,7 +111,8 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 	if err != nil {
 		return nil, err
 	}
-	s.onClose(looks.Close)
+	keeper := newKeeper(opts.Config, looks, tel.Log)
+	s.onClose(keeper.close)
 	sinks, err := sinks(opts.Config.Notify)
 	if err != nil {
 		return nil, err
@@ -138,23 +142,27 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 
 	log := func(service string) *slog.Logger { return tel.Log.With("service", service) }
 	eval := evaluator.New(evaluatorConfig(opts.Config), evaluator.Deps{
-		Bus: events, Store: store, Log: log(topology.Evaluator), Meter: evaluatorMeter{m}, Now: time.Now,
+		Bus: events, Store: store, Documents: documents{fleet: keeper.effective, env: os.Getenv}, Log: log(topology.Evaluator), Meter: evaluatorMeter{m}, Now: time.Now,
 	})
 	exec := executor.New(executorConfig(opts.Config), executor.Deps{
-		Bus: events, Deployments: asDeployments(looks.Deployments), Log: log(topology.Executor), Meter: executorMeter{m}, Now: time.Now,
+		Bus: events, Fleet: keeper.fleet, Log: log(topology.Executor), Meter: executorMeter{m}, Now: time.Now,
 	})
 	counts, err := collector.NewMeter(tel.Meters)
 	if err != nil {
 		return nil, err
 	}
-	coll := collector.New(collector.Config{Tenant: fleet.DefaultTenant, ID: opts.Config.Collector.ID, FullEvery: opts.Config.Collector.FullEvery}, looks.Schedules(),
-		collector.Deps{Bus: events, Spool: spool, Log: log(topology.Collector), Meter: counts, Now: time.Now, Chance: rand.Float64})
+	keeper.bus, keeper.collect = events, func(schedules []collector.Schedule) *collector.Service {
+		return collector.New(collector.Config{Tenant: fleet.DefaultTenant, ID: opts.Config.Collector.ID, FullEvery: opts.Config.Collector.FullEvery}, schedules,
+			collector.Deps{Bus: events, Spool: spool, Log: log(topology.Collector), Meter: counts, Now: time.Now, Chance: rand.Float64})
+	}
 	tell := notifier.New(sinks, notifier.Deps{Bus: events, Log: log(topology.Notifier), Meter: m, Since: began})
 
-	fleetAPI, gateAPI, observationAPI := eval.Handlers()
-	fleetv1connect.RegisterFleetServiceHandler(api.Server, fleetAPI)
-	gatev1connect.RegisterGateServiceHandler(api.Server, gateAPI)
-	observationv1connect.RegisterObservationServiceHandler(api.Server, observationAPI)
+	served := eval.Handlers()
+	fleetv1connect.RegisterFleetServiceHandler(api.Server, served.Fleet)
+	driftv1connect.RegisterDriftServiceHandler(api.Server, served.Drift)
+	catalogv1connect.RegisterCatalogServiceHandler(api.Server, served.Catalog)
+	gatev1connect.RegisterGateServiceHandler(api.Server, served.Gate)
+	observationv1connect.RegisterObservationServiceHandler(api.Server, served.Observations)
 	rolloutv1connect.RegisterRolloutServiceHandler(api.Server, exec.Handler())
 
 	// What people and machines ask comes first and goes last, so that it can say what
@@ -162,10 +170,11 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 	s.app = app.New(tel.Log, drain, append(fronts,
 		storeRole,
 		busRole,
+		app.Role{Name: "fleet", Run: keeper.follow, Ready: keeper.ready},
 		app.Role{Name: topology.Evaluator, Run: eval.Run, Ready: eval.Ready()},
 		app.Role{Name: topology.Executor, Run: exec.Run, Ready: exec.Ready()},
 		app.Role{Name: topology.Notifier, Run: tell.Run},
-		app.Role{Name: topology.Collector, Run: coll.Run},
+		app.Role{Name: topology.Collector, Run: keeper.work},
 	)...)
 	s.app.Began = began
 	public.show(s.served(api))

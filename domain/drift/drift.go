@@ -1,14 +1,13 @@
 // Package drift owns the judgement of one cluster: do its instances run what
-// belongs together, and what was intended? It yields the lockstep state with
-// reasons a person can read. It does not know how anything is observed, and it
-// does not decide what to do about it.
+// belongs together, was it intended, do the sources agree, and since when? It
+// yields the lockstep state with reasons a person can read, and what history is
+// made of. It does not know how anything is observed, and it does not decide what
+// to do about it.
 package drift
 
 import (
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
@@ -17,29 +16,76 @@ import (
 // State is the lockstep state of a cluster.
 type State string
 
-// Every value State takes so far.
+// Every value State takes.
 const (
 	// Unknown: nothing has been reported, or no release is assigned to compare with.
 	Unknown State = "unknown"
 	// Locked: all instances run one intended version set.
 	Locked State = "locked"
-	// Stepping: mixed inside the window of a running step.
+	// Stepping: mixed inside a window.
 	Stepping State = "stepping"
 	// Overdue: mixed for longer than the window allows.
 	Overdue State = "overdue"
 	// Drifted: differs from the assigned release with no rollout to explain it.
 	Drifted State = "drifted"
+	// Split: sources disagree about what runs.
+	Split State = "split"
+	// Withdrawn: runs a version that the vendor took back.
+	Withdrawn State = "withdrawn"
 	// Dark: reports have stopped.
 	Dark State = "dark"
 )
 
+// States lists every state in a fixed order.
+func States() []State {
+	return []State{Locked, Stepping, Overdue, Drifted, Split, Withdrawn, Dark, Unknown}
+}
+
 // Settled reports whether nothing about the state calls for attention.
 func (s State) Settled() bool { return s == Locked || s == Stepping }
+
+// Alarming reports whether an episode of drift is open while the state lasts. The
+// unknown is neither settled nor alarming.
+func (s State) Alarming() bool {
+	switch s {
+	case Overdue, Drifted, Split, Withdrawn, Dark:
+		return true
+	}
+	return false
+}
+
+// Episode is what a change of state does to the episode of drift of a cluster.
+type Episode string
+
+// Every value Episode takes.
+const (
+	NoEpisode Episode = "" // it goes on as it did
+	Opened    Episode = "opened"
+	Changed   Episode = "changed" // from one alarming state to another
+	Closed    Episode = "closed"
+)
+
+// EpisodeOf says what the change from one state to another does.
+func EpisodeOf(before, after State) Episode {
+	switch was, is := before.Alarming(), after.Alarming(); {
+	case is && !was:
+		return Opened
+	case was && !is:
+		return Closed
+	case is && before != after:
+		return Changed
+	}
+	return NoEpisode
+}
 
 // Assignment is the release a cluster is expected to run.
 type Assignment struct {
 	Release  fleet.ReleaseID
 	Versions fleet.VersionSet
+	// Rollout is the one that took the cluster there, or back there; empty when a
+	// person said so. A rollout leaves people's Compose files alone, so that they
+	// differ from what runs ever after.
+	Rollout string
 }
 
 // Move is a running rollout's claim on a cluster: until Ends it may be mixed on
@@ -50,25 +96,22 @@ type Move struct {
 	Ends    time.Time
 }
 
-// Limits bound what counts as fine.
-type Limits struct {
-	// MixedWindow is how long a mix may last when no rollout explains it.
-	MixedWindow time.Duration
-	// DarkAfter is how long after the last report a cluster counts as dark.
-	DarkAfter time.Duration
-}
-
 // Cluster is what is known of one cluster. Its zero value with an ID is a
-// cluster that never reported.
+// cluster that never reported. It is a value: what takes a report in returns
+// another one.
 type Cluster struct {
-	ID        fleet.ClusterID
-	Inventory fleet.Inventory
+	ID fleet.ClusterID
+	// Inventory, Package and Registration are the newest that were observed, as
+	// Observe, ObservePackage and ObserveRegistration took them in.
+	Inventory    fleet.Inventory
+	Package      fleet.Package
+	Registration fleet.Registration
 	// Assigned is nil while no release is assigned.
 	Assigned *Assignment
 	// Move is nil while no rollout moves the cluster.
 	Move *Move
-	// MixedSince is when the present mix was first seen, zero while not mixed.
-	MixedSince time.Time
+	// Window replaces Limits.MixedWindow for this cluster, zero for not.
+	Window time.Duration
 	// Confirmed is until when a mark has said that the inventory held.
 	Confirmed time.Time
 	// Blind is why the source of inventories cannot look at present, empty while it
@@ -80,28 +123,103 @@ type Cluster struct {
 	// WatchedSince is when watching began, at the latest: a watcher that was away
 	// must not take its own absence for the cluster's.
 	WatchedSince time.Time
+
+	sights       timeline[*sight]
+	declarations timeline[*declaration]
+	reports      timeline[*report]
+	// The same of packages and registrations as of inventories.
+	packageConfirmed, registrationConfirmed time.Time
+	packageDoubtful, registrationDoubtful   bool
 }
 
-// Observe returns the cluster after one more inventory. An inventory older than
-// the last changes nothing.
+// Observe returns the cluster after one more inventory. One that is older than the
+// last says what ran then, and is not the last. Of two of one instant that differ
+// the same one counts, whichever came first.
 func (c Cluster) Observe(inventory fleet.Inventory) Cluster {
-	if inventory.ObservedAt.Before(c.Inventory.ObservedAt) {
+	if inventory.ObservedAt.IsZero() {
 		return c
 	}
-	c.Inventory, c.Blind, c.Doubtful = inventory, "", false
-	switch {
-	case !mixed(Running(inventory)):
-		c.MixedSince = time.Time{}
-	case c.MixedSince.IsZero():
-		c.MixedSince = inventory.ObservedAt
+	last := c.Inventory.ObservedAt
+	says := c.sights.newest()
+	same := says != nil && slices.Equal(inventory.Instances, c.Inventory.Instances)
+	if !same || says.torn {
+		says = look(inventory)
+	}
+	before := c.sights
+	c.sights = before.add(inventory.ObservedAt, says)
+	if inventory.ObservedAt.Before(last) {
+		return c
+	}
+	c.Blind, c.Doubtful = "", false
+	if !inventory.ObservedAt.Equal(last) || !same && prefer(says, before.newest(), inventory.Instances, c.Inventory.Instances) {
+		c.Inventory = inventory
 	}
 	return c
 }
 
-// Confirm returns the cluster after a mark about its inventory: that the last one
-// still holds, or that its source cannot look. A mark of before the last inventory
-// changes nothing, and without an inventory there is nothing to confirm.
+// prefer says whether the first of two different inventories of one instant counts.
+func prefer(says, other *sight, instances, others []fleet.Instance) bool {
+	if says.key != other.key {
+		return says.key > other.key
+	}
+	return fmt.Sprintf("%+v", instances) > fmt.Sprintf("%+v", others)
+}
+
+// ObservePackage returns the cluster after one more package, as Observe does for
+// an inventory.
+func (c Cluster) ObservePackage(p fleet.Package) Cluster {
+	if p.ObservedAt.IsZero() {
+		return c
+	}
+	says, last := readPackage(p), c.Package.ObservedAt
+	before := c.declarations.newest()
+	c.declarations = c.declarations.add(p.ObservedAt, says)
+	if p.ObservedAt.Before(last) {
+		return c
+	}
+	c.packageDoubtful = false
+	if !p.ObservedAt.Equal(last) || says.key > before.key || says.key == before.key && packageText(p) > packageText(c.Package) {
+		c.Package = p
+	}
+	return c
+}
+
+// ObserveRegistration returns the cluster after one more registration, as Observe
+// does for an inventory.
+func (c Cluster) ObserveRegistration(r fleet.Registration) Cluster {
+	if r.ObservedAt.IsZero() {
+		return c
+	}
+	says, last := readRegistration(r), c.Registration.ObservedAt
+	before := c.reports.newest()
+	c.reports = c.reports.add(r.ObservedAt, says)
+	if r.ObservedAt.Before(last) {
+		return c
+	}
+	c.registrationDoubtful = false
+	if !r.ObservedAt.Equal(last) || says.key > before.key || says.key == before.key && fmt.Sprintf("%+v", r) > fmt.Sprintf("%+v", c.Registration) {
+		c.Registration = r
+	}
+	return c
+}
+
+// Confirm returns the cluster after a mark about its inventory, package or
+// registration: that the last one still holds, or that its source cannot look. A
+// mark of before the last inventory changes nothing, and without an inventory there
+// is nothing to confirm.
 func (c Cluster) Confirm(mark fleet.Mark) Cluster {
+	switch mark.About {
+	case fleet.KindPackage:
+		if !mark.Blind && !c.packageDoubtful && !c.Package.ObservedAt.IsZero() {
+			c.packageConfirmed = later(c.packageConfirmed, mark.CompleteUntil)
+		}
+		return c
+	case fleet.KindRegistration:
+		if !mark.Blind && !c.registrationDoubtful && !c.Registration.ObservedAt.IsZero() {
+			c.registrationConfirmed = later(c.registrationConfirmed, mark.CompleteUntil)
+		}
+		return c
+	}
 	switch {
 	case mark.Blind:
 		c.Blind = mark.BlindReason
@@ -117,183 +235,27 @@ func (c Cluster) Confirm(mark fleet.Mark) Cluster {
 
 // Seen is when the cluster was last known to be as its inventory says, the zero
 // time when never.
-func (c Cluster) Seen() time.Time {
-	if c.Confirmed.After(c.Inventory.ObservedAt) {
-		return c.Confirmed
+func (c Cluster) Seen() time.Time { return later(c.Inventory.ObservedAt, c.Confirmed) }
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
 	}
-	return c.Inventory.ObservedAt
+	return a
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // Doubt returns the cluster after something was missing among the messages about
-// its inventory: the last one may have been replaced, until the next one comes.
+// it: the last inventory, package or registration may have been replaced, until the
+// next one comes.
 func (c Cluster) Doubt(reason string) Cluster {
 	c.Doubtful, c.Blind = true, reason
+	c.packageDoubtful, c.registrationDoubtful = true, true
 	return c
-}
-
-// Judgement is the state of a cluster at an instant.
-type Judgement struct {
-	State   State
-	Reasons []string
-	// Running holds the distinct versions that run of each line, in order.
-	Running map[fleet.Line][]string
-	// WakeAt is when the state changes without a new report, the zero time for
-	// never.
-	WakeAt time.Time
-}
-
-// Running lists the distinct versions of each line among instances that are not
-// stopped. A version is what the process was given, else the image's tag, else
-// its digest.
-func Running(inventory fleet.Inventory) map[fleet.Line][]string {
-	running := make(map[fleet.Line][]string)
-	for _, instance := range inventory.Instances {
-		line, known := fleet.LineOf(instance.Component)
-		if !known || instance.Health == fleet.HealthStopped {
-			continue
-		}
-		if version := instance.RunningVersion(); !slices.Contains(running[line], version) {
-			running[line] = append(running[line], version)
-		}
-	}
-	for _, versions := range running {
-		slices.Sort(versions)
-	}
-	return running
-}
-
-// because is why a cluster is not seen, with what its source says of it.
-func (c Cluster) because(reason string) []string {
-	if c.Blind == "" {
-		return []string{reason}
-	}
-	return []string{reason, c.Blind}
-}
-
-func mixed(running map[fleet.Line][]string) bool {
-	for _, versions := range running {
-		if len(versions) > 1 {
-			return true
-		}
-	}
-	return false
-}
-
-// Judge returns the state of a cluster now.
-func Judge(c Cluster, limits Limits, now time.Time) Judgement {
-	j := Judgement{Running: Running(c.Inventory)}
-	seen := c.Seen()
-	if seen.IsZero() {
-		j.State, j.Reasons = Unknown, c.because("no source has reported this cluster yet")
-		return j
-	}
-	heard := seen
-	if c.WatchedSince.After(heard) {
-		heard = c.WatchedSince
-	}
-	dark := heard.Add(limits.DarkAfter)
-	if !now.Before(dark) {
-		j.State, j.Reasons = Dark, c.because(fmt.Sprintf("no report since %s", seen.UTC().Format(time.RFC3339)))
-		return j
-	}
-	j.WakeAt = dark
-	if c.Move != nil {
-		j.moving(c, now)
-		return j
-	}
-	j.resting(c, limits, now)
-	return j
-}
-
-// moving judges a cluster that a rollout moves: it is locked on the old or the
-// new version set, or on its way between them.
-func (j *Judgement) moving(c Cluster, now time.Time) {
-	if len(difference(j.Running, c.Move.Target.Versions)) == 0 {
-		j.State = Locked
-		j.Reasons = []string{fmt.Sprintf("runs %s, where rollout %s takes it", c.Move.Target.Release, c.Move.Rollout)}
-		return
-	}
-	if c.Assigned != nil && len(difference(j.Running, c.Assigned.Versions)) == 0 {
-		j.State = Locked
-		j.Reasons = []string{fmt.Sprintf("still runs %s; rollout %s moves it to %s", c.Assigned.Release, c.Move.Rollout, c.Move.Target.Release)}
-		return
-	}
-	if now.Before(c.Move.Ends) {
-		j.State = Stepping
-		j.Reasons = []string{fmt.Sprintf("rollout %s moves it to %s: %s", c.Move.Rollout, c.Move.Target.Release, describe(j.Running))}
-		j.wake(c.Move.Ends)
-		return
-	}
-	j.State = Overdue
-	j.Reasons = []string{fmt.Sprintf("mixed past the window of rollout %s, which ended at %s: %s",
-		c.Move.Rollout, c.Move.Ends.UTC().Format(time.RFC3339), describe(j.Running))}
-}
-
-// resting judges a cluster that no rollout moves.
-func (j *Judgement) resting(c Cluster, limits Limits, now time.Time) {
-	if c.Assigned == nil {
-		j.State, j.Reasons = Unknown, []string{"no release is assigned to this cluster; it runs " + describe(j.Running)}
-		return
-	}
-	differs := difference(j.Running, c.Assigned.Versions)
-	switch {
-	case len(differs) == 0:
-		j.State, j.Reasons = Locked, []string{fmt.Sprintf("runs release %s", c.Assigned.Release)}
-	case !c.MixedSince.IsZero() && !now.Before(c.MixedSince.Add(limits.MixedWindow)):
-		j.State = Overdue
-		j.Reasons = append([]string{fmt.Sprintf("mixed since %s, longer than %s",
-			c.MixedSince.UTC().Format(time.RFC3339), limits.MixedWindow)}, differs...)
-	default:
-		j.State, j.Reasons = Drifted, differs
-		if !c.MixedSince.IsZero() {
-			j.wake(c.MixedSince.Add(limits.MixedWindow))
-		}
-	}
-}
-
-func (j *Judgement) wake(at time.Time) {
-	if at.Before(j.WakeAt) {
-		j.WakeAt = at
-	}
-}
-
-// difference says in sentences where what runs is not the given version set. A
-// line that the set leaves open may run any version, but only one.
-func difference(running map[fleet.Line][]string, want fleet.VersionSet) []string {
-	var out []string
-	for _, line := range slices.Sorted(maps.Keys(want)) {
-		switch versions := running[line]; {
-		case len(versions) == 0:
-			out = append(out, fmt.Sprintf("%s should run %s but nothing of it runs", line, want[line]))
-		case len(versions) > 1 || versions[0] != want[line]:
-			out = append(out, fmt.Sprintf("%s should run %s but runs %s", line, want[line], list(versions)))
-		}
-	}
-	for _, line := range slices.Sorted(maps.Keys(running)) {
-		if _, intended := want[line]; !intended && len(running[line]) > 1 {
-			out = append(out, fmt.Sprintf("%s should run one version but runs %s", line, list(running[line])))
-		}
-	}
-	return out
-}
-
-func describe(running map[fleet.Line][]string) string {
-	if len(running) == 0 {
-		return "nothing"
-	}
-	var parts []string
-	for _, line := range slices.Sorted(maps.Keys(running)) {
-		parts = append(parts, fmt.Sprintf("%s %s", line, list(running[line])))
-	}
-	return strings.Join(parts, ", ")
-}
-
-func list(versions []string) string {
-	said := slices.Clone(versions)
-	for i, version := range said {
-		if version == "" {
-			said[i] = "an unknown version"
-		}
-	}
-	return strings.Join(said, " and ")
 }

@@ -109,9 +109,9 @@ func OfGate(id rollout.ID, cluster fleet.ClusterID, step string, verdict gate.Ve
 func OfState(cluster fleet.ClusterID, from, to drift.State, reasons []string, at time.Time) (Notice, bool) {
 	n := Notice{At: at, Cluster: cluster, Text: strings.Join(reasons, "; ")}
 	switch {
-	case to == drift.Overdue || to == drift.Dark || to == drift.Drifted:
+	case to.Alarming():
 		n.Kind, n.Severity, n.Title = "drift_opened", Warning, fmt.Sprintf("%s is %s", cluster, to)
-	case (from == drift.Overdue || from == drift.Dark || from == drift.Drifted) && to.Settled():
+	case from.Alarming() && to.Settled():
 		n.Kind, n.Severity, n.Title = "drift_closed", Info, fmt.Sprintf("%s is %s again", cluster, to)
 	default:
 		return Notice{}, false

@@ -117,7 +117,7 @@ func TestOfGate(t *testing.T) {
 
 func TestOfState(t *testing.T) {
 	t.Parallel()
-	states := []drift.State{drift.Unknown, drift.Locked, drift.Stepping, drift.Overdue, drift.Drifted, drift.Dark}
+	states := drift.States()
 	var got strings.Builder
 	for _, from := range states {
 		for _, to := range states {

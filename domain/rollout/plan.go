@@ -78,6 +78,7 @@ const (
 	ProblemLookback = "LS-ROL-007"
 	ProblemUnseen   = "LS-ROL-008"
 	ProblemWatched  = "LS-ROL-023"
+	ProblemUnfit    = "LS-ROL-024"
 )
 
 // StepAllowance is how long one command may take at a cluster: images are pulled

@@ -257,7 +257,7 @@ type statuses struct {
 func (s *server) watch() *statuses {
 	s.t.Helper()
 	w := &statuses{t: s.t, newest: make(map[string]*fleetv1.Cluster), all: make(map[string][]string)}
-	cmd := s.command("status", "--watch", "--interval", "200ms", "-o", "json", "--config", s.file())
+	cmd := s.command("status", "--watch", "-o", "json", "--config", s.file())
 	// It is interrupted at the end, and its pipe is read to the end before.
 	read, write, err := os.Pipe()
 	if err != nil {

@@ -12,10 +12,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/catalog"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/rtime"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1/catalogv1connect"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1/driftv1connect"
 	fleetv1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	gatev1connect "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1/observationv1connect"
@@ -25,24 +28,33 @@ import (
 // Config is what an operator chooses.
 type Config struct {
 	Tenant fleet.TenantID
-	// Clusters in the order in which people listed them.
-	Clusters []ClusterConfig
-	Limits   drift.Limits
+	// Clusters and Releases are those of the configuration; documents and imports
+	// bring more.
+	Clusters []DeclaredCluster
+	Releases []catalog.Release
+	// Limits are those of the configuration, as LimitsDefinition words them.
+	Limits           drift.Limits
+	LimitsDefinition string
 	// Beat is how often time alone is considered.
 	Beat time.Duration
 }
 
-// ClusterConfig names a cluster and what it runs until a rollout moves it.
+// ClusterConfig names a cluster and what people say of it.
 type ClusterConfig struct {
 	ID fleet.ClusterID
-	// Assigned is nil when no release is assigned.
-	Assigned *drift.Assignment
+	// Release is what it is expected to run until another is assigned, empty for
+	// none.
+	Release fleet.ReleaseID
+	Labels  map[string]string
+	// Window is how long it may be mixed, zero for what the limits say.
+	Window time.Duration
 }
 
 // Bus is what the evaluator needs of the bus.
 type Bus interface {
 	Append(ctx context.Context, m bus.Message, expected uint64) (uint64, error)
 	Load(ctx context.Context, stream, subject string, fn func(bus.Message) error) error
+	LoadLast(ctx context.Context, stream, subject string, fn func(bus.Message) error) error
 	Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) error
 	ConsumeBatch(ctx context.Context, c bus.Consumer, handle bus.BatchHandler) error
 	Tail(ctx context.Context, t bus.Tail, fn func(bus.Message) error) error
@@ -58,14 +70,46 @@ type Store interface {
 	// marks received since, of one cluster, in stream order, up to a sequence
 	// (0: all).
 	Evidence(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, from time.Time, upTo uint64, fn func(codec.Record)) error
-	// Inventories returns a cluster's inventories observed at or after since, and
-	// the one that held then, oldest first.
-	Inventories(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, since time.Time) ([]fleet.Inventory, error)
-	// Registration returns the newest registration of a cluster, the zero value
-	// when there is none.
-	Registration(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID) (fleet.Registration, error)
+	// RecallInventories calls fn with the inventories observed at or after since, and
+	// of each cluster the one that held then, oldest first of each cluster.
+	RecallInventories(ctx context.Context, tenant fleet.TenantID, since time.Time, fn func(fleet.Inventory)) error
+	// Registrations and Packages return the newest of each cluster.
+	Registrations(ctx context.Context, tenant fleet.TenantID) ([]fleet.Registration, error)
+	Packages(ctx context.Context, tenant fleet.TenantID) ([]fleet.Package, error)
 	// Positions returns the highest sequence stored of each source's part.
 	Positions(ctx context.Context, tenant fleet.TenantID) (map[codec.Position]uint64, error)
+	History
+}
+
+// History is what the evaluator keeps and asks of how things were.
+type History interface {
+	// InsertPeriods returns once the rows are durable. Of two with one beginning the
+	// one with the higher sequence counts.
+	InsertPeriods(ctx context.Context, tenant fleet.TenantID, periods []codec.Period) error
+	// Periods returns those of some clusters, or of all, that touch a span: the newest
+	// up to a limit, oldest first.
+	Periods(ctx context.Context, tenant fleet.TenantID, clusters []fleet.ClusterID, span codec.Span, limit int) ([]codec.Period, error)
+	// PeriodsAt and InventoriesAt return what held at an instant, as it was known
+	// then.
+	PeriodsAt(ctx context.Context, tenant fleet.TenantID, at, now time.Time, clusters []fleet.ClusterID) ([]codec.Period, error)
+	InventoriesAt(ctx context.Context, tenant fleet.TenantID, at time.Time, clusters []fleet.ClusterID) ([]fleet.Inventory, error)
+	// Mixes returns those that ended since, for what moves take.
+	Mixes(ctx context.Context, tenant fleet.TenantID, since time.Time) ([]codec.Mix, error)
+	MixedTime(ctx context.Context, tenant fleet.TenantID, span codec.Span, group codec.Group, now time.Time) ([]codec.MixedTime, error)
+	Adoption(ctx context.Context, tenant fleet.TenantID, line fleet.Line, span codec.Span, step time.Duration) ([]codec.Adoption, error)
+	Convergence(ctx context.Context, tenant fleet.TenantID, span codec.Span) ([]codec.Convergence, error)
+	// Impact counts whole hours as of the last RollUp, which may be repeated at any
+	// time.
+	RollUp(ctx context.Context, tenant fleet.TenantID) error
+	Impact(ctx context.Context, tenant fleet.TenantID, span codec.Span, group codec.Group) ([]codec.Impact, error)
+	SessionsOf(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, span codec.Span) (drift.Sessions, error)
+	// Failures counts people's failed sessions by class, and their open ones over SSH.
+	Failures(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, span codec.Span) (byClass map[fleet.Failure]int, openSSH int, err error)
+	// InsertBaseline keeps the first of one id. Baseline's error is of the kind not
+	// found when there is none.
+	InsertBaseline(ctx context.Context, tenant fleet.TenantID, b drift.Baseline) error
+	Baselines(ctx context.Context, tenant fleet.TenantID, filter codec.BaselineFilter, limit int) ([]drift.Baseline, error)
+	Baseline(ctx context.Context, tenant fleet.TenantID, id string) (drift.Baseline, error)
 }
 
 // Meter counts what the evaluator does.
@@ -73,15 +117,18 @@ type Meter interface {
 	Observed(kind string, n int)
 	Decided(noun, what string)
 	DecisionLatency(d time.Duration)
+	// States tells how many clusters are in each lockstep state, zeros included.
+	States(clusters map[string]int)
 }
 
 // Deps are what the evaluator works with.
 type Deps struct {
-	Bus   Bus
-	Store Store
-	Log   *slog.Logger
-	Meter Meter
-	Now   func() time.Time
+	Bus       Bus
+	Store     Store
+	Documents Documents
+	Log       *slog.Logger
+	Meter     Meter
+	Now       func() time.Time
 }
 
 // Service is the evaluator.
@@ -97,9 +144,21 @@ func New(config Config, deps Deps) *Service {
 	return &Service{config: config, deps: deps, watch: newWatch(config, deps), ready: make(chan struct{})}
 }
 
+// Handlers are what the evaluator serves.
+type Handlers struct {
+	Fleet        fleetv1connect.FleetServiceHandler
+	Drift        driftv1connect.DriftServiceHandler
+	Catalog      catalogv1connect.CatalogServiceHandler
+	Gate         gatev1connect.GateServiceHandler
+	Observations observationv1connect.ObservationServiceHandler
+}
+
 // Handlers returns what the evaluator serves.
-func (s *Service) Handlers() (fleetv1connect.FleetServiceHandler, gatev1connect.GateServiceHandler, observationv1connect.ObservationServiceHandler) {
-	return fleetAPI{watch: s.watch}, gateAPI{watch: s.watch}, observationAPI{config: s.config, bus: s.deps.Bus}
+func (s *Service) Handlers() Handlers {
+	return Handlers{
+		Fleet: fleetAPI{watch: s.watch}, Drift: driftAPI{watch: s.watch}, Catalog: catalogAPI{watch: s.watch}, Gate: gateAPI{watch: s.watch},
+		Observations: observationAPI{config: s.config, bus: s.deps.Bus},
+	}
 }
 
 // Ready is closed once state is rebuilt and messages are being consumed.
@@ -116,9 +175,16 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	close(s.ready)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.deps.Bus.ConsumeBatch(ctx, topology.EvaluatorObservations(), s.watch.observe) })
+	for partition := range topology.Partitions {
+		group.Go(func() error {
+			return s.deps.Bus.ConsumeBatch(ctx, topology.EvaluatorObservations(partition), func(ctx context.Context, batch []bus.Delivery) (int, error) {
+				return s.watch.observe(ctx, partition, batch)
+			})
+		})
+	}
 	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorEvents(), s.watch.learn) })
 	group.Go(func() error { return s.beat(ctx) })
+	group.Go(func() error { return s.rollUp(ctx) })
 	return group.Wait()
 }
 
@@ -131,6 +197,19 @@ func (s *Service) beat(ctx context.Context) error {
 	for range rtime.Every(ctx, s.config.Beat) {
 		if err := s.watch.pass(ctx); err != nil && ctx.Err() == nil {
 			s.deps.Log.Warn("judging on the clock failed; it is tried again", "error", err)
+		}
+	}
+	return nil
+}
+
+// rollEvery is how often sessions are counted for the history.
+const rollEvery = time.Minute
+
+// rollUp keeps the counts of sessions by hour in step with their rows.
+func (s *Service) rollUp(ctx context.Context) error {
+	for range rtime.Every(ctx, rollEvery) {
+		if err := s.deps.Store.RollUp(ctx, s.config.Tenant); err != nil && ctx.Err() == nil {
+			s.deps.Log.Warn("counting sessions by hour failed; it is tried again", "error", err)
 		}
 	}
 	return nil

@@ -271,7 +271,7 @@ func TestARestartInTheMiddleChangesNothing(t *testing.T) {
 			l.stop()
 			sources["restarted"].send()
 			sources["forgotten"].send()
-			for _, c := range []bus.Consumer{topology.EvaluatorObservations(), topology.EvaluatorEvents()} {
+			for _, c := range consumers() {
 				if err := w.bus.DeleteConsumer(t.Context(), c.Stream, c.Durable); err != nil {
 					t.Fatal(err)
 				}
@@ -293,7 +293,7 @@ func TestARestartInTheMiddleChangesNothing(t *testing.T) {
 	if err := w.bus.Load(t.Context(), topology.StreamObservations, "lockstep.obs.v1.>", func(bus.Message) error { batches++; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []bus.Consumer{topology.EvaluatorObservations(), topology.EvaluatorEvents()} {
+	for _, c := range consumers() {
 		if err := w.bus.DeleteConsumer(t.Context(), c.Stream, c.Durable); err != nil {
 			t.Fatal(err)
 		}
@@ -673,8 +673,10 @@ func TestMalformedBatches(t *testing.T) {
 	same(t, "implausible times", 2, l.meter.observed("implausible_time"))
 
 	letters := 0
-	if err := w.bus.Load(t.Context(), topology.StreamDeadLetters, topology.EvaluatorObservations().DeadLetter, func(bus.Message) error { letters++; return nil }); err != nil {
-		t.Fatal(err)
+	for _, c := range consumers() {
+		if err := w.bus.Load(t.Context(), topology.StreamDeadLetters, c.DeadLetter, func(bus.Message) error { letters++; return nil }); err != nil {
+			t.Fatal(err)
+		}
 	}
 	same(t, "dead letters", 4, letters)
 

@@ -40,17 +40,19 @@ type place struct {
 	hole []codec.Record
 }
 
-// observe handles messages of observations: their rows first, then the fold, then
-// decisions, so that every decision stands on durable rows. Decisions are taken
+// observe handles messages of observations of one partition: their rows first, then the fold, then
+// decisions, so that every decision stands on durable rows. Partitions have no part
+// in common, so that one stores while another folds. Decisions are taken
 // after each message, as if the messages had come one by one. It returns how many
 // were handled before an error.
-func (w *watch) observe(ctx context.Context, deliveries []bus.Delivery) (handled int, err error) {
+func (w *watch) observe(ctx context.Context, partition int, deliveries []bus.Delivery) (handled int, err error) {
 	var (
 		came   []*arrival
 		unread error
 	)
+	known := w.clusterIDs()
 	for _, d := range deliveries {
-		a, err := w.read(d)
+		a, err := w.read(d, known)
 		if err != nil {
 			unread = bus.Permanent(err)
 			break
@@ -60,10 +62,10 @@ func (w *watch) observe(ctx context.Context, deliveries []bus.Delivery) (handled
 	w.mu.Lock()
 	next := w.arrivals.follow(came)
 	w.mu.Unlock()
-	err = w.insert(ctx, came)
+	err = w.insert(ctx, came, known)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.deaf = err != nil; w.deaf {
+	if w.deaf[partition] = err != nil; w.deaf[partition] {
 		return 0, fmt.Errorf("storing observations: %w", err)
 	}
 	maps.Copy(w.arrivals, next)
@@ -81,14 +83,26 @@ func (w *watch) observe(ctx context.Context, deliveries []bus.Delivery) (handled
 	return len(came), unread
 }
 
+// clusterIDs are the clusters that there are now. What is read without the lock is
+// read by them, so that a message is not torn by a cluster that comes or goes.
+func (w *watch) clusterIDs() map[fleet.ClusterID]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make(map[fleet.ClusterID]bool, len(w.clusters))
+	for id := range w.clusters {
+		out[id] = true
+	}
+	return out
+}
+
 // insert stores messages. A hole is stored after what came before it and before
 // the message behind it: an evaluator that dies in between and starts anew takes
 // the newest row for all that is stored, and must forget neither.
-func (w *watch) insert(ctx context.Context, came []*arrival) error {
+func (w *watch) insert(ctx context.Context, came []*arrival, known map[fleet.ClusterID]bool) error {
 	var records []codec.Record
 	for _, a := range came {
 		if a.missing > 0 {
-			a.hole = w.hole(a)
+			a.hole = w.hole(a, known)
 		}
 		if len(a.hole) > 0 {
 			for _, rows := range [][]codec.Record{records, a.hole} {
@@ -98,21 +112,41 @@ func (w *watch) insert(ctx context.Context, came []*arrival) error {
 			}
 			records = nil
 		}
-		records = append(append(records, a.records...), a.trace...)
+		records = append(append(records, worthKeeping(a.records)...), a.trace...)
 	}
 	return w.deps.Store.InsertRecords(ctx, records)
+}
+
+// worthKeeping are the records of a message that history has a use for. That an
+// inventory, registration or package still holds is told every few seconds for
+// every cluster, and a start does not ask for it: of a message that says nothing
+// else one mark is kept, for its place.
+func worthKeeping(records []codec.Record) []codec.Record {
+	holds := func(r codec.Record) bool {
+		return r.Mark != nil && r.Mark.About != fleet.KindSession && !r.Mark.Blind && !r.Mark.Lost
+	}
+	kept := make([]codec.Record, 0, len(records))
+	for _, r := range records {
+		if !holds(r) {
+			kept = append(kept, r)
+		}
+	}
+	if len(kept) == 0 && len(records) > 0 {
+		return records[:1]
+	}
+	return kept
 }
 
 // hole returns the marks that tell of what is missing before a message, one for
 // every cluster of its part. They have the sequence of the last message that is
 // missing and stand first among the rows of the one that came. What is missing was
 // sent before that one arrived, so it is of sessions that started before.
-func (w *watch) hole(a *arrival) []codec.Record {
+func (w *watch) hole(a *arrival, known map[fleet.ClusterID]bool) []codec.Record {
 	if !a.sessions {
 		return nil
 	}
 	var out []codec.Record
-	for id := range w.clusters {
+	for id := range known {
 		if topology.Part(id) == a.position.Part {
 			out = append(out, w.lost(a, id, a.sequence-1, a.missed()))
 		}
@@ -160,7 +194,7 @@ func (w *watch) mend(came []*arrival) {
 }
 
 // read decodes a message and drops observations that have no place here.
-func (w *watch) read(d bus.Delivery) (*arrival, error) {
+func (w *watch) read(d bus.Delivery, clusters map[fleet.ClusterID]bool) (*arrival, error) {
 	var batch observationv1.Batch
 	if err := proto.Unmarshal(d.Data, &batch); err != nil {
 		return nil, fmt.Errorf("decoding a batch: %w", err)
@@ -181,7 +215,7 @@ func (w *watch) read(d bus.Delivery) (*arrival, error) {
 		}
 		a.sessions = a.sessions || o.Kind() == fleet.KindSession
 		a.inventories = a.inventories || o.Kind() == fleet.KindInventory
-		if _, known := w.clusters[o.Cluster()]; !known {
+		if !clusters[o.Cluster()] {
 			w.deps.Meter.Observed("unknown_cluster", 1)
 			continue
 		}
@@ -214,6 +248,9 @@ func (w *watch) arrived(ctx context.Context, a *arrival) error {
 			continue
 		}
 		judged[r.Cluster()] = true
+		if w.clusters[r.Cluster()] == nil {
+			continue // it was removed meanwhile
+		}
 		if err := w.judge(ctx, r.Cluster()); err != nil {
 			return err
 		}
@@ -228,7 +265,8 @@ func (w *watch) takeAll(a *arrival) {
 	if a.repeat {
 		// What runs may not have been stored when the start read it; what is newer stays.
 		for _, r := range a.records {
-			if r.Inventory != nil || r.Registration != nil {
+			confirms := r.Mark != nil && r.Mark.About != fleet.KindSession && !r.Mark.Blind
+			if r.Inventory != nil || r.Registration != nil || r.Package != nil || confirms {
 				w.take(r)
 			}
 		}

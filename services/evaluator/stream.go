@@ -9,8 +9,6 @@ import (
 
 	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
-	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
-	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
 )
 
 // A watch looks instead of being told: states change by time alone, and a reader
@@ -24,6 +22,10 @@ const (
 )
 
 func (a fleetAPI) WatchClusters(ctx context.Context, req *fleetv1.WatchClustersRequest, stream fleetv1connect.FleetServiceWatchClustersServerStream) error {
+	f, err := choose(req)
+	if err != nil {
+		return err
+	}
 	a.watch.mu.Lock()
 	glances := slices.Collect(slices.Chunk(a.watch.named(req.GetIds()), glance))
 	a.watch.mu.Unlock()
@@ -35,7 +37,7 @@ func (a fleetAPI) WatchClusters(ctx context.Context, req *fleetv1.WatchClustersR
 	told := make(map[string]*fleetv1.Cluster)
 	for first := true; ; first = false {
 		for i, some := range glances {
-			m := a.watch.news(some, req, told)
+			m := a.watch.news(some, f, told)
 			ends := first && i == len(glances)-1
 			m.Complete = ends || !first
 			if len(m.GetClusters())+len(m.GetGone()) == 0 && !ends {
@@ -55,7 +57,7 @@ func (a fleetAPI) WatchClusters(ctx context.Context, req *fleetv1.WatchClustersR
 
 // news returns what is different of some clusters from what was told of them,
 // and notes it as told.
-func (w *watch) news(some []*clusterWatch, filters clusterFilters, told map[string]*fleetv1.Cluster) *fleetv1.WatchClustersResponse {
+func (w *watch) news(some []*clusterWatch, f choice, told map[string]*fleetv1.Cluster) *fleetv1.WatchClustersResponse {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	m, now := &fleetv1.WatchClustersResponse{}, w.deps.Now()
@@ -63,7 +65,7 @@ func (w *watch) news(some []*clusterWatch, filters clusterFilters, told map[stri
 		outline := w.outline(c, now)
 		id := outline.GetId()
 		switch before := told[id]; {
-		case !matches(outline, filters):
+		case !f.matches(outline):
 			if before != nil {
 				m.Gone = append(m.Gone, id)
 				delete(told, id)
@@ -74,34 +76,4 @@ func (w *watch) news(some []*clusterWatch, filters clusterFilters, told map[stri
 		}
 	}
 	return m
-}
-
-func (a gateAPI) WatchGate(ctx context.Context, req *gatev1.WatchGateRequest, stream gatev1connect.GateServiceWatchGateServerStream) error {
-	ticker := time.NewTicker(look)
-	defer ticker.Stop()
-	var told *gatev1.Gate
-	for {
-		a.watch.mu.Lock()
-		g := a.watch.gates[req.GetId()]
-		if g == nil {
-			a.watch.mu.Unlock()
-			return unknownGate(req.GetId())
-		}
-		m, decided := a.watch.describeGate(g), g.decision != nil
-		a.watch.mu.Unlock()
-		if !proto.Equal(told, m) {
-			if err := stream.Send(&gatev1.WatchGateResponse{Gate: m}); err != nil {
-				return err
-			}
-			told = m
-		}
-		if decided {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
-	}
 }

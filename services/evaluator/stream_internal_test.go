@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect/v2/connectinprocess"
 
 	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/catalog"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
@@ -29,11 +30,11 @@ import (
 // API. Its clock is the bubble's.
 func watched(n int) (*watch, *connect.Client) {
 	config := Config{Tenant: fleet.DefaultTenant, Limits: drift.Limits{MixedWindow: time.Hour, DarkAfter: 2 * time.Minute}, Beat: time.Second}
+	config.Releases = []catalog.Release{
+		{ID: "winter", Versions: fleet.VersionSet{fleet.LineGateway: "1"}}, {ID: "spring", Versions: fleet.VersionSet{fleet.LineGateway: "2"}},
+	}
 	for i := range n {
-		config.Clusters = append(config.Clusters, ClusterConfig{
-			ID:       fleet.ClusterID(fmt.Sprintf("c%03d", i)),
-			Assigned: &drift.Assignment{Release: "winter", Versions: fleet.VersionSet{fleet.LineGateway: "1"}},
-		})
+		config.Clusters = append(config.Clusters, DeclaredCluster{ClusterConfig: ClusterConfig{ID: fleet.ClusterID(fmt.Sprintf("c%03d", i)), Release: "winter"}})
 	}
 	w := newWatch(config, Deps{Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	server := connect.NewServer()
@@ -112,6 +113,7 @@ func TestAWatchOfClustersTellsAllAndThenWhatChanged(t *testing.T) {
 		synctest.Wait()
 		<-time.After(500 * time.Millisecond)
 		w.see("c001", "2") // Gone again before the next look.
+		<-time.After(time.Millisecond)
 		w.see("c001", "1")
 		<-time.After(time.Second)
 		w.see("c001", "1") // Seen again, and not different.
@@ -119,6 +121,7 @@ func TestAWatchOfClustersTellsAllAndThenWhatChanged(t *testing.T) {
 		w.see("c000", "3")
 		<-time.After(time.Second)
 		w.see("c002", "2")
+		<-time.After(time.Millisecond)
 		w.see("c002", "1") // As it was told before.
 		<-time.After(10 * time.Second)
 		// Time alone changes states.
@@ -138,7 +141,8 @@ func TestAWatchOfClustersFollowsItsFilters(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w, client := watched(3)
-		w.clusters["c002"].drift.Assigned = &drift.Assignment{Release: "spring"}
+		w.clusters["c002"].configured = "spring"
+		w.reassign()
 		ctx, cancel := context.WithCancel(t.Context())
 		heard := map[string]func() []told{
 			"nothing": follow(ctx, t, client, &fleetv1.WatchClustersRequest{Ids: []string{"c9"}}),

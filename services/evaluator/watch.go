@@ -5,25 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
-	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
-	driftv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1"
-	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
@@ -37,33 +30,24 @@ type watch struct {
 	mu       sync.Mutex
 	clusters map[fleet.ClusterID]*clusterWatch
 	gates    map[string]*gateWatch
+	// open are the gates without a decision, by cluster.
+	open     map[fleet.ClusterID]map[string]*gateWatch
 	rollouts map[rollout.ID]*rolloutWatch
+	catalog  catalogWatch
+	declared declaredWatch
+	// limits are those that hold: the configuration's or the declared ones, and what
+	// moves took in this fleet.
+	limits drift.Limits
+	// twins says of clusters what follows from their reporting the place of another,
+	// as found at paired.
+	twins    map[fleet.ClusterID]string
+	paired   time.Time
 	arrivals arrivals
 	// recalled is what was stored before the start, of positions that nothing newer
 	// has come of.
 	recalled arrivals
-	// deaf is set while reports cannot be stored.
-	deaf bool
-}
-
-// clusterWatch is one cluster with the state last recorded of it.
-type clusterWatch struct {
-	drift        drift.Cluster
-	registration fleet.Registration
-	state        drift.State
-	since        time.Time
-	revision     uint64
-	// before holds, per rollout, the assignment it found, so that a rollback can
-	// return to it.
-	before map[rollout.ID]*drift.Assignment
-}
-
-// gateWatch is one gate; fold is nil once it is decided.
-type gateWatch struct {
-	codec.Gate
-	fold     *gate.Fold
-	decision *gatev1.Decision
-	revision uint64
+	// deaf are the partitions whose reports cannot be stored at present.
+	deaf [topology.Partitions]bool
 }
 
 // rolloutWatch is a rollout as far as its facts were read.
@@ -77,15 +61,15 @@ type rolloutWatch struct {
 func newWatch(config Config, deps Deps) *watch {
 	w := &watch{
 		config: config, deps: deps,
-		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch),
-		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals),
+		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch), open: make(map[fleet.ClusterID]map[string]*gateWatch),
+		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), limits: config.Limits,
+		catalog: catalogWatch{configured: config.Releases}, declared: declaredWatch{clusters: make(map[fleet.ClusterID]DeclaredCluster)},
 	}
 	for _, c := range config.Clusters {
-		w.clusters[c.ID] = &clusterWatch{
-			drift: drift.Cluster{ID: c.ID, Assigned: c.Assigned}, state: drift.Unknown,
-			before: make(map[rollout.ID]*drift.Assignment),
-		}
+		w.clusters[c.ID] = newCluster(c.ClusterConfig)
 	}
+	w.catalog.refresh(deps.Now())
+	w.reassign()
 	return w
 }
 
@@ -100,7 +84,22 @@ func (w *watch) rebuild(ctx context.Context) error {
 			return fn(id, m)
 		})
 	}
-	if err := load(topology.NounDrift, w.recallDrift); err != nil {
+	// Which clusters there are comes first, then what is known of releases.
+	if err := load(topology.NounFleet, func(_ string, m bus.Message) error { return w.recallDeclared(m) }); err != nil {
+		return err
+	}
+	if err := load(topology.NounCatalog, func(_ string, m bus.Message) error { return w.recallCatalog(m) }); err != nil {
+		return err
+	}
+	w.catalog.refresh(now)
+	if err := w.deps.Bus.LoadLast(ctx, topology.StreamEvents, topology.EventFilter(topology.NounDrift), func(m bus.Message) error {
+		_, id, _ := topology.EventNoun(m.Subject)
+		return w.recallDrift(id, m)
+	}); err != nil {
+		return err
+	}
+	w.reassign()
+	if err := w.recallMixes(ctx); err != nil {
 		return err
 	}
 	if err := load(topology.NounGate, w.recallGate); err != nil {
@@ -117,22 +116,8 @@ func (w *watch) rebuild(ctx context.Context) error {
 		return err
 	}
 	w.arrivals, w.recalled = positions, maps.Clone(positions)
-	for id, c := range w.clusters {
-		inventories, err := w.deps.Store.Inventories(ctx, w.config.Tenant, id, now.Add(-w.config.Limits.MixedWindow-w.config.Limits.DarkAfter))
-		if err != nil {
-			return err
-		}
-		for _, inventory := range inventories {
-			inventory.ObservedAt = notAfter(inventory.ObservedAt, now)
-			c.drift = c.drift.Observe(inventory)
-		}
-		if c.registration, err = w.deps.Store.Registration(ctx, w.config.Tenant, id); err != nil {
-			return err
-		}
-		// What was dark before the start stays so until it reports.
-		if c.state != drift.Dark {
-			c.drift.WatchedSince = now
-		}
+	if err := w.recallRows(ctx, now); err != nil {
+		return err
 	}
 	for _, g := range w.gates {
 		if g.decision == nil {
@@ -144,63 +129,70 @@ func (w *watch) rebuild(ctx context.Context) error {
 	return w.openMissing(ctx)
 }
 
-// openMissing opens the gates that clusters wait for and that were never opened,
-// because the cluster was not configured when the step was applied.
-func (w *watch) openMissing(ctx context.Context) error {
-	for id, r := range w.rollouts {
-		for cluster, f := range r.applied {
-			run, _ := r.state.Find(cluster)
-			applied, _ := f.Kind.(rollout.StepApplied)
-			if run.Phase != rollout.ClusterGating || run.Gate != applied.Gate {
-				continue
-			}
-			if err := w.openGate(ctx, id, f, applied); err != nil {
-				return err
-			}
+// recallRows reads what was last seen of every cluster, and what moves took.
+func (w *watch) recallRows(ctx context.Context, now time.Time) error {
+	err := w.deps.Store.RecallInventories(ctx, w.config.Tenant, now.Add(-drift.Horizon), func(inventory fleet.Inventory) {
+		if c := w.clusters[inventory.Cluster]; c != nil {
+			inventory.ObservedAt = notAfter(inventory.ObservedAt, now)
+			c.drift = c.drift.Observe(inventory)
 		}
+	})
+	if err != nil {
+		return err
+	}
+	registrations, err := w.deps.Store.Registrations(ctx, w.config.Tenant)
+	if err != nil {
+		return err
+	}
+	for _, r := range registrations {
+		if c := w.clusters[r.Cluster]; c != nil {
+			c.drift = c.drift.ObserveRegistration(r)
+		}
+	}
+	packages, err := w.deps.Store.Packages(ctx, w.config.Tenant)
+	if err != nil {
+		return err
+	}
+	for _, p := range packages {
+		if c := w.clusters[p.Cluster]; c != nil {
+			c.drift = c.drift.ObservePackage(p)
+		}
+	}
+	if err := w.learnWindows(ctx, now); err != nil {
+		return err
+	}
+	for _, c := range w.clusters {
+		// What was dark before the start stays so until it reports.
+		if c.period.State != drift.Dark {
+			c.drift.WatchedSince = now
+		}
+		c.vouch(w.limits.SplitAfter)
 	}
 	return nil
 }
 
-func (w *watch) recallDrift(id string, m bus.Message) error {
-	var event driftv1.Event
-	if err := proto.Unmarshal(m.Data, &event); err != nil {
-		return fmt.Errorf("reading %s at %d: %w", m.Subject, m.Sequence, err)
+// vouch has a cluster that was found overdue or split stay so: marks, and all but
+// the newest package and registration, are not read again, and what a period rests
+// on had lasted when it began.
+func (c *clusterWatch) vouch(splitAfter time.Duration) {
+	if c.period.State != drift.Overdue && c.period.State != drift.Split {
+		return
 	}
-	c, known := w.clusters[fleet.ClusterID(id)]
-	if !known {
-		return nil
+	for _, kind := range []fleet.Kind{fleet.KindInventory, fleet.KindPackage, fleet.KindRegistration} {
+		c.drift = c.drift.Confirm(fleet.Mark{Cluster: c.drift.ID, About: kind, CompleteUntil: c.period.Began})
 	}
-	c.revision = m.Sequence
-	for _, f := range event.GetFacts() {
-		if changed := f.GetStateChanged(); changed != nil {
-			c.state, c.since = drift.State(changed.GetTo()), changed.GetAt().AsTime()
-		}
+	if c.period.State == drift.Overdue {
+		return
 	}
-	return nil
-}
-
-func (w *watch) recallGate(id string, m bus.Message) error {
-	var event gatev1.Event
-	if err := proto.Unmarshal(m.Data, &event); err != nil {
-		return fmt.Errorf("reading %s at %d: %w", m.Subject, m.Sequence, err)
+	since := c.period.Began.Add(-splitAfter)
+	if p := c.drift.Package; p.ObservedAt.After(since) {
+		p.ObservedAt = since
+		c.drift = c.drift.ObservePackage(p)
 	}
-	for _, f := range event.GetFacts() {
-		switch k := f.GetKind().(type) {
-		case *gatev1.Fact_GateOpened:
-			if w.gates[id] == nil {
-				w.gates[id] = &gateWatch{Gate: codec.GateOpenedFromProto(id, k.GateOpened)}
-			}
-		case *gatev1.Fact_GateDecided:
-			if g := w.gates[id]; g != nil {
-				g.decision, g.fold = k.GateDecided.GetDecision(), nil
-			}
-		}
+	if r := c.drift.Registration; r.ObservedAt.After(since) {
+		r.ObservedAt = since
+		c.drift = c.drift.ObserveRegistration(r)
 	}
-	if g := w.gates[id]; g != nil {
-		g.revision = m.Sequence
-	}
-	return nil
 }
 
 // recallRollout applies one event of a rollout and returns its facts; a repeat
@@ -246,20 +238,27 @@ func (w *watch) follow(state rollout.State, f rollout.Fact) {
 	}
 	target := &drift.Assignment{Release: state.Plan.Release, Versions: make(fleet.VersionSet)}
 	if c.drift.Assigned != nil {
-		for line, version := range c.drift.Assigned.Versions {
-			target.Versions[line] = version
-		}
+		maps.Copy(target.Versions, c.drift.Assigned.Versions)
 	}
 	for _, step := range run.Plan.Steps {
 		target.Versions[step.Line] = step.ToVersion
 	}
 	switch f.Kind.(type) {
 	case rollout.ClusterStarted:
-		c.before[state.ID] = c.drift.Assigned
+		if c.moved == nil || f.At.After(c.moved.at) {
+			c.moved = &move{rollout: state.ID, at: f.At, before: assignment{At: f.At}}
+			if a := c.drift.Assigned; a != nil {
+				c.moved.before.Release, c.moved.before.Versions = a.Release, a.Versions
+			}
+		}
 	case rollout.ClusterDone:
-		c.drift.Assigned = target
+		w.assign(c, &assignment{Release: target.Release, Versions: target.Versions, Rollout: string(state.ID), At: f.At})
 	case rollout.ClusterRestored:
-		c.drift.Assigned = c.before[state.ID]
+		if m := c.moved; m != nil && m.rollout == state.ID {
+			w.assign(c, &assignment{
+				Release: m.before.Release, Versions: m.before.Versions, Rollout: string(state.ID), At: f.At, Reason: "the rollout was rolled back",
+			})
+		}
 	}
 	c.drift.Move = nil
 	if run.Phase.Busy() {
@@ -270,6 +269,9 @@ func (w *watch) follow(state rollout.State, f rollout.Fact) {
 // take folds one record into what is known.
 func (w *watch) take(r codec.Record) {
 	c := w.clusters[r.Cluster()]
+	if c == nil {
+		return // it was removed while its rows were stored
+	}
 	switch {
 	case r.Inventory != nil:
 		inventory := *r.Inventory
@@ -278,17 +280,24 @@ func (w *watch) take(r codec.Record) {
 		w.deps.Meter.Observed("inventory", 1)
 		return
 	case r.Registration != nil:
-		if !r.Registration.ObservedAt.Before(c.registration.ObservedAt) {
-			c.registration = *r.Registration
-		}
+		registration := *r.Registration
+		registration.ObservedAt = notAfter(registration.ObservedAt, w.deps.Now())
+		c.drift = c.drift.ObserveRegistration(registration)
 		w.deps.Meter.Observed("registration", 1)
 		return
-	case r.Package != nil, r.Check != nil:
+	case r.Package != nil:
+		declared := *r.Package
+		declared.ObservedAt = notAfter(declared.ObservedAt, w.deps.Now())
+		c.drift = c.drift.ObservePackage(declared)
+		w.deps.Meter.Observed("package", 1)
+		return
+	case r.Check != nil:
 		w.deps.Meter.Observed(string(r.Kind()), 1)
 		return
 	case r.Mark != nil && r.Mark.About != fleet.KindSession:
 		w.deps.Meter.Observed("mark", 1)
-		if r.Mark.About == fleet.KindInventory {
+		switch r.Mark.About {
+		case fleet.KindInventory, fleet.KindPackage, fleet.KindRegistration:
 			mark := *r.Mark
 			mark.CompleteUntil = notAfter(mark.CompleteUntil, w.deps.Now())
 			c.drift = c.drift.Confirm(mark)
@@ -297,8 +306,8 @@ func (w *watch) take(r codec.Record) {
 	case r.Session != nil:
 		w.deps.Meter.Observed("session", 1)
 	}
-	for _, g := range w.gates {
-		if g.fold != nil && g.Cluster == r.Cluster() {
+	for _, g := range w.open[r.Cluster()] {
+		if g.fold != nil {
 			feed(g.fold, r)
 		}
 	}
@@ -312,15 +321,6 @@ func notAfter(seen, now time.Time) time.Time {
 		return now
 	}
 	return seen
-}
-
-func feed(fold *gate.Fold, r codec.Record) {
-	switch {
-	case r.Session != nil:
-		fold.Session(*r.Session, r.StreamSequence)
-	case r.Mark != nil:
-		fold.Mark(*r.Mark, r.StreamSequence)
-	}
 }
 
 // learn handles one event: it is archived, and a rollout's facts open gates and
@@ -339,9 +339,17 @@ func (w *watch) learn(ctx context.Context, d bus.Delivery) error {
 	}); err != nil {
 		return fmt.Errorf("archiving %s at %d: %w", d.Subject, d.Sequence, err)
 	}
-	if noun != topology.NounRollout {
-		return nil
+	switch noun {
+	case topology.NounDrift:
+		return w.keepPeriods(ctx, id, d.Message)
+	case topology.NounRollout:
+		return w.learnRollout(ctx, id, d)
 	}
+	return nil
+}
+
+// learnRollout follows a rollout: its steps open gates, its clusters move.
+func (w *watch) learnRollout(ctx context.Context, id string, d bus.Delivery) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, err := w.recallRollout(id, d.Message); err != nil {
@@ -363,72 +371,38 @@ func (w *watch) learn(ctx context.Context, d bus.Delivery) error {
 				return err
 			}
 		}
-		if f.Cluster != "" && w.clusters[f.Cluster] != nil {
-			if err := w.judge(ctx, f.Cluster); err != nil {
+		if f.Cluster == "" || w.clusters[f.Cluster] == nil {
+			continue
+		}
+		if _, ok := f.Kind.(rollout.ClusterStarted); ok {
+			if err := w.captureFor(ctx, rollout.ID(id), f); err != nil {
 				return err
 			}
 		}
+		if err := w.judge(ctx, f.Cluster); err != nil {
+			return err
+		}
 	}
 	return nil
-}
-
-func (w *watch) openGate(ctx context.Context, id rollout.ID, f rollout.Fact, applied rollout.StepApplied) error {
-	if w.gates[applied.Gate] != nil || w.clusters[f.Cluster] == nil {
-		return nil
-	}
-	g := &gateWatch{Gate: codec.Gate{
-		ID: applied.Gate, Rollout: string(id), Cluster: f.Cluster, Step: applied.Step,
-		Policy: applied.Policy, Boundary: applied.Boundary, OpenedAt: w.deps.Now(),
-	}}
-	if err := w.fold(ctx, g); err != nil {
-		return err
-	}
-	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateOpened{GateOpened: codec.GateOpenedToProto(g.Gate)}}}}
-	revision, err := w.append(ctx, topology.EventSubject(w.config.Tenant, topology.NounGate, g.ID), event, 0)
-	if err != nil {
-		return err
-	}
-	g.revision = revision
-	w.gates[g.ID] = g
-	w.deps.Log.Info("gate opened", "gate", g.ID, "cluster", g.Cluster, "step", g.Step)
-	return nil
-}
-
-// fold builds a gate's evidence anew from rows.
-func (w *watch) fold(ctx context.Context, g *gateWatch) error {
-	fold, err := w.replay(ctx, g.Gate, math.MaxInt64)
-	if err != nil {
-		return err
-	}
-	g.fold = fold
-	return nil
-}
-
-// replay folds what is stored up to a sequence of the observation stream. A
-// decision that saw nothing has sequence 0, and so does its replay.
-func (w *watch) replay(ctx context.Context, g codec.Gate, upTo uint64) (*gate.Fold, error) {
-	fold, err := gate.NewFold(g.Policy, g.Cluster, g.Boundary)
-	if err != nil {
-		return nil, bus.Permanent(fmt.Errorf("gate %s: %w", g.ID, err))
-	}
-	if upTo == 0 {
-		return fold, nil
-	}
-	err = w.deps.Store.Evidence(ctx, w.config.Tenant, g.Cluster, g.Boundary.BaselineFrom, upTo, func(r codec.Record) { feed(fold, r) })
-	if err != nil {
-		return nil, fmt.Errorf("reading the evidence of gate %s: %w", g.ID, err)
-	}
-	return fold, nil
 }
 
 // pass judges everything because time has passed.
 func (w *watch) pass(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	now := w.deps.Now()
+	w.refresh(now)
+	w.pair(now)
 	var errs []error
-	for id := range w.clusters {
-		errs = append(errs, w.judge(ctx, id))
+	states := make(map[string]int)
+	for _, state := range drift.States() {
+		states[string(state)] = 0
 	}
+	for id, c := range w.clusters {
+		errs = append(errs, w.judge(ctx, id))
+		states[string(c.period.State)]++
+	}
+	w.deps.Meter.States(states)
 	return errors.Join(errs...)
 }
 
@@ -437,82 +411,12 @@ func (w *watch) judge(ctx context.Context, id fleet.ClusterID) error {
 	if err := w.judgeState(ctx, w.clusters[id]); err != nil {
 		return err
 	}
-	for _, g := range w.gates {
-		if g.Cluster == id && g.decision == nil {
-			if err := w.judgeGate(ctx, g); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (w *watch) judgeState(ctx context.Context, c *clusterWatch) error {
-	now := w.deps.Now()
-	if w.deaf {
-		// Every report waits behind the one that cannot be stored: the silence is
-		// the evaluator's own.
-		c.drift.WatchedSince = now
-	}
-	j := drift.Judge(c.drift, w.config.Limits, now)
-	if j.State == c.state {
-		return nil
-	}
-	changed := &driftv1.StateChanged{
-		From: string(c.state), To: string(j.State), Reasons: j.Reasons, At: timestamppb.New(now), Running: make(map[string]string),
-	}
-	for line, versions := range j.Running {
-		changed.Running[string(line)] = strings.Join(versions, ", ")
-	}
-	event := &driftv1.Event{Cluster: string(c.drift.ID), Facts: []*driftv1.Fact{{Kind: &driftv1.Fact_StateChanged{StateChanged: changed}}}}
-	revision, err := w.append(ctx, topology.EventSubject(w.config.Tenant, topology.NounDrift, string(c.drift.ID)), event, c.revision)
-	if err != nil {
-		return err
-	}
-	w.deps.Log.Info("lockstep state changed", "cluster", c.drift.ID, "from", c.state, "to", j.State, "reasons", strings.Join(j.Reasons, "; "))
-	w.deps.Meter.Decided(topology.NounDrift, string(j.State))
-	c.revision, c.state, c.since = revision, j.State, now
-	return nil
-}
-
-// judgeGate records a verdict as soon as one is final, and at the deadline
-// whatever there is.
-func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
-	if g.fold == nil {
-		if err := w.fold(ctx, g); err != nil {
+	for _, g := range w.open[id] {
+		if err := w.judgeGate(ctx, g); err != nil {
 			return err
 		}
 	}
-	now := w.deps.Now()
-	passed := w.deadlinePassed(g, now)
-	decision := g.fold.Verdict(passed)
-	if !decision.Verdict.Final() && !passed {
-		return nil
-	}
-	m := codec.DecisionToProto(decision, g.Policy, now, passed)
-	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateDecided{GateDecided: &gatev1.GateDecided{
-		Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step, Decision: m,
-	}}}}}
-	revision, err := w.append(ctx, topology.EventSubject(w.config.Tenant, topology.NounGate, g.ID), event, g.revision)
-	if err != nil {
-		return err
-	}
-	g.revision, g.decision, g.fold = revision, m, nil
-	w.deps.Log.Info("gate decided", "gate", g.ID, "verdict", decision.Verdict, "summary", decision.Summary)
-	w.deps.Meter.Decided(topology.NounGate, string(decision.Verdict))
 	return nil
-}
-
-// deadlinePassed reports whether a gate has waited long enough. An evaluator that
-// was away when the deadline came may have the deciding sessions still before it,
-// so it gives them as long to arrive as a cluster may be silent.
-func (w *watch) deadlinePassed(g *gateWatch, now time.Time) bool {
-	deadline := g.Boundary.End.Add(g.Policy.Deadline)
-	if now.Before(deadline) {
-		return false
-	}
-	heard := w.clusters[g.Cluster].drift.WatchedSince.Add(w.config.Limits.DarkAfter)
-	return !now.Before(heard) || !g.fold.Watermark().CompleteUntil.Before(deadline)
 }
 
 func (w *watch) append(ctx context.Context, subject string, event proto.Message, expected uint64) (uint64, error) {
@@ -540,6 +444,10 @@ func (w *watch) recall(ctx context.Context, subject string) error {
 			return w.recallDrift(id, m)
 		case topology.NounGate:
 			return w.recallGate(id, m)
+		case topology.NounCatalog:
+			return w.recallCatalog(m)
+		case topology.NounFleet:
+			return w.recallDeclared(m)
 		}
 		return nil
 	})
@@ -560,21 +468,4 @@ func eventJSON(m bus.Message) (string, error) {
 		return "", fmt.Errorf("rendering %s: %w", m.Type, err)
 	}
 	return string(text), nil
-}
-
-// gatesOf returns gates of one rollout, or of all, newest first.
-func (w *watch) gatesOf(id string) []*gateWatch {
-	var out []*gateWatch
-	for _, g := range w.gates {
-		if id == "" || g.Rollout == id {
-			out = append(out, g)
-		}
-	}
-	slices.SortFunc(out, func(a, b *gateWatch) int {
-		if c := b.OpenedAt.Compare(a.OpenedAt); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ID, b.ID)
-	})
-	return out
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/adapters/clickhouse"
 	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/catalog"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
@@ -25,7 +26,9 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/bus/bustest"
 	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1/catalogv1connect"
 	driftv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1/driftv1connect"
 	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
@@ -96,6 +99,21 @@ func (s *store) InsertRecords(ctx context.Context, records []codec.Record) error
 	return s.call("after", records)
 }
 
+// wire is the real bus with a switch. The hook is called after every append; its
+// error is what the evaluator gets instead of the acknowledgement.
+type wire struct {
+	*natsbus.Bus
+	hook func(m bus.Message) error
+}
+
+func (b wire) Append(ctx context.Context, m bus.Message, expected uint64) (uint64, error) {
+	sequence, err := b.Bus.Append(ctx, m, expected)
+	if err == nil && b.hook != nil {
+		err = b.hook(m)
+	}
+	return sequence, err
+}
+
 // count asks for one number.
 func (s *store) count(t *testing.T, query string, args ...any) int {
 	t.Helper()
@@ -124,6 +142,8 @@ func (m *meter) Observed(kind string, n int) {
 
 func (m *meter) Decided(string, string) {}
 
+func (m *meter) States(map[string]int) {}
+
 func (m *meter) DecisionLatency(time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -149,10 +169,16 @@ type world struct {
 	bus    *natsbus.Bus // the test's own
 	store  *store
 	config evaluator.Config
+	// windows is what is learned at most; an evaluator begins with nothing.
+	windows time.Duration
+	// appended, when set, is told of every event that an evaluator has appended.
+	appended func(m bus.Message) error
 
 	mu    sync.Mutex
 	clock time.Time
 	looks int // at the clock
+	// sent are the parts of the messages in the observation stream, by sequence.
+	sent map[uint64]uint32
 	// step is when every step of this world begins; it ends 10 s later.
 	step time.Time
 }
@@ -184,13 +210,14 @@ func newWorld(t *testing.T, clusters ...fleet.ClusterID) *world {
 	// The step stands in whole seconds near the real clock, which stamps messages.
 	step := time.Now().UTC().Truncate(time.Minute)
 	w := &world{
-		t: t, server: server, bus: server.Open(t), store: &store{Store: opened}, step: step, clock: step.Add(11 * time.Second),
+		t: t, server: server, bus: server.Open(t), store: &store{Store: opened}, step: step, clock: step.Add(11 * time.Second), sent: make(map[uint64]uint32),
 		config: evaluator.Config{
-			Tenant: fleet.DefaultTenant, Beat: 10 * time.Millisecond, Limits: drift.Limits{MixedWindow: time.Hour, DarkAfter: 2 * time.Minute},
+			Tenant: fleet.DefaultTenant, Beat: 10 * time.Millisecond, Limits: drift.Limits{MixedWindow: time.Hour, DarkAfter: 2 * time.Minute, SplitAfter: time.Hour},
+			Releases: []catalog.Release{{ID: "winter", Versions: running()}},
 		},
 	}
 	for _, id := range clusters {
-		w.config.Clusters = append(w.config.Clusters, evaluator.ClusterConfig{ID: id, Assigned: &drift.Assignment{Release: "winter", Versions: running()}})
+		w.config.Clusters = append(w.config.Clusters, evaluator.DeclaredCluster{ClusterConfig: evaluator.ClusterConfig{ID: id, Release: "winter"}})
 	}
 	return w
 }
@@ -224,6 +251,8 @@ func (w *world) advance(d time.Duration) {
 type life struct {
 	w            *world
 	fleet        fleetv1connect.FleetServiceHandler
+	drift        driftv1connect.DriftServiceHandler
+	catalog      catalogv1connect.CatalogServiceHandler
 	gates        gatev1connect.GateServiceHandler
 	observations observationv1connect.ObservationServiceHandler
 	meter        *meter
@@ -234,10 +263,16 @@ func (w *world) start() *life {
 	w.t.Helper()
 	l := &life{w: w, meter: &meter{}}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := evaluator.New(w.config, evaluator.Deps{
-		Bus: w.server.Open(w.t), Store: w.store, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Meter: l.meter, Now: w.now,
+	config := w.config
+	if w.windows > 0 {
+		config.Limits.Learned = &drift.Windows{Cap: w.windows}
+	}
+	s := evaluator.New(config, evaluator.Deps{
+		Bus: wire{w.server.Open(w.t), w.appended}, Store: w.store, Documents: documents{}, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Meter: l.meter, Now: w.now,
 	})
-	l.fleet, l.gates, l.observations = s.Handlers()
+	served := s.Handlers()
+	l.fleet, l.gates, l.observations = served.Fleet, served.Gate, served.Observations
+	l.drift, l.catalog = served.Drift, served.Catalog
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	l.stop = sync.OnceFunc(func() {
@@ -304,6 +339,9 @@ func (w *world) put(from string, part uint32, m proto.Message) uint64 {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sent[sequence] = part
 	return sequence
 }
 
@@ -499,4 +537,13 @@ func (l *life) clusters(request *fleetv1.ListClustersRequest) *fleetv1.ListClust
 		l.w.t.Fatal(err)
 	}
 	return resp
+}
+
+// consumers are all that an evaluator reads by.
+func consumers() []bus.Consumer {
+	out := []bus.Consumer{topology.EvaluatorEvents()}
+	for partition := range topology.Partitions {
+		out = append(out, topology.EvaluatorObservations(partition))
+	}
+	return out
 }

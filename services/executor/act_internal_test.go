@@ -14,7 +14,7 @@ import (
 
 func TestACommandForAClusterThatIsConfiguredNoMoreSaysSo(t *testing.T) {
 	t.Parallel()
-	d := &driver{}
+	d := &driver{deps: Deps{Fleet: func() Fleet { return Fleet{} }}}
 	_, err := d.act(t.Context(), rollout.Command{Key: "k", Cluster: "atlantis", Action: rollout.Capture{}})
 	if errs.IDOf(err) != "LS-ROL-021" || errs.KindOf(err) != errs.NotFound {
 		t.Errorf("got %v", err)

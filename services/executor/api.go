@@ -34,12 +34,13 @@ func (a *rolloutAPI) PlanRollout(ctx context.Context, req *rolloutv1.PlanRollout
 // plan looks at every cluster asked for and at the release's images.
 func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (rollout.Plan, []rollout.Problem, error) {
 	c := a.conductor
-	i := slices.IndexFunc(c.config.Releases, func(r rollout.Release) bool { return string(r.ID) == name })
+	there := c.deps.Fleet()
+	i := slices.IndexFunc(there.Releases, func(r rollout.Release) bool { return string(r.ID) == name })
 	if i < 0 {
-		return rollout.Plan{}, nil, errs.New(errs.NotFound, "LS-ROL-010", "there is no release %q; the configuration lists: %s", name, a.releaseNames())
+		return rollout.Plan{}, nil, errs.New(errs.NotFound, "LS-ROL-010", "there is no release %q whose images are known; there are: %s", name, releaseNames(there.Releases))
 	}
-	release := c.config.Releases[i]
-	ids, err := a.clusterIDs(clusters)
+	release := there.Releases[i]
+	ids, err := clusterIDs(there.Clusters, clusters)
 	if err != nil {
 		return rollout.Plan{}, nil, err
 	}
@@ -49,11 +50,11 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (
 	}
 	targets := make([]rollout.Target, 0, len(ids))
 	for _, id := range ids {
-		target, err := c.survey(ctx, id, images)
+		target, err := survey(ctx, there, id, images)
 		if err != nil {
 			target.Trouble = append(target.Trouble, err.Error())
 		}
-		target.Cluster, target.Unseen = id, c.config.Unseen[id]
+		target.Cluster, target.Unseen = id, there.Unseen[id]
 		c.mu.Lock()
 		target.BusyWith = c.busy(id)
 		target.Aside = c.moved(id)
@@ -61,21 +62,24 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (
 		targets = append(targets, target)
 	}
 	plan, problems := rollout.NewPlan(release, targets, c.config.Gate, c.config.Window, c.config.Lookback)
+	if why := there.Unfit[release.ID]; why != "" {
+		problems = append([]rollout.Problem{{ID: rollout.ProblemUnfit, Text: fmt.Sprintf("release %s may not be moved to: %s", release.ID, why)}}, problems...)
+	}
 	return plan, problems, nil
 }
 
 // survey asks a cluster's deployment. A cluster that is only watched has none.
-func (c *conductor) survey(ctx context.Context, id fleet.ClusterID, images map[fleet.Line]string) (rollout.Target, error) {
-	deployment, driven := c.deps.Deployments[id]
+func survey(ctx context.Context, there Fleet, id fleet.ClusterID, images map[fleet.Line]string) (rollout.Target, error) {
+	deployment, driven := there.Deployments[id]
 	if !driven {
 		return rollout.Target{Watched: true}, nil
 	}
 	return deployment.Survey(ctx, images)
 }
 
-func (a *rolloutAPI) releaseNames() string {
-	names := make([]string, len(a.conductor.config.Releases))
-	for i, r := range a.conductor.config.Releases {
+func releaseNames(releases []rollout.Release) string {
+	names := make([]string, len(releases))
+	for i, r := range releases {
 		names[i] = string(r.ID)
 	}
 	if len(names) == 0 {
@@ -84,14 +88,14 @@ func (a *rolloutAPI) releaseNames() string {
 	return strings.Join(names, ", ")
 }
 
-func (a *rolloutAPI) clusterIDs(names []string) ([]fleet.ClusterID, error) {
+func clusterIDs(all []fleet.ClusterID, names []string) ([]fleet.ClusterID, error) {
 	if len(names) == 0 {
-		return a.conductor.config.Clusters, nil
+		return all, nil
 	}
 	var out []fleet.ClusterID
 	for _, name := range names {
 		id := fleet.ClusterID(name)
-		if !slices.Contains(a.conductor.config.Clusters, id) {
+		if !slices.Contains(all, id) {
 			return nil, errs.New(errs.NotFound, "LS-ROL-011", "there is no cluster %q; `lockstep status` shows the clusters there are", name)
 		}
 		if !slices.Contains(out, id) {

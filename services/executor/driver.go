@@ -133,7 +133,7 @@ func (d *driver) append(ctx context.Context, command rollout.Command, event *com
 
 // act does the command and returns the hash of the package that runs after it.
 func (d *driver) act(ctx context.Context, command rollout.Command) (string, error) {
-	deployment, known := d.deps.Deployments[command.Cluster]
+	deployment, known := d.deps.Fleet().Deployments[command.Cluster]
 	if !known {
 		return "", errs.New(errs.NotFound, "LS-ROL-021", "the configuration has no cluster %s any more", command.Cluster)
 	}

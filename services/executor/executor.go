@@ -24,17 +24,26 @@ import (
 // Config is what an operator chooses.
 type Config struct {
 	Tenant   fleet.TenantID
-	Releases []rollout.Release
-	// Clusters in the order in which rollouts take them.
-	Clusters []fleet.ClusterID
 	Gate     gate.Policy
 	Window   time.Duration
 	Lookback time.Duration
+	// Beat is how often windows and unsent commands are looked at.
+	Beat time.Duration
+}
+
+// Fleet is what there is to roll out, and where. It changes while the executor
+// runs; what it holds does not.
+type Fleet struct {
+	Releases []rollout.Release
+	// Unfit says why a release may not be moved to.
+	Unfit map[fleet.ReleaseID]string
+	// Clusters in the order in which rollouts take them.
+	Clusters []fleet.ClusterID
 	// Unseen says why no sessions of a cluster are seen; its gates could never
 	// pass.
 	Unseen map[fleet.ClusterID]string
-	// Beat is how often windows and unsent commands are looked at.
-	Beat time.Duration
+	// Deployments are the clusters that can be changed; the others are watched.
+	Deployments map[fleet.ClusterID]Deployment
 }
 
 // Bus is what the executor needs of the bus.
@@ -73,11 +82,12 @@ type Meter interface {
 
 // Deps are what the executor works with.
 type Deps struct {
-	Bus         Bus
-	Deployments map[fleet.ClusterID]Deployment
-	Log         *slog.Logger
-	Meter       Meter
-	Now         func() time.Time
+	Bus Bus
+	// Fleet returns the fleet as it is now.
+	Fleet func() Fleet
+	Log   *slog.Logger
+	Meter Meter
+	Now   func() time.Time
 }
 
 // Service is the executor.

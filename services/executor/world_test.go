@@ -266,6 +266,7 @@ type world struct {
 	bus         *natsbus.Bus // the test's own
 	paris, rome *cluster
 	config      executor.Config
+	fleet       executor.Fleet
 }
 
 func newWorld(t *testing.T) *world {
@@ -276,11 +277,16 @@ func newWorld(t *testing.T) *world {
 			fleet.LineGateway: {Version: "2", Ref: "gateway:2"}, fleet.LineSRA: {Version: "2", Ref: "sra:2"},
 		}}
 	}
+	paris, rome := &cluster{running: base}, &cluster{running: base}
 	return &world{
-		t: t, server: server, bus: server.Open(t), paris: &cluster{running: base}, rome: &cluster{running: base},
+		t: t, server: server, bus: server.Open(t), paris: paris, rome: rome,
+		fleet: executor.Fleet{
+			Releases: []rollout.Release{release("spring"), release("summer")}, Clusters: []fleet.ClusterID{"paris", "rome"},
+			Deployments: map[fleet.ClusterID]executor.Deployment{"paris": paris, "rome": rome},
+		},
 		config: executor.Config{
-			Tenant: fleet.DefaultTenant, Releases: []rollout.Release{release("spring"), release("summer")}, Clusters: []fleet.ClusterID{"paris", "rome"},
-			Gate: gate.DefaultPolicy(), Window: 24 * time.Hour, Lookback: time.Hour, Beat: 20 * time.Millisecond,
+			Tenant: fleet.DefaultTenant,
+			Gate:   gate.DefaultPolicy(), Window: 24 * time.Hour, Lookback: time.Hour, Beat: 20 * time.Millisecond,
 		},
 	}
 }
@@ -312,7 +318,7 @@ func (w *world) startAt(hook func(l *life, when, what string) error, now func() 
 		l.link.hook = func(when, what string) error { return hook(l, when, what) }
 	}
 	s := executor.New(w.config, executor.Deps{
-		Bus: l.link, Deployments: map[fleet.ClusterID]executor.Deployment{"paris": w.paris, "rome": w.rome},
+		Bus: l.link, Fleet: func() executor.Fleet { return w.fleet },
 		Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Meter: meter{}, Now: now,
 	})
 	l.api = s.Handler()

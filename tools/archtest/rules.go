@@ -112,6 +112,11 @@ func technologies() []technology {
 			Instead:   "ask adapters/s3, in words of domain/fleet",
 		},
 		{
+			ID: "one-oci", Modules: []string{"oras.land/..."},
+			Importers: []string{"./adapters/helm/..."},
+			Instead:   "ask adapters/helm, in words of domain/catalog",
+		},
+		{
 			ID: "one-kubernetes", Modules: []string{"k8s.io/...", "sigs.k8s.io/...", "helm.sh/..."},
 			Importers: []string{"./adapters/kube/...", "./adapters/helm/..."},
 			Instead:   "ask adapters/kube or adapters/helm, in words of domain/fleet",

@@ -105,54 +105,72 @@ func (l *loading) portion(ctx context.Context) (left uint64, err error) {
 type callerError struct{ error }
 
 func (l *loading) ask(ctx context.Context) (left uint64, err error) {
-	request, err := json.Marshal(struct {
+	request := struct {
 		Sequence uint64 `json:"seq"`
 		Subject  string `json:"next_by_subj"`
 		Batch    int    `json:"batch"`
 		MaxBytes int    `json:"max_bytes"`
-	}{l.after + 1, l.subject, portion, portionBytes})
+	}{l.after + 1, l.subject, portion, portionBytes}
+	before := "0"
+	err = l.direct(ctx, l.stream, request, func(answer *nats.Msg) (done bool, err error) {
+		sequence := told(answer, jetstream.SequenceHeader)
+		if sequence == "" {
+			left, err = remaining(answer)
+			return true, err
+		}
+		if told(answer, "Nats-Last-Sequence") != before {
+			// The one before was lost on the way: it is asked for again.
+			return true, nil
+		}
+		m, err := fetched(answer)
+		if err != nil {
+			return true, err
+		}
+		if err := l.give(m); err != nil {
+			return true, callerError{err}
+		}
+		before = sequence
+		return false, nil
+	})
+	return left, err
+}
+
+// direct asks any replica of a stream for no more than a portion of messages, and
+// calls fn with one answer after another until it is done.
+func (b *Bus) direct(ctx context.Context, stream string, request any, fn func(*nats.Msg) (done bool, err error)) error {
+	data, err := json.Marshal(request)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	answers := make(chan *nats.Msg, portion+1)
-	inbox := l.conn.NewInbox()
-	sub, err := l.conn.ChanSubscribe(inbox, answers)
+	inbox := b.conn.NewInbox()
+	sub, err := b.conn.ChanSubscribe(inbox, answers)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() {
 		if err := sub.Unsubscribe(); err != nil {
-			l.log.Debug("ending a read", "stream", l.stream, "error", err)
+			b.log.Debug("ending a read", "stream", stream, "error", err)
 		}
 	}()
-	if err := l.conn.PublishRequest("$JS.API.DIRECT.GET."+l.stream, inbox, request); err != nil {
-		return 0, err
+	if err := b.conn.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, data); err != nil {
+		return err
 	}
-	late := time.NewTimer(l.js.Options().DefaultTimeout)
+	patience := b.js.Options().DefaultTimeout
+	late := time.NewTimer(patience)
 	defer late.Stop()
-	for before := "0"; ; {
+	for {
 		select {
 		case answer := <-answers:
-			sequence := told(answer, jetstream.SequenceHeader)
-			if sequence == "" {
-				return remaining(answer)
+			if done, err := fn(answer); done || err != nil {
+				return err
 			}
-			if told(answer, "Nats-Last-Sequence") != before {
-				// The one before was lost on the way: it is asked for again.
-				return 0, nil
-			}
-			m, err := fetched(answer)
-			if err != nil {
-				return 0, err
-			}
-			if err := l.give(m); err != nil {
-				return 0, callerError{err}
-			}
-			before = sequence
+			// The time that fn took is not the server's.
+			late.Reset(patience)
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return ctx.Err()
 		case <-late.C:
-			return 0, nats.ErrTimeout
+			return nats.ErrTimeout
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/config"
+	catalogv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1"
 )
 
 // Options is what the command line is built from. The functions are what the
@@ -35,6 +36,10 @@ type Options struct {
 	Doctor func(context.Context, DoctorOptions) []Check
 	// Look asks every source of some clusters, or of all, once; nothing is handed in.
 	Look func(ctx context.Context, file fleetfile.File, clusters []string) ([]SourceReport, error)
+	// ReadReleases reads the releases of a place for an import, in the order in which
+	// they were published, and says what it left out and why. Without it nothing is
+	// imported.
+	ReadReleases func(ctx context.Context, from ReleaseSource) (list []*catalogv1.Release, skipped []string, err error)
 	// Extra commands are added as they are, such as hidden ones.
 	Extra   []*cobra.Command
 	Version Version
@@ -135,6 +140,7 @@ print-defaults' prints a configuration to fill in, 'lockstep server' runs the
 server, and 'lockstep status' shows what runs where. Data goes to standard output,
 talk to standard error; 'lockstep help exit-codes' says what the exit codes mean.`,
 		Example: `  lockstep status -o wide
+  lockstep drift explain berlin
   lockstep rollout plan --release 5.1.0
   lockstep rollout start --release 5.1.0 --wait
   lockstep gate explain r33b518cc90-berlin-sra`,
@@ -150,7 +156,8 @@ talk to standard error; 'lockstep help exit-codes' says what the exit codes mean
 	// The same line as the command's: people type both.
 	root.Version = s.Version.String()
 	root.SetVersionTemplate("{{.Version}}\n")
-	group(root, s.serverCommand(), s.statusCommand(), s.observeCommand(), s.rolloutCommand(), s.gateCommand(),
+	group(root, s.serverCommand(), s.statusCommand(), s.clustersCommand(), s.driftCommand(), s.historyCommand(), s.baselineCommand(),
+		s.releasesCommand(), s.assignCommand(), s.applyCommand(), s.exportCommand(), s.observeCommand(), s.rolloutCommand(), s.gateCommand(),
 		s.collectorCommand(), s.configCommand(), s.doctorCommand(), s.migrateCommand(), s.topologyCommand(), s.tokenCommand(), s.explainErrorCommand(), s.versionCommand())
 	hinted(root)
 	root.AddCommand(topics()...)

@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
-	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 )
 
 func TestUsageErrors(t *testing.T) {
@@ -38,7 +37,10 @@ func TestUsageErrors(t *testing.T) {
 		"no time":            {[]string{"rollout", "watch", "r", "--timeout", "soon"}, `--timeout "soon" is not a length of time; write for example 90s or 30m`},
 		"log level":          {[]string{"server", "--log-level", "loud"}, "use one of debug, info, warn, error"},
 		"another shell":      {[]string{"completion", "tcsh"}, `unknown command "tcsh" for "lockstep completion"`},
-		"interval":           {[]string{"status", "-w", "--interval", "0s"}, "--interval 0s is not a length of time"},
+		"watch of the past":  {[]string{"status", "-w", "--as-of", "1h"}, "--watch shows what comes and --as-of what was"},
+		"no state":           {[]string{"status", "--state", "overdeu"}, "use some of withdrawn, dark, overdue, split, drifted, unknown, stepping, locked; did you mean overdue?"},
+		"no order":           {[]string{"status", "--sort", "name"}, "use one of id, state, since"},
+		"not a cluster":      {[]string{"status", "Berlin"}, `"Berlin" is not the id of a cluster`},
 		"no release":         {[]string{"rollout", "plan"}, "say which release: --release ID"},
 		"no rollout":         {[]string{"rollout", "watch"}, "lockstep rollout watch takes ROLLOUT, got 0 arguments"},
 		"too much":           {[]string{"version", "now"}, "lockstep version takes no argument, got 1 argument\n"},
@@ -125,7 +127,7 @@ func TestServerDown(t *testing.T) {
 
 func TestToken(t *testing.T) {
 	t.Parallel()
-	f := serve(t, &fake{fleets: [][]*fleetv1.Cluster{someFleet()}})
+	f := serve(t, &fake{fleet: someFleet()})
 	wrong, empty := file(t, "wrong", "other"), file(t, "empty", " \n")
 	absent := filepath.Join(t.TempDir(), "absent")
 	call := func(o cli.Options, args ...string) result {
@@ -170,7 +172,7 @@ func TestTheTokenDoesNotFollowARedirect(t *testing.T) {
 
 func TestClientReadsTheConfiguration(t *testing.T) {
 	t.Parallel()
-	f := serve(t, &fake{fleets: [][]*fleetv1.Cluster{someFleet()}})
+	f := serve(t, &fake{fleet: someFleet()})
 	path := file(t, "fleet.yaml", "server: {listen: '"+strings.TrimPrefix(f.url, "http://")+"', data_dir: "+filepath.Dir(f.token)+"}\nclusters: [{id: NOT-JUDGED-HERE}]\n")
 	execute(t.Context(), cli.Options{Env: env()}, "status", "-o", "name", "--config", path).wants(t, 0, "")
 	execute(t.Context(), cli.Options{Env: env("LOCKSTEP_CONFIG", path)}, "status", "-o", "name").wants(t, 0, "")

@@ -10,6 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-fleet/lockstep/fleetfile"
+	catalogv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1"
+	driftv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1"
+	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 )
@@ -72,7 +75,7 @@ func described(id string, words ...string) cobra.Completion {
 }
 
 func clusterIDs(ctx context.Context, cl *client) ([]cobra.Completion, error) {
-	clusters, err := cl.clusters(ctx, nil)
+	clusters, err := cl.clusters(ctx, &fleetv1.ListClustersRequest{})
 	if err != nil {
 		return nil, err
 	}
@@ -110,14 +113,14 @@ func gateIDs(ctx context.Context, cl *client) ([]cobra.Completion, error) {
 	return list, nil
 }
 
-// releaseIDs offers what clusters run and rollouts brought, and what the
-// configuration declares where it is on this machine: no call lists releases.
+// releaseIDs offers what the configuration declares where it is on this machine,
+// and the catalogue's releases, the newest first.
 func (s *shell) releaseIDs(ctx context.Context, cl *client) ([]cobra.Completion, error) {
 	var list []cobra.Completion
-	add := func(id, word string) {
+	add := func(id string, words ...string) {
 		known := slices.ContainsFunc(list, func(one cobra.Completion) bool { return strings.HasPrefix(one, clean(id)+"\t") })
 		if id != "" && !known {
-			list = append(list, described(id, word))
+			list = append(list, described(id, words...))
 		}
 	}
 	if path, err := fleetfile.Find(s.conn.config, s.Env); err == nil {
@@ -127,12 +130,36 @@ func (s *shell) releaseIDs(ctx context.Context, cl *client) ([]cobra.Completion,
 			}
 		}
 	}
-	clusters, err := cl.clusters(ctx, nil)
+	res, err := cl.catalog.ListReleases(ctx, &catalogv1.ListReleasesRequest{PageSize: releasePage})
 	if err != nil {
 		return list, nil //nolint:nilerr // what the configuration declares is an answer, too
 	}
-	for _, c := range clusters {
-		add(c.GetAssignedRelease(), "assigned to "+c.GetId())
+	for _, e := range slices.Backward(res.GetReleases()) {
+		add(e.GetRelease().GetId(), e.GetStatus(), versionWords(e.GetRelease().GetVersions()))
+	}
+	return list, nil
+}
+
+func riskIDs(ctx context.Context, cl *client) ([]cobra.Completion, error) {
+	res, err := cl.catalog.ListAcknowledgements(ctx, &catalogv1.ListAcknowledgementsRequest{})
+	if err != nil {
+		return nil, cl.failed("list risks", err)
+	}
+	var list []cobra.Completion
+	for _, r := range res.GetRisks() {
+		list = append(list, described(r.GetId(), r.GetTitle()))
+	}
+	return list, nil
+}
+
+func baselineIDs(ctx context.Context, cl *client) ([]cobra.Completion, error) {
+	res, err := cl.drift.ListBaselines(ctx, &driftv1.ListBaselinesRequest{Limit: completionPage})
+	if err != nil {
+		return nil, cl.failed("list baselines", err)
+	}
+	var list []cobra.Completion
+	for _, b := range res.GetBaselines() {
+		list = append(list, described(b.GetId(), b.GetCluster().GetState()))
 	}
 	return list, nil
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
-	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 )
@@ -24,8 +23,9 @@ func TestCompletionAsksTheServer(t *testing.T) {
 	t.Parallel()
 	config := file(t, "fleet.yaml", "releases: [{id: 5.2.0}, {id: 5.0.1}]\n")
 	f := serve(t, &fake{
-		fleets: [][]*fleetv1.Cluster{someFleet()}, gates: []*gatev1.Gate{failedGate(), pendingGate()},
+		fleet: someFleet(), gates: []*gatev1.Gate{failedGate(), pendingGate()},
 		rollouts: []*rolloutv1.Rollout{rollout("running", "", "gating"), stopped()},
+		releases: someReleases()[1:], baseline: someBaselines(), acked: someAcks(),
 	})
 	for name, tc := range map[string]struct {
 		args []string
@@ -38,7 +38,17 @@ func TestCompletionAsksTheServer(t *testing.T) {
 		"one rollout only":     {[]string{"rollout", "get", "r1", ""}, ""},
 		"rollouts of a flag":   {[]string{"gate", "list", "--rollout", ""}, "r1\trunning, 5.1.0|r1\theld, 5.1.0"},
 		"gates":                {[]string{"gate", "explain", ""}, "g1\tfail|g2\tpending"},
-		"releases":             {[]string{"rollout", "start", "--release", ""}, "5.2.0\tdeclared|5.0.1\tdeclared"},
+		"releases":             {[]string{"rollout", "start", "--release", ""}, "5.2.0\tdeclared|5.0.1\tdeclared|stage\twithdrawn, gateway 4.54.0|1.3.0\tavailable, gateway 4.53.0, sra 3.0.3"},
+		"releases, first":      {[]string{"releases", "block", ""}, "5.2.0\tdeclared|5.0.1\tdeclared|stage\twithdrawn, gateway 4.54.0|1.3.0\tavailable, gateway 4.53.0, sra 3.0.3"},
+		"clusters to assign":   {[]string{"assign", "berlin", "rome", ""}, "paris\tstepping, 5.0.1"},
+		"one cluster only":     {[]string{"drift", "explain", "berlin", ""}, ""},
+		"risks":                {[]string{"releases", "ack", ""}, "legacy-issuer-users\tolder gateways need session_* users|legacy-ssh-algorithms\told OpenSSH targets need old algorithms"},
+		"baselines":            {[]string{"baseline", "diff", ""}, "before-openssl/paris\toverdue|r1/rome\tdark"},
+		"baselines not given":  {[]string{"baseline", "diff", "r1/rome", ""}, "before-openssl/paris\toverdue"},
+		"statuses":             {[]string{"releases", "list", "--status", ""}, "available|withdrawn|blocked"},
+		"orders":               {[]string{"status", "--sort", ""}, "id|state|since"},
+		"rows":                 {[]string{"history", "mixed", "--by", ""}, "cluster|edge|week|all"},
+		"lines":                {[]string{"history", "adoption", "--line", ""}, "gateway|sra|ztwa"},
 		"formats":              {[]string{"status", "-o", ""}, "table|wide|json|yaml|name"},
 		"roles":                {[]string{"token", "create", "--role", ""}, "viewer|operator|approver|admin"},
 		"nothing for a server": {[]string{"server", "--log-level", ""}, "debug|info|warn|error"},

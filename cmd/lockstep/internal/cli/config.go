@@ -22,7 +22,7 @@ func (s *shell) configCommand() *cobra.Command {
 		Short: "Write, check and see the configuration",
 		Long: `Write, check and see the configuration, without a server. How it is found and what
 goes before what: 'lockstep help configuration'.`,
-	}, s.printDefaultsCommand(), s.validateCommand(), s.viewCommand(), s.pathCommand())
+	}, s.printDefaultsCommand(), s.validateCommand(), s.viewCommand(), s.pathCommand(), s.schemaCommand())
 }
 
 func (s *shell) printDefaultsCommand() *cobra.Command {
@@ -196,4 +196,27 @@ this machine as this user. Where there is none it exits with 1.`,
 	}
 	s.configFlag(c)
 	return c
+}
+
+func (s *shell) schemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of the configuration, for editors",
+		Long: `Print the JSON Schema of fleet.yaml, for editors that complete keys and mark slips.
+What it accepts may still be refused: 'lockstep config validate' knows more.
+
+With the YAML language server, write in the first line of fleet.yaml:
+
+  # yaml-language-server: $schema=fleet.schema.json`,
+		Example: `  lockstep config schema > fleet.schema.json
+  lockstep config schema | jq '.properties.clusters'`,
+		Args: exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			text, err := fleetfile.Schema()
+			if err != nil {
+				return err
+			}
+			return s.print(string(text))
+		},
+	}
 }

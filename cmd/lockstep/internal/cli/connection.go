@@ -14,6 +14,8 @@ import (
 	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1/catalogv1connect"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1/driftv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/observation/v1/observationv1connect"
@@ -31,6 +33,8 @@ type connection struct {
 // errors can name it.
 type client struct {
 	fleet       fleetv1connect.FleetServiceClient
+	drift       driftv1connect.DriftServiceClient
+	catalog     catalogv1connect.CatalogServiceClient
 	rollouts    rolloutv1connect.RolloutServiceClient
 	gates       gatev1connect.GateServiceClient
 	observation observationv1connect.ObservationServiceClient
@@ -104,6 +108,8 @@ func (s *shell) dial() (*client, error) {
 	}
 	return &client{
 		fleet:       fleetv1connect.NewFleetServiceClient(c.Client),
+		drift:       driftv1connect.NewDriftServiceClient(c.Client),
+		catalog:     catalogv1connect.NewCatalogServiceClient(c.Client),
 		rollouts:    rolloutv1connect.NewRolloutServiceClient(c.Client),
 		gates:       gatev1connect.NewGateServiceClient(c.Client),
 		observation: observationv1connect.NewObservationServiceClient(c.Client),
@@ -128,9 +134,10 @@ func (e *callError) Error() string { return e.text }
 func (e *callError) Unwrap() error { return e.cause }
 
 // failed words an error of a call for people: what was being done, what the
-// server said, and what to do where that is known.
+// server said, and what to do where that is known. What was being done may hold
+// what a person typed.
 func (c *client) failed(doing string, err error) error {
-	text := &callError{doing + c.problem(err), err}
+	text := &callError{clean(doing) + c.problem(err), err}
 	if e, ok := errors.AsType[*connect.Error](err); (!ok || !e.IsRemote()) && connect.CodeOf(err) != connect.CodeCanceled {
 		return errs.New(errs.Unavailable, "LS-API-020", "%w", text)
 	}

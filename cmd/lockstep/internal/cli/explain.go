@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -102,15 +101,6 @@ func (s *shell) printPages(list []catalogue.Page, out string) error {
 		return s.print(names.String())
 	}
 	return s.print(t.render(s.colour))
-}
-
-// plainly prints what is no message of the API.
-func (s *shell) plainly(v any, out string) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encode the errors: %w", err)
-	}
-	return s.encoded(raw, out)
 }
 
 func completeErrorIDs(_ *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {

@@ -72,7 +72,7 @@ func TestExplainListsAll(t *testing.T) {
 func TestExplainNamesTheNearest(t *testing.T) {
 	t.Parallel()
 	for id, want := range map[string]string{
-		"LS-RLO-001": "there is no error LS-RLO-001; the nearest are LS-ROL-001",
+		"LS-ROX-001": "there is no error LS-ROX-001; the nearest are LS-ROL-001",
 		"ls-rol-101": "there is no error LS-ROL-101; the nearest are LS-ROL-001",
 		"help me":    `"help me" is not the id of an error`,
 		"":           `"" is not the id of an error`,

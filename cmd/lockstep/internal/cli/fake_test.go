@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,10 +20,16 @@ import (
 	"connectrpc.com/connect/v2/connectproto"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
+	catalogv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1/catalogv1connect"
+	driftv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1/driftv1connect"
 	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
@@ -61,6 +68,8 @@ func at(before time.Duration) *timestamppb.Timestamp { return timestamppb.New(no
 // fake is a server with scripted answers; it serves pages of two.
 type fake struct {
 	fleetv1connect.UnimplementedFleetServiceHandler
+	driftv1connect.UnimplementedDriftServiceHandler
+	catalogv1connect.UnimplementedCatalogServiceHandler
 	rolloutv1connect.UnimplementedRolloutServiceHandler
 	gatev1connect.UnimplementedGateServiceHandler
 	observationv1connect.UnimplementedObservationServiceHandler
@@ -69,8 +78,26 @@ type fake struct {
 	token string // the path of the file
 
 	mu       sync.Mutex
-	fleets   [][]*fleetv1.Cluster // one a call, the last for good
-	listed   func()               // called when the last of fleets is served
+	fleet    []*fleetv1.Cluster
+	looks    [][]*fleetv1.WatchClustersResponse // one a stream, which then ends; the last hangs
+	shown    func()                             // called when the last of looks is sent
+	drifts   []*driftv1.Drift
+	periods  []*driftv1.Period
+	story    *driftv1.ExplainDriftResponse
+	mixed    *driftv1.SumMixedTimeResponse
+	adopted  []*driftv1.Adoption
+	came     []*driftv1.Convergence
+	impact   *driftv1.SumImpactResponse
+	baseline []*driftv1.Baseline
+	compared *driftv1.CompareBaselineResponse
+	releases []*catalogv1.Entry
+	graph    *catalogv1.GetGraphResponse
+	assessed []*catalogv1.Assessment
+	acked    *catalogv1.ListAcknowledgementsResponse
+	imported func(*catalogv1.ImportReleasesRequest) (*catalogv1.ImportReleasesResponse, error)
+	assigned []*fleetv1.AssignedCluster
+	changes  *fleetv1.ApplyFleetResponse
+	document string
 	problems []*rolloutv1.Problem
 	idle     bool // the plan moves no cluster
 	rollouts []*rolloutv1.Rollout
@@ -81,6 +108,7 @@ type fake struct {
 	records  [][]*observationv1.Record // one a stream, which then ends; the last hangs if it is followed
 	fail     error
 
+	asked    []proto.Message // of the services of fleet, drift and catalogue
 	started  []*rolloutv1.StartRolloutRequest
 	planned  []*rolloutv1.PlanRolloutRequest
 	backed   []*rolloutv1.RollbackRolloutRequest
@@ -92,6 +120,8 @@ func serve(t *testing.T, f *fake) *fake {
 	t.Helper()
 	server := connect.NewServer()
 	fleetv1connect.RegisterFleetServiceHandler(server, f)
+	driftv1connect.RegisterDriftServiceHandler(server, f)
+	catalogv1connect.RegisterCatalogServiceHandler(server, f)
 	rolloutv1connect.RegisterRolloutServiceHandler(server, f)
 	gatev1connect.RegisterGateServiceHandler(server, f)
 	observationv1connect.RegisterObservationServiceHandler(server, f)
@@ -183,24 +213,180 @@ func page[T any](list []T, token string) ([]T, string) {
 	return list[from : from+2], strconv.Itoa(from + 2)
 }
 
-func (f *fake) ListClusters(_ context.Context, r *fleetv1.ListClustersRequest) (*fleetv1.ListClustersResponse, error) {
+// ask records a request and returns the error to answer it with.
+func (f *fake) ask(r proto.Message) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.fail != nil {
-		return nil, f.fail
-	}
-	if len(f.fleets) == 0 {
-		return &fleetv1.ListClustersResponse{}, nil
-	}
-	list, next := page(f.fleets[0], r.GetPageToken())
-	if next == "" {
-		if len(f.fleets) > 1 {
-			f.fleets = f.fleets[1:]
-		} else if f.listed != nil {
-			f.listed()
+	f.asked = append(f.asked, r)
+	return f.fail
+}
+
+// asks is the one request of its type, but for the pages behind the first.
+func asks[M proto.Message](t *testing.T, f *fake) M {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var zero M
+	for _, r := range f.asked {
+		if m, ok := r.(M); ok {
+			return m
 		}
 	}
+	t.Fatalf("no %T among the requests %v", zero, f.asked)
+	return zero
+}
+
+// askedFor compares the request of its type with the one wanted.
+func askedFor[M proto.Message](t *testing.T, f *fake, want M) {
+	t.Helper()
+	if diff := cmp.Diff(want, asks[M](t, f), protocmp.Transform()); diff != "" {
+		t.Errorf("the request (-want +got):\n%s", diff)
+	}
+}
+
+func (f *fake) ListClusters(_ context.Context, r *fleetv1.ListClustersRequest) (*fleetv1.ListClustersResponse, error) {
+	if err := f.ask(r); err != nil {
+		return nil, err
+	}
+	// Of the filters it knows the ids and the states.
+	var matching []*fleetv1.Cluster
+	for _, c := range f.fleet {
+		if (len(r.GetIds()) == 0 || slices.Contains(r.GetIds(), c.GetId())) && (len(r.GetStates()) == 0 || slices.Contains(r.GetStates(), c.GetState())) {
+			matching = append(matching, c)
+		}
+	}
+	list, next := page(matching, r.GetPageToken())
 	return &fleetv1.ListClustersResponse{Clusters: list, NextPageToken: next}, nil
+}
+
+func (f *fake) WatchClusters(ctx context.Context, r *fleetv1.WatchClustersRequest, stream fleetv1connect.FleetServiceWatchClustersServerStream) error {
+	if err := f.ask(r); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	var send []*fleetv1.WatchClustersResponse
+	if len(f.looks) > 0 {
+		send, f.looks = f.looks[0], f.looks[1:]
+	}
+	last := len(f.looks) == 0
+	f.mu.Unlock()
+	for _, m := range send {
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+	if last {
+		if f.shown != nil {
+			f.shown()
+		}
+		<-ctx.Done()
+	}
+	return nil
+}
+
+func (f *fake) AssignRelease(_ context.Context, r *fleetv1.AssignReleaseRequest) (*fleetv1.AssignReleaseResponse, error) {
+	return &fleetv1.AssignReleaseResponse{Clusters: f.assigned}, f.ask(r)
+}
+
+func (f *fake) ApplyFleet(_ context.Context, r *fleetv1.ApplyFleetRequest) (*fleetv1.ApplyFleetResponse, error) {
+	return f.changes, f.ask(r)
+}
+
+func (f *fake) ExportFleet(_ context.Context, r *fleetv1.ExportFleetRequest) (*fleetv1.ExportFleetResponse, error) {
+	return &fleetv1.ExportFleetResponse{Document: f.document}, f.ask(r)
+}
+
+func (f *fake) ListDrifts(_ context.Context, r *driftv1.ListDriftsRequest) (*driftv1.ListDriftsResponse, error) {
+	list, next := page(f.drifts, r.GetPageToken())
+	return &driftv1.ListDriftsResponse{Drifts: list, NextPageToken: next}, f.ask(r)
+}
+
+func (f *fake) ListPeriods(_ context.Context, r *driftv1.ListPeriodsRequest) (*driftv1.ListPeriodsResponse, error) {
+	return &driftv1.ListPeriodsResponse{Periods: f.periods}, f.ask(r)
+}
+
+func (f *fake) ExplainDrift(_ context.Context, r *driftv1.ExplainDriftRequest) (*driftv1.ExplainDriftResponse, error) {
+	return f.story, f.ask(r)
+}
+
+func (f *fake) SumMixedTime(_ context.Context, r *driftv1.SumMixedTimeRequest) (*driftv1.SumMixedTimeResponse, error) {
+	return f.mixed, f.ask(r)
+}
+
+func (f *fake) ListAdoption(_ context.Context, r *driftv1.ListAdoptionRequest) (*driftv1.ListAdoptionResponse, error) {
+	return &driftv1.ListAdoptionResponse{Rows: f.adopted}, f.ask(r)
+}
+
+func (f *fake) ListConvergence(_ context.Context, r *driftv1.ListConvergenceRequest) (*driftv1.ListConvergenceResponse, error) {
+	return &driftv1.ListConvergenceResponse{Rows: f.came}, f.ask(r)
+}
+
+func (f *fake) SumImpact(_ context.Context, r *driftv1.SumImpactRequest) (*driftv1.SumImpactResponse, error) {
+	return f.impact, f.ask(r)
+}
+
+func (f *fake) CaptureBaseline(_ context.Context, r *driftv1.CaptureBaselineRequest) (*driftv1.CaptureBaselineResponse, error) {
+	return &driftv1.CaptureBaselineResponse{Baselines: f.baseline}, f.ask(r)
+}
+
+func (f *fake) ListBaselines(_ context.Context, r *driftv1.ListBaselinesRequest) (*driftv1.ListBaselinesResponse, error) {
+	return &driftv1.ListBaselinesResponse{Baselines: f.baseline}, f.ask(r)
+}
+
+func (f *fake) GetBaseline(_ context.Context, r *driftv1.GetBaselineRequest) (*driftv1.GetBaselineResponse, error) {
+	if err := f.ask(r); err != nil {
+		return nil, err
+	}
+	for _, b := range f.baseline {
+		if b.GetId() == r.GetId() {
+			return &driftv1.GetBaselineResponse{Baseline: b}, nil
+		}
+	}
+	return nil, connect.NewError(connect.CodeNotFound, "there is no baseline "+r.GetId())
+}
+
+func (f *fake) CompareBaseline(_ context.Context, r *driftv1.CompareBaselineRequest) (*driftv1.CompareBaselineResponse, error) {
+	return f.compared, f.ask(r)
+}
+
+func (f *fake) ListReleases(_ context.Context, r *catalogv1.ListReleasesRequest) (*catalogv1.ListReleasesResponse, error) {
+	list, next := page(f.releases, r.GetPageToken())
+	return &catalogv1.ListReleasesResponse{Releases: list, NextPageToken: next}, f.ask(r)
+}
+
+func (f *fake) GetGraph(_ context.Context, r *catalogv1.GetGraphRequest) (*catalogv1.GetGraphResponse, error) {
+	return f.graph, f.ask(r)
+}
+
+func (f *fake) AssessMove(_ context.Context, r *catalogv1.AssessMoveRequest) (*catalogv1.AssessMoveResponse, error) {
+	return &catalogv1.AssessMoveResponse{Assessments: f.assessed}, f.ask(r)
+}
+
+func (f *fake) ImportReleases(_ context.Context, r *catalogv1.ImportReleasesRequest) (*catalogv1.ImportReleasesResponse, error) {
+	if err := f.ask(r); err != nil {
+		return nil, err
+	}
+	return f.imported(r)
+}
+
+func (f *fake) BlockRelease(_ context.Context, r *catalogv1.BlockReleaseRequest) (*catalogv1.BlockReleaseResponse, error) {
+	return &catalogv1.BlockReleaseResponse{Release: f.releases[0]}, f.ask(r)
+}
+
+func (f *fake) UnblockRelease(_ context.Context, r *catalogv1.UnblockReleaseRequest) (*catalogv1.UnblockReleaseResponse, error) {
+	return &catalogv1.UnblockReleaseResponse{Release: f.releases[0]}, f.ask(r)
+}
+
+func (f *fake) AcknowledgeRisk(_ context.Context, r *catalogv1.AcknowledgeRiskRequest) (*catalogv1.AcknowledgeRiskResponse, error) {
+	return &catalogv1.AcknowledgeRiskResponse{Acknowledgement: f.acked.GetAcknowledgements()[0]}, f.ask(r)
+}
+
+func (f *fake) RevokeAcknowledgement(_ context.Context, r *catalogv1.RevokeAcknowledgementRequest) (*catalogv1.RevokeAcknowledgementResponse, error) {
+	return &catalogv1.RevokeAcknowledgementResponse{}, f.ask(r)
+}
+
+func (f *fake) ListAcknowledgements(_ context.Context, r *catalogv1.ListAcknowledgementsRequest) (*catalogv1.ListAcknowledgementsResponse, error) {
+	return f.acked, f.ask(r)
 }
 
 func (f *fake) PlanRollout(_ context.Context, r *rolloutv1.PlanRolloutRequest) (*rolloutv1.PlanRolloutResponse, error) {

@@ -20,7 +20,7 @@ func TestHelpTopics(t *testing.T) {
 	for topic, want := range map[string][]string{
 		"configuration": {"LOCKSTEP_CONFIG", "/etc/lockstep/fleet.yaml", "lockstep config validate"},
 		"environment":   {"LOCKSTEP_TOKEN_FILE", "LOCKSTEP_GATE_ALPHA", "gate.alpha", "NATS_URL", "NO_COLOR"},
-		"exit-codes":    {"3  the rollout is held", "5  the time given"},
+		"exit-codes":    {"3  the rollout is held", "with --exit-code, it differs", "5  the time given"},
 	} {
 		for _, args := range [][]string{{"help", topic}, {topic, "--help"}} {
 			got := runWith(t, t.Context(), "", args...)

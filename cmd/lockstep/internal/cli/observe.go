@@ -42,7 +42,7 @@ Use it when something is judged that you do not believe, or nothing is.`,
   lockstep observe -o json | jq -c 'select(.observation.check.ok == false)'`,
 		ValidArgsFunction: s.every(clusterIDs),
 		RunE: func(c *cobra.Command, args []string) error {
-			from, err := s.moment(since)
+			from, err := s.moment("since", since)
 			if err != nil {
 				return err
 			}
@@ -52,7 +52,10 @@ Use it when something is judged that you do not believe, or nothing is.`,
 			if limit < 0 {
 				return usage("--limit %d is not a number of observations", limit)
 			}
-			req.Clusters, req.Since = unique(args), from
+			if req.Clusters, err = clusterArgs(args); err != nil {
+				return err
+			}
+			req.Since = from
 			cl, err := s.dial()
 			if err != nil {
 				return err
@@ -64,7 +67,7 @@ Use it when something is judged that you do not believe, or nothing is.`,
 	s.connectionFlags(c)
 	outputFlag(c, &out, "table", "wide", "json")
 	flags := c.Flags()
-	flags.StringVar(&since, "since", "", "begin with what was seen since then: a length of time such as 10m, or a time such as 2026-03-01T12:00:00Z")
+	flags.StringVar(&since, "since", "", "begin with what was seen since then: "+momentWords)
 	flags.BoolVarP(&req.Follow, "follow", "f", true, "stay for what comes")
 	flags.StringSliceVar(&kinds, "kind", nil, "only these kinds: inventory, session, registration, package, probe, health, pipeline")
 	flags.StringSliceVar(&req.Sources, "source", nil, "only from these sources, such as hub-session")
@@ -112,20 +115,6 @@ func unique(list []string) []string {
 		}
 	}
 	return out
-}
-
-// moment reads how long ago or when something was; empty is no moment.
-func (s *shell) moment(text string) (*timestamppb.Timestamp, error) {
-	if text == "" {
-		return nil, nil
-	}
-	if ago, err := time.ParseDuration(text); err == nil && ago > 0 {
-		return timestamppb.New(s.Now().Add(-ago)), nil
-	}
-	if at, err := time.Parse(time.RFC3339, text); err == nil {
-		return timestamppb.New(at), nil
-	}
-	return nil, usage("--since %q is neither a length of time nor a time; write for example 90s, 24h or 2026-03-01T12:00:00Z", text)
 }
 
 // errEnough ends a watch that has shown as much as was asked for.

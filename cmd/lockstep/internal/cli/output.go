@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/lockstep-fleet/lockstep/kit/config"
 )
 
 // choice is a flag that takes one of a few words.
@@ -31,6 +34,30 @@ func (c choice) Set(v string) error {
 		return fmt.Errorf("use one of %s", strings.Join(c.words, ", "))
 	}
 	*c.value = v
+	return nil
+}
+
+// choices is a flag that takes some of a few words, repeated or with commas
+// between.
+type choices struct {
+	values *[]string
+	words  []string
+}
+
+func (c choices) String() string { return strings.Join(*c.values, ",") }
+func (c choices) Type() string   { return "words" }
+func (c choices) Set(v string) error {
+	for word := range strings.SplitSeq(v, ",") {
+		word = strings.TrimSpace(word)
+		if !slices.Contains(c.words, word) {
+			text := "use some of " + strings.Join(c.words, ", ")
+			if near := config.Nearest(word, c.words); len(near) > 0 {
+				text += "; did you mean " + near[0] + "?"
+			}
+			return errors.New(text)
+		}
+		*c.values = append(*c.values, word)
+	}
 	return nil
 }
 
@@ -89,13 +116,18 @@ func objects[M proto.Message](s *shell, list []M, format string) error {
 
 // rows prints a list as json or yaml, in the names of its fields.
 func rows[T any](s *shell, list []T, format string) error {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false) // <sink> is no HTML
 	if list == nil {
 		list = []T{} // no null for a script that counts
 	}
-	if err := enc.Encode(list); err != nil {
+	return s.plainly(list, format)
+}
+
+// plainly prints what is no message of the API.
+func (s *shell) plainly(v any, format string) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // <sink> is no HTML
+	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("encode the output: %w", err)
 	}
 	return s.encoded(bytes.TrimSpace(b.Bytes()), format)
@@ -185,22 +217,27 @@ func writeRow(b *strings.Builder, row []string, widths []int, colour bool) {
 // paint colours a state word: green for what is right, yellow for what needs a
 // look, red for what is wrong. Any other text stays as it is.
 func paint(word string, colour bool) string {
-	if !colour {
-		return word
-	}
-	const green, yellow, red = "32", "33", "31"
 	code := ""
 	switch word {
-	case "locked", "succeeded", "pass", "healthy", "ok":
+	case "locked", "succeeded", "pass", "healthy", "ok", "available":
 		code = green
-	case "stepping", "overdue", "drifted", "held", "hold", "inconclusive", "rolling_back", "warn":
+	case "stepping", "overdue", "drifted", "split", "held", "hold", "inconclusive", "rolling_back", "warn", "blocked", "changed", "extra":
 		code = yellow
-	case "dark", "failed", "fail", "rolled_back", "unhealthy":
+	case "withdrawn", "dark", "failed", "fail", "rolled_back", "unhealthy", "missing":
 		code = red
-	default:
-		return word
 	}
-	return "\x1b[" + code + "m" + word + "\x1b[0m"
+	return tint(word, code, colour)
+}
+
+// The colours of a terminal.
+const green, yellow, red = "32", "33", "31"
+
+// tint colours a text; no code leaves it as it is.
+func tint(text, code string, colour bool) string {
+	if !colour || code == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
 // clean keeps text from a server on its line and out of the terminal's
@@ -218,16 +255,17 @@ func clean(text string) string {
 }
 
 // age is how long ago something was, in the largest two units that matter.
-func (s *shell) age(t *timestamppb.Timestamp) string {
+func (s *shell) age(t *timestamppb.Timestamp) string { return ago(s.Now(), t) }
+
+func ago(now time.Time, t *timestamppb.Timestamp) string {
 	if t == nil {
 		return "-"
 	}
-	return short(max(0, s.Now().Sub(t.AsTime())))
+	return short(max(0, now.Sub(t.AsTime())))
 }
 
 // short is a length of time for people: "42s", "3m10s", "5h20m", "3d4h".
 func short(d time.Duration) string {
-	const day = 24 * time.Hour
 	two := func(a time.Duration, au string, b time.Duration, bu string) string {
 		if b == 0 {
 			return fmt.Sprintf("%d%s", a, au)
@@ -255,4 +293,23 @@ func (s *shell) instant(t *timestamppb.Timestamp) string {
 		return "-"
 	}
 	return t.AsTime().In(s.Now().Location()).Format("2006-01-02 15:04:05 MST")
+}
+
+// whenAndAgo is a point in time and how long ago that was.
+func (s *shell) whenAndAgo(now time.Time, t *timestamppb.Timestamp) string {
+	if t == nil {
+		return "never"
+	}
+	return fmt.Sprintf("%s (%s ago)", s.instant(t), ago(now, t))
+}
+
+// lasted is how long something went on, or has gone on so far.
+func (s *shell) lasted(began, ended *timestamppb.Timestamp) string {
+	switch {
+	case began == nil:
+		return "-"
+	case ended == nil:
+		return s.age(began) + " so far"
+	}
+	return short(max(0, ended.AsTime().Sub(began.AsTime())))
 }

@@ -13,7 +13,7 @@ import (
 const exitCodes = `  0  done
   1  an error; standard error says what and where
   2  the command was not written right
-  3  the rollout is held, or its gate is inconclusive
+  3  the rollout is held, or its gate is inconclusive; with --exit-code, it differs
   4  a gate failed, or something was rolled back
   5  the time given with --timeout is over; what was watched goes on`
 
@@ -113,6 +113,9 @@ those that look like a slip.`,
 A rollout's outcome decides the code of 'rollout watch' and of --wait: 3 and 4 mean
 that the command worked and the rollout did not go through. With 'rollout rollback
 --wait', a rollout that is rolled back is 0, as that is what was asked for.
+
+'baseline diff' and 'apply --dry-run' leave with 0 whatever they find; with
+--exit-code they leave with 3 when they find a difference.
 
 Interrupting 'status --watch', which has no end of its own, is 0. Interrupting any
 other command is 1; a rollout that was watched goes on.`,

@@ -735,7 +735,9 @@ type VersionSetEdge struct {
 	// The release that brought it.
 	Release string `protobuf:"bytes,3,opt,name=release,proto3" json:"release,omitempty"`
 	// What moves.
-	Moves         []*LineMove `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
+	Moves []*LineMove `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
+	// The chart whose versions the move follows.
+	Chart         string `protobuf:"bytes,5,opt,name=chart,proto3" json:"chart,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -796,6 +798,13 @@ func (x *VersionSetEdge) GetMoves() []*LineMove {
 		return x.Moves
 	}
 	return nil
+}
+
+func (x *VersionSetEdge) GetChart() string {
+	if x != nil {
+		return x.Chart
+	}
+	return ""
 }
 
 // LineMove is one line's part of a move.
@@ -929,7 +938,7 @@ func (x *AssessMoveRequest) GetRelease() string {
 // AssessMoveResponse is what the move meets.
 type AssessMoveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Every named risk, in order of id.
+	// Every named risk, in a fixed order.
 	Assessments   []*Assessment `protobuf:"bytes,1,rep,name=assessments,proto3" json:"assessments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1138,9 +1147,11 @@ type ImportReleasesResponse struct {
 	// How many stay as they were.
 	Unchanged int32 `protobuf:"varint,3,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
 	// Ids that are withdrawn after the import and were not before, in order.
-	Withdrawn     []string `protobuf:"bytes,4,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Withdrawn []string `protobuf:"bytes,4,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
+	// Where what was imported contradicts what was known, in sentences.
+	Contradictions []string `protobuf:"bytes,5,rep,name=contradictions,proto3" json:"contradictions,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ImportReleasesResponse) Reset() {
@@ -1197,6 +1208,13 @@ func (x *ImportReleasesResponse) GetUnchanged() int32 {
 func (x *ImportReleasesResponse) GetWithdrawn() []string {
 	if x != nil {
 		return x.Withdrawn
+	}
+	return nil
+}
+
+func (x *ImportReleasesResponse) GetContradictions() []string {
+	if x != nil {
+		return x.Contradictions
 	}
 	return nil
 }
@@ -1710,7 +1728,7 @@ type ListAcknowledgementsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order of risk, release and cluster.
 	Acknowledgements []*Acknowledgement `protobuf:"bytes,1,rep,name=acknowledgements,proto3" json:"acknowledgements,omitempty"`
-	// Every risk that has a name, in order of id.
+	// Every risk that has a name, in a fixed order.
 	Risks         []*NamedRisk `protobuf:"bytes,2,rep,name=risks,proto3" json:"risks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2371,12 +2389,13 @@ const file_lockstep_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x06status\x18\x03 \x01(\tR\x06status\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x01\n" +
 	"\x0eVersionSetEdge\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x05R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x05R\x02to\x12\x18\n" +
 	"\arelease\x18\x03 \x01(\tR\arelease\x123\n" +
-	"\x05moves\x18\x04 \x03(\v2\x1d.lockstep.catalog.v1.LineMoveR\x05moves\"`\n" +
+	"\x05moves\x18\x04 \x03(\v2\x1d.lockstep.catalog.v1.LineMoveR\x05moves\x12\x14\n" +
+	"\x05chart\x18\x05 \x01(\tR\x05chart\"`\n" +
 	"\bLineMove\x12\x12\n" +
 	"\x04line\x18\x01 \x01(\tR\x04line\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
@@ -2398,12 +2417,13 @@ const file_lockstep_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x0facknowledgement\x18\a \x01(\v2$.lockstep.catalog.v1.AcknowledgementR\x0facknowledgement\"w\n" +
 	"\x15ImportReleasesRequest\x12E\n" +
 	"\breleases\x18\x01 \x03(\v2\x1c.lockstep.catalog.v1.ReleaseB\v\xbaH\b\x92\x01\x05\b\x01\x10\x88'R\breleases\x12\x17\n" +
-	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\x84\x01\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\xac\x01\n" +
 	"\x16ImportReleasesResponse\x12\x14\n" +
 	"\x05added\x18\x01 \x03(\tR\x05added\x12\x18\n" +
 	"\aupdated\x18\x02 \x03(\tR\aupdated\x12\x1c\n" +
 	"\tunchanged\x18\x03 \x01(\x05R\tunchanged\x12\x1c\n" +
-	"\twithdrawn\x18\x04 \x03(\tR\twithdrawn\"\xc8\x01\n" +
+	"\twithdrawn\x18\x04 \x03(\tR\twithdrawn\x12&\n" +
+	"\x0econtradictions\x18\x05 \x03(\tR\x0econtradictions\"\xc8\x01\n" +
 	"\x13BlockReleaseRequest\x124\n" +
 	"\arelease\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\x12\x1e\n" +

@@ -101,9 +101,13 @@ type Standing struct {
 	Period *Period `protobuf:"bytes,1,opt,name=period,proto3" json:"period,omitempty"`
 	// When the episode that goes on began, absent while none does.
 	DriftOpenedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=drift_opened_at,json=driftOpenedAt,proto3" json:"drift_opened_at,omitempty"`
-	// The release that was assigned last by a person or a document, absent when
-	// none ever was.
-	Assigned      *ReleaseAssigned `protobuf:"bytes,3,opt,name=assigned,proto3" json:"assigned,omitempty"`
+	// What was assigned last, absent while the configuration alone says what it is
+	// to run.
+	Assigned *ReleaseAssigned `protobuf:"bytes,3,opt,name=assigned,proto3" json:"assigned,omitempty"`
+	// The rollout that began to move it last, absent when none ever did.
+	Moved *MoveBegan `protobuf:"bytes,4,opt,name=moved,proto3" json:"moved,omitempty"`
+	// Since when its state holds, which may be longer than its period.
+	StateSince    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=state_since,json=stateSince,proto3" json:"state_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -159,6 +163,85 @@ func (x *Standing) GetAssigned() *ReleaseAssigned {
 	return nil
 }
 
+func (x *Standing) GetMoved() *MoveBegan {
+	if x != nil {
+		return x.Moved
+	}
+	return nil
+}
+
+func (x *Standing) GetStateSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StateSince
+	}
+	return nil
+}
+
+// MoveBegan is a rollout's taking hold of a cluster.
+type MoveBegan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout's id.
+	Rollout string `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// When.
+	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// What the cluster was to run before, which a rollback returns to; without a
+	// release: nothing was assigned.
+	Before        *ReleaseAssigned `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveBegan) Reset() {
+	*x = MoveBegan{}
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveBegan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveBegan) ProtoMessage() {}
+
+func (x *MoveBegan) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveBegan.ProtoReflect.Descriptor instead.
+func (*MoveBegan) Descriptor() ([]byte, []int) {
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *MoveBegan) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
+}
+
+func (x *MoveBegan) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *MoveBegan) GetBefore() *ReleaseAssigned {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
 // Fact is one thing that was decided. A reader passes over a kind that it does
 // not know: a newer build wrote it.
 type Fact struct {
@@ -181,7 +264,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[2]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -193,7 +276,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[2]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -206,7 +289,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{2}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Fact) GetKind() isFact_Kind {
@@ -351,7 +434,7 @@ type StateChanged struct {
 
 func (x *StateChanged) Reset() {
 	*x = StateChanged{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[3]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +446,7 @@ func (x *StateChanged) String() string {
 func (*StateChanged) ProtoMessage() {}
 
 func (x *StateChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[3]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +459,7 @@ func (x *StateChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChanged.ProtoReflect.Descriptor instead.
 func (*StateChanged) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{3}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StateChanged) GetFrom() string {
@@ -435,7 +518,7 @@ type ReleaseAssigned struct {
 
 func (x *ReleaseAssigned) Reset() {
 	*x = ReleaseAssigned{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[4]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +530,7 @@ func (x *ReleaseAssigned) String() string {
 func (*ReleaseAssigned) ProtoMessage() {}
 
 func (x *ReleaseAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[4]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +543,7 @@ func (x *ReleaseAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAssigned.ProtoReflect.Descriptor instead.
 func (*ReleaseAssigned) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{4}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ReleaseAssigned) GetRelease() string {
@@ -516,7 +599,7 @@ type PeriodEnded struct {
 
 func (x *PeriodEnded) Reset() {
 	*x = PeriodEnded{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[5]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +611,7 @@ func (x *PeriodEnded) String() string {
 func (*PeriodEnded) ProtoMessage() {}
 
 func (x *PeriodEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[5]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +624,7 @@ func (x *PeriodEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeriodEnded.ProtoReflect.Descriptor instead.
 func (*PeriodEnded) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{5}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PeriodEnded) GetPeriod() *Period {
@@ -562,7 +645,7 @@ type PeriodBegan struct {
 
 func (x *PeriodBegan) Reset() {
 	*x = PeriodBegan{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[6]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +657,7 @@ func (x *PeriodBegan) String() string {
 func (*PeriodBegan) ProtoMessage() {}
 
 func (x *PeriodBegan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[6]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +670,7 @@ func (x *PeriodBegan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeriodBegan.ProtoReflect.Descriptor instead.
 func (*PeriodBegan) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{6}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PeriodBegan) GetPeriod() *Period {
@@ -629,7 +712,7 @@ type Period struct {
 
 func (x *Period) Reset() {
 	*x = Period{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[7]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +724,7 @@ func (x *Period) String() string {
 func (*Period) ProtoMessage() {}
 
 func (x *Period) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[7]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +737,7 @@ func (x *Period) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Period.ProtoReflect.Descriptor instead.
 func (*Period) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{7}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Period) GetBeganAt() *timestamppb.Timestamp {
@@ -747,7 +830,7 @@ type RunningLine struct {
 
 func (x *RunningLine) Reset() {
 	*x = RunningLine{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[8]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +842,7 @@ func (x *RunningLine) String() string {
 func (*RunningLine) ProtoMessage() {}
 
 func (x *RunningLine) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[8]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +855,7 @@ func (x *RunningLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunningLine.ProtoReflect.Descriptor instead.
 func (*RunningLine) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{8}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RunningLine) GetLine() string {
@@ -804,7 +887,7 @@ type DriftOpened struct {
 
 func (x *DriftOpened) Reset() {
 	*x = DriftOpened{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[9]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +899,7 @@ func (x *DriftOpened) String() string {
 func (*DriftOpened) ProtoMessage() {}
 
 func (x *DriftOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[9]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +912,7 @@ func (x *DriftOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DriftOpened.ProtoReflect.Descriptor instead.
 func (*DriftOpened) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{9}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DriftOpened) GetState() string {
@@ -870,7 +953,7 @@ type DriftChanged struct {
 
 func (x *DriftChanged) Reset() {
 	*x = DriftChanged{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[10]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +965,7 @@ func (x *DriftChanged) String() string {
 func (*DriftChanged) ProtoMessage() {}
 
 func (x *DriftChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[10]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +978,7 @@ func (x *DriftChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DriftChanged.ProtoReflect.Descriptor instead.
 func (*DriftChanged) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{10}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DriftChanged) GetState() string {
@@ -941,7 +1024,7 @@ type DriftClosed struct {
 
 func (x *DriftClosed) Reset() {
 	*x = DriftClosed{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[11]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1036,7 @@ func (x *DriftClosed) String() string {
 func (*DriftClosed) ProtoMessage() {}
 
 func (x *DriftClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[11]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1049,7 @@ func (x *DriftClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DriftClosed.ProtoReflect.Descriptor instead.
 func (*DriftClosed) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{11}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DriftClosed) GetState() string {
@@ -1014,7 +1097,7 @@ type ListDriftsRequest struct {
 
 func (x *ListDriftsRequest) Reset() {
 	*x = ListDriftsRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[12]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1109,7 @@ func (x *ListDriftsRequest) String() string {
 func (*ListDriftsRequest) ProtoMessage() {}
 
 func (x *ListDriftsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[12]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1122,7 @@ func (x *ListDriftsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDriftsRequest.ProtoReflect.Descriptor instead.
 func (*ListDriftsRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{12}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListDriftsRequest) GetPageSize() int32 {
@@ -1097,7 +1180,7 @@ type ListDriftsResponse struct {
 
 func (x *ListDriftsResponse) Reset() {
 	*x = ListDriftsResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[13]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1192,7 @@ func (x *ListDriftsResponse) String() string {
 func (*ListDriftsResponse) ProtoMessage() {}
 
 func (x *ListDriftsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[13]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1205,7 @@ func (x *ListDriftsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDriftsResponse.ProtoReflect.Descriptor instead.
 func (*ListDriftsResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{13}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListDriftsResponse) GetDrifts() []*Drift {
@@ -1162,7 +1245,7 @@ type Drift struct {
 
 func (x *Drift) Reset() {
 	*x = Drift{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[14]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1257,7 @@ func (x *Drift) String() string {
 func (*Drift) ProtoMessage() {}
 
 func (x *Drift) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[14]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1270,7 @@ func (x *Drift) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drift.ProtoReflect.Descriptor instead.
 func (*Drift) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{14}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Drift) GetCluster() string {
@@ -1256,7 +1339,7 @@ type ListPeriodsRequest struct {
 
 func (x *ListPeriodsRequest) Reset() {
 	*x = ListPeriodsRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[15]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1351,7 @@ func (x *ListPeriodsRequest) String() string {
 func (*ListPeriodsRequest) ProtoMessage() {}
 
 func (x *ListPeriodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[15]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1364,7 @@ func (x *ListPeriodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeriodsRequest.ProtoReflect.Descriptor instead.
 func (*ListPeriodsRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{15}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListPeriodsRequest) GetCluster() string {
@@ -1323,7 +1406,7 @@ type ListPeriodsResponse struct {
 
 func (x *ListPeriodsResponse) Reset() {
 	*x = ListPeriodsResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[16]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1418,7 @@ func (x *ListPeriodsResponse) String() string {
 func (*ListPeriodsResponse) ProtoMessage() {}
 
 func (x *ListPeriodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[16]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1431,7 @@ func (x *ListPeriodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeriodsResponse.ProtoReflect.Descriptor instead.
 func (*ListPeriodsResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{16}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListPeriodsResponse) GetPeriods() []*Period {
@@ -1369,7 +1452,7 @@ type ExplainDriftRequest struct {
 
 func (x *ExplainDriftRequest) Reset() {
 	*x = ExplainDriftRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[17]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1464,7 @@ func (x *ExplainDriftRequest) String() string {
 func (*ExplainDriftRequest) ProtoMessage() {}
 
 func (x *ExplainDriftRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[17]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1477,7 @@ func (x *ExplainDriftRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainDriftRequest.ProtoReflect.Descriptor instead.
 func (*ExplainDriftRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{17}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExplainDriftRequest) GetCluster() string {
@@ -1417,7 +1500,7 @@ type ExplainDriftResponse struct {
 
 func (x *ExplainDriftResponse) Reset() {
 	*x = ExplainDriftResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[18]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1512,7 @@ func (x *ExplainDriftResponse) String() string {
 func (*ExplainDriftResponse) ProtoMessage() {}
 
 func (x *ExplainDriftResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[18]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1525,7 @@ func (x *ExplainDriftResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainDriftResponse.ProtoReflect.Descriptor instead.
 func (*ExplainDriftResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{18}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainDriftResponse) GetCluster() *v1.Cluster {
@@ -1473,7 +1556,7 @@ type StoryLine struct {
 
 func (x *StoryLine) Reset() {
 	*x = StoryLine{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[19]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1568,7 @@ func (x *StoryLine) String() string {
 func (*StoryLine) ProtoMessage() {}
 
 func (x *StoryLine) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[19]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1581,7 @@ func (x *StoryLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoryLine.ProtoReflect.Descriptor instead.
 func (*StoryLine) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{19}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StoryLine) GetAbout() string {
@@ -1532,7 +1615,7 @@ type SumMixedTimeRequest struct {
 
 func (x *SumMixedTimeRequest) Reset() {
 	*x = SumMixedTimeRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[20]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1627,7 @@ func (x *SumMixedTimeRequest) String() string {
 func (*SumMixedTimeRequest) ProtoMessage() {}
 
 func (x *SumMixedTimeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[20]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1640,7 @@ func (x *SumMixedTimeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SumMixedTimeRequest.ProtoReflect.Descriptor instead.
 func (*SumMixedTimeRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{20}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SumMixedTimeRequest) GetFrom() *timestamppb.Timestamp {
@@ -1603,7 +1686,7 @@ type SumMixedTimeResponse struct {
 
 func (x *SumMixedTimeResponse) Reset() {
 	*x = SumMixedTimeResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[21]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1698,7 @@ func (x *SumMixedTimeResponse) String() string {
 func (*SumMixedTimeResponse) ProtoMessage() {}
 
 func (x *SumMixedTimeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[21]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1711,7 @@ func (x *SumMixedTimeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SumMixedTimeResponse.ProtoReflect.Descriptor instead.
 func (*SumMixedTimeResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{21}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SumMixedTimeResponse) GetRows() []*MixedTime {
@@ -1672,7 +1755,7 @@ type MixedTime struct {
 
 func (x *MixedTime) Reset() {
 	*x = MixedTime{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[22]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1767,7 @@ func (x *MixedTime) String() string {
 func (*MixedTime) ProtoMessage() {}
 
 func (x *MixedTime) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[22]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1780,7 @@ func (x *MixedTime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MixedTime.ProtoReflect.Descriptor instead.
 func (*MixedTime) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{22}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MixedTime) GetKey() string {
@@ -1752,7 +1835,7 @@ type ListAdoptionRequest struct {
 
 func (x *ListAdoptionRequest) Reset() {
 	*x = ListAdoptionRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[23]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1847,7 @@ func (x *ListAdoptionRequest) String() string {
 func (*ListAdoptionRequest) ProtoMessage() {}
 
 func (x *ListAdoptionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[23]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1860,7 @@ func (x *ListAdoptionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAdoptionRequest.ProtoReflect.Descriptor instead.
 func (*ListAdoptionRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{23}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListAdoptionRequest) GetLine() string {
@@ -1819,7 +1902,7 @@ type ListAdoptionResponse struct {
 
 func (x *ListAdoptionResponse) Reset() {
 	*x = ListAdoptionResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[24]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1914,7 @@ func (x *ListAdoptionResponse) String() string {
 func (*ListAdoptionResponse) ProtoMessage() {}
 
 func (x *ListAdoptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[24]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1927,7 @@ func (x *ListAdoptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAdoptionResponse.ProtoReflect.Descriptor instead.
 func (*ListAdoptionResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{24}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListAdoptionResponse) GetRows() []*Adoption {
@@ -1871,7 +1954,7 @@ type Adoption struct {
 
 func (x *Adoption) Reset() {
 	*x = Adoption{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[25]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +1966,7 @@ func (x *Adoption) String() string {
 func (*Adoption) ProtoMessage() {}
 
 func (x *Adoption) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[25]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +1979,7 @@ func (x *Adoption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adoption.ProtoReflect.Descriptor instead.
 func (*Adoption) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{25}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Adoption) GetAt() *timestamppb.Timestamp {
@@ -1941,7 +2024,7 @@ type ListConvergenceRequest struct {
 
 func (x *ListConvergenceRequest) Reset() {
 	*x = ListConvergenceRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[26]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2036,7 @@ func (x *ListConvergenceRequest) String() string {
 func (*ListConvergenceRequest) ProtoMessage() {}
 
 func (x *ListConvergenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[26]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2049,7 @@ func (x *ListConvergenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConvergenceRequest.ProtoReflect.Descriptor instead.
 func (*ListConvergenceRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{26}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListConvergenceRequest) GetFrom() *timestamppb.Timestamp {
@@ -1994,7 +2077,7 @@ type ListConvergenceResponse struct {
 
 func (x *ListConvergenceResponse) Reset() {
 	*x = ListConvergenceResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[27]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2089,7 @@ func (x *ListConvergenceResponse) String() string {
 func (*ListConvergenceResponse) ProtoMessage() {}
 
 func (x *ListConvergenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[27]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2102,7 @@ func (x *ListConvergenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConvergenceResponse.ProtoReflect.Descriptor instead.
 func (*ListConvergenceResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{27}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListConvergenceResponse) GetRows() []*Convergence {
@@ -2054,7 +2137,7 @@ type Convergence struct {
 
 func (x *Convergence) Reset() {
 	*x = Convergence{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[28]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2149,7 @@ func (x *Convergence) String() string {
 func (*Convergence) ProtoMessage() {}
 
 func (x *Convergence) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[28]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2162,7 @@ func (x *Convergence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Convergence.ProtoReflect.Descriptor instead.
 func (*Convergence) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{28}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Convergence) GetRelease() string {
@@ -2155,7 +2238,7 @@ type SumImpactRequest struct {
 
 func (x *SumImpactRequest) Reset() {
 	*x = SumImpactRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[29]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2250,7 @@ func (x *SumImpactRequest) String() string {
 func (*SumImpactRequest) ProtoMessage() {}
 
 func (x *SumImpactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[29]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2263,7 @@ func (x *SumImpactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SumImpactRequest.ProtoReflect.Descriptor instead.
 func (*SumImpactRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{29}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SumImpactRequest) GetFrom() *timestamppb.Timestamp {
@@ -2226,7 +2309,7 @@ type SumImpactResponse struct {
 
 func (x *SumImpactResponse) Reset() {
 	*x = SumImpactResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[30]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2321,7 @@ func (x *SumImpactResponse) String() string {
 func (*SumImpactResponse) ProtoMessage() {}
 
 func (x *SumImpactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[30]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2334,7 @@ func (x *SumImpactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SumImpactResponse.ProtoReflect.Descriptor instead.
 func (*SumImpactResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{30}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SumImpactResponse) GetRows() []*Impact {
@@ -2293,7 +2376,7 @@ type Impact struct {
 
 func (x *Impact) Reset() {
 	*x = Impact{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[31]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2388,7 @@ func (x *Impact) String() string {
 func (*Impact) ProtoMessage() {}
 
 func (x *Impact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[31]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2401,7 @@ func (x *Impact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Impact.ProtoReflect.Descriptor instead.
 func (*Impact) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{31}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Impact) GetKey() string {
@@ -2362,7 +2445,7 @@ type Fared struct {
 
 func (x *Fared) Reset() {
 	*x = Fared{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[32]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2457,7 @@ func (x *Fared) String() string {
 func (*Fared) ProtoMessage() {}
 
 func (x *Fared) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[32]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2470,7 @@ func (x *Fared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fared.ProtoReflect.Descriptor instead.
 func (*Fared) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{32}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Fared) GetSessions() int64 {
@@ -2417,7 +2500,7 @@ type CaptureBaselineRequest struct {
 
 func (x *CaptureBaselineRequest) Reset() {
 	*x = CaptureBaselineRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[33]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2512,7 @@ func (x *CaptureBaselineRequest) String() string {
 func (*CaptureBaselineRequest) ProtoMessage() {}
 
 func (x *CaptureBaselineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[33]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2525,7 @@ func (x *CaptureBaselineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureBaselineRequest.ProtoReflect.Descriptor instead.
 func (*CaptureBaselineRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{33}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CaptureBaselineRequest) GetClusters() []string {
@@ -2470,7 +2553,7 @@ type CaptureBaselineResponse struct {
 
 func (x *CaptureBaselineResponse) Reset() {
 	*x = CaptureBaselineResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[34]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2565,7 @@ func (x *CaptureBaselineResponse) String() string {
 func (*CaptureBaselineResponse) ProtoMessage() {}
 
 func (x *CaptureBaselineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[34]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2578,7 @@ func (x *CaptureBaselineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureBaselineResponse.ProtoReflect.Descriptor instead.
 func (*CaptureBaselineResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{34}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CaptureBaselineResponse) GetBaselines() []*Baseline {
@@ -2531,7 +2614,7 @@ type Baseline struct {
 
 func (x *Baseline) Reset() {
 	*x = Baseline{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[35]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +2626,7 @@ func (x *Baseline) String() string {
 func (*Baseline) ProtoMessage() {}
 
 func (x *Baseline) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[35]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +2639,7 @@ func (x *Baseline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Baseline.ProtoReflect.Descriptor instead.
 func (*Baseline) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{35}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Baseline) GetId() string {
@@ -2638,7 +2721,7 @@ type SessionCounts struct {
 
 func (x *SessionCounts) Reset() {
 	*x = SessionCounts{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[36]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2733,7 @@ func (x *SessionCounts) String() string {
 func (*SessionCounts) ProtoMessage() {}
 
 func (x *SessionCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[36]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2746,7 @@ func (x *SessionCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionCounts.ProtoReflect.Descriptor instead.
 func (*SessionCounts) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{36}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SessionCounts) GetFrom() *timestamppb.Timestamp {
@@ -2732,7 +2815,7 @@ type ListBaselinesRequest struct {
 
 func (x *ListBaselinesRequest) Reset() {
 	*x = ListBaselinesRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[37]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +2827,7 @@ func (x *ListBaselinesRequest) String() string {
 func (*ListBaselinesRequest) ProtoMessage() {}
 
 func (x *ListBaselinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[37]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +2840,7 @@ func (x *ListBaselinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBaselinesRequest.ProtoReflect.Descriptor instead.
 func (*ListBaselinesRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{37}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListBaselinesRequest) GetCluster() string {
@@ -2799,7 +2882,7 @@ type ListBaselinesResponse struct {
 
 func (x *ListBaselinesResponse) Reset() {
 	*x = ListBaselinesResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[38]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +2894,7 @@ func (x *ListBaselinesResponse) String() string {
 func (*ListBaselinesResponse) ProtoMessage() {}
 
 func (x *ListBaselinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[38]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +2907,7 @@ func (x *ListBaselinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBaselinesResponse.ProtoReflect.Descriptor instead.
 func (*ListBaselinesResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{38}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListBaselinesResponse) GetBaselines() []*Baseline {
@@ -2845,7 +2928,7 @@ type GetBaselineRequest struct {
 
 func (x *GetBaselineRequest) Reset() {
 	*x = GetBaselineRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[39]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +2940,7 @@ func (x *GetBaselineRequest) String() string {
 func (*GetBaselineRequest) ProtoMessage() {}
 
 func (x *GetBaselineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[39]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +2953,7 @@ func (x *GetBaselineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBaselineRequest.ProtoReflect.Descriptor instead.
 func (*GetBaselineRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{39}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetBaselineRequest) GetId() string {
@@ -2891,7 +2974,7 @@ type GetBaselineResponse struct {
 
 func (x *GetBaselineResponse) Reset() {
 	*x = GetBaselineResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[40]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2903,7 +2986,7 @@ func (x *GetBaselineResponse) String() string {
 func (*GetBaselineResponse) ProtoMessage() {}
 
 func (x *GetBaselineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[40]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2916,7 +2999,7 @@ func (x *GetBaselineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBaselineResponse.ProtoReflect.Descriptor instead.
 func (*GetBaselineResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{40}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetBaselineResponse) GetBaseline() *Baseline {
@@ -2939,7 +3022,7 @@ type CompareBaselineRequest struct {
 
 func (x *CompareBaselineRequest) Reset() {
 	*x = CompareBaselineRequest{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[41]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2951,7 +3034,7 @@ func (x *CompareBaselineRequest) String() string {
 func (*CompareBaselineRequest) ProtoMessage() {}
 
 func (x *CompareBaselineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[41]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2964,7 +3047,7 @@ func (x *CompareBaselineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareBaselineRequest.ProtoReflect.Descriptor instead.
 func (*CompareBaselineRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{41}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CompareBaselineRequest) GetId() string {
@@ -2998,7 +3081,7 @@ type CompareBaselineResponse struct {
 
 func (x *CompareBaselineResponse) Reset() {
 	*x = CompareBaselineResponse{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[42]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3093,7 @@ func (x *CompareBaselineResponse) String() string {
 func (*CompareBaselineResponse) ProtoMessage() {}
 
 func (x *CompareBaselineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[42]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3106,7 @@ func (x *CompareBaselineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareBaselineResponse.ProtoReflect.Descriptor instead.
 func (*CompareBaselineResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{42}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CompareBaselineResponse) GetSame() bool {
@@ -3073,7 +3156,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[43]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3168,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[43]
+	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3181,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{43}
+	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Difference) GetAbout() string {
@@ -3144,11 +3227,18 @@ const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\x05Event\x123\n" +
 	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x127\n" +
 	"\x05facts\x18\x02 \x03(\v2\x17.lockstep.drift.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\x127\n" +
-	"\bstanding\x18\x03 \x01(\v2\x1b.lockstep.drift.v1.StandingR\bstanding\"\xc1\x01\n" +
+	"\bstanding\x18\x03 \x01(\v2\x1b.lockstep.drift.v1.StandingR\bstanding\"\xb2\x02\n" +
 	"\bStanding\x121\n" +
 	"\x06period\x18\x01 \x01(\v2\x19.lockstep.drift.v1.PeriodR\x06period\x12B\n" +
 	"\x0fdrift_opened_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rdriftOpenedAt\x12>\n" +
-	"\bassigned\x18\x03 \x01(\v2\".lockstep.drift.v1.ReleaseAssignedR\bassigned\"\x83\x04\n" +
+	"\bassigned\x18\x03 \x01(\v2\".lockstep.drift.v1.ReleaseAssignedR\bassigned\x122\n" +
+	"\x05moved\x18\x04 \x01(\v2\x1c.lockstep.drift.v1.MoveBeganR\x05moved\x12;\n" +
+	"\vstate_since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"stateSince\"\x8d\x01\n" +
+	"\tMoveBegan\x12\x18\n" +
+	"\arollout\x18\x01 \x01(\tR\arollout\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12:\n" +
+	"\x06before\x18\x03 \x01(\v2\".lockstep.drift.v1.ReleaseAssignedR\x06before\"\x83\x04\n" +
 	"\x04Fact\x12F\n" +
 	"\rstate_changed\x18\x01 \x01(\v2\x1f.lockstep.drift.v1.StateChangedH\x00R\fstateChanged\x12O\n" +
 	"\x10release_assigned\x18\x02 \x01(\v2\".lockstep.drift.v1.ReleaseAssignedH\x00R\x0freleaseAssigned\x12C\n" +
@@ -3386,165 +3476,170 @@ func file_lockstep_drift_v1_drift_proto_rawDescGZIP() []byte {
 	return file_lockstep_drift_v1_drift_proto_rawDescData
 }
 
-var file_lockstep_drift_v1_drift_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_lockstep_drift_v1_drift_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_lockstep_drift_v1_drift_proto_goTypes = []any{
 	(*Event)(nil),                   // 0: lockstep.drift.v1.Event
 	(*Standing)(nil),                // 1: lockstep.drift.v1.Standing
-	(*Fact)(nil),                    // 2: lockstep.drift.v1.Fact
-	(*StateChanged)(nil),            // 3: lockstep.drift.v1.StateChanged
-	(*ReleaseAssigned)(nil),         // 4: lockstep.drift.v1.ReleaseAssigned
-	(*PeriodEnded)(nil),             // 5: lockstep.drift.v1.PeriodEnded
-	(*PeriodBegan)(nil),             // 6: lockstep.drift.v1.PeriodBegan
-	(*Period)(nil),                  // 7: lockstep.drift.v1.Period
-	(*RunningLine)(nil),             // 8: lockstep.drift.v1.RunningLine
-	(*DriftOpened)(nil),             // 9: lockstep.drift.v1.DriftOpened
-	(*DriftChanged)(nil),            // 10: lockstep.drift.v1.DriftChanged
-	(*DriftClosed)(nil),             // 11: lockstep.drift.v1.DriftClosed
-	(*ListDriftsRequest)(nil),       // 12: lockstep.drift.v1.ListDriftsRequest
-	(*ListDriftsResponse)(nil),      // 13: lockstep.drift.v1.ListDriftsResponse
-	(*Drift)(nil),                   // 14: lockstep.drift.v1.Drift
-	(*ListPeriodsRequest)(nil),      // 15: lockstep.drift.v1.ListPeriodsRequest
-	(*ListPeriodsResponse)(nil),     // 16: lockstep.drift.v1.ListPeriodsResponse
-	(*ExplainDriftRequest)(nil),     // 17: lockstep.drift.v1.ExplainDriftRequest
-	(*ExplainDriftResponse)(nil),    // 18: lockstep.drift.v1.ExplainDriftResponse
-	(*StoryLine)(nil),               // 19: lockstep.drift.v1.StoryLine
-	(*SumMixedTimeRequest)(nil),     // 20: lockstep.drift.v1.SumMixedTimeRequest
-	(*SumMixedTimeResponse)(nil),    // 21: lockstep.drift.v1.SumMixedTimeResponse
-	(*MixedTime)(nil),               // 22: lockstep.drift.v1.MixedTime
-	(*ListAdoptionRequest)(nil),     // 23: lockstep.drift.v1.ListAdoptionRequest
-	(*ListAdoptionResponse)(nil),    // 24: lockstep.drift.v1.ListAdoptionResponse
-	(*Adoption)(nil),                // 25: lockstep.drift.v1.Adoption
-	(*ListConvergenceRequest)(nil),  // 26: lockstep.drift.v1.ListConvergenceRequest
-	(*ListConvergenceResponse)(nil), // 27: lockstep.drift.v1.ListConvergenceResponse
-	(*Convergence)(nil),             // 28: lockstep.drift.v1.Convergence
-	(*SumImpactRequest)(nil),        // 29: lockstep.drift.v1.SumImpactRequest
-	(*SumImpactResponse)(nil),       // 30: lockstep.drift.v1.SumImpactResponse
-	(*Impact)(nil),                  // 31: lockstep.drift.v1.Impact
-	(*Fared)(nil),                   // 32: lockstep.drift.v1.Fared
-	(*CaptureBaselineRequest)(nil),  // 33: lockstep.drift.v1.CaptureBaselineRequest
-	(*CaptureBaselineResponse)(nil), // 34: lockstep.drift.v1.CaptureBaselineResponse
-	(*Baseline)(nil),                // 35: lockstep.drift.v1.Baseline
-	(*SessionCounts)(nil),           // 36: lockstep.drift.v1.SessionCounts
-	(*ListBaselinesRequest)(nil),    // 37: lockstep.drift.v1.ListBaselinesRequest
-	(*ListBaselinesResponse)(nil),   // 38: lockstep.drift.v1.ListBaselinesResponse
-	(*GetBaselineRequest)(nil),      // 39: lockstep.drift.v1.GetBaselineRequest
-	(*GetBaselineResponse)(nil),     // 40: lockstep.drift.v1.GetBaselineResponse
-	(*CompareBaselineRequest)(nil),  // 41: lockstep.drift.v1.CompareBaselineRequest
-	(*CompareBaselineResponse)(nil), // 42: lockstep.drift.v1.CompareBaselineResponse
-	(*Difference)(nil),              // 43: lockstep.drift.v1.Difference
-	nil,                             // 44: lockstep.drift.v1.StateChanged.RunningEntry
-	nil,                             // 45: lockstep.drift.v1.ReleaseAssigned.VersionsEntry
-	nil,                             // 46: lockstep.drift.v1.Period.EdgeFromEntry
-	nil,                             // 47: lockstep.drift.v1.Period.EdgeToEntry
-	(*timestamppb.Timestamp)(nil),   // 48: google.protobuf.Timestamp
-	(*v1.Cluster)(nil),              // 49: lockstep.fleet.v1.Cluster
-	(*durationpb.Duration)(nil),     // 50: google.protobuf.Duration
+	(*MoveBegan)(nil),               // 2: lockstep.drift.v1.MoveBegan
+	(*Fact)(nil),                    // 3: lockstep.drift.v1.Fact
+	(*StateChanged)(nil),            // 4: lockstep.drift.v1.StateChanged
+	(*ReleaseAssigned)(nil),         // 5: lockstep.drift.v1.ReleaseAssigned
+	(*PeriodEnded)(nil),             // 6: lockstep.drift.v1.PeriodEnded
+	(*PeriodBegan)(nil),             // 7: lockstep.drift.v1.PeriodBegan
+	(*Period)(nil),                  // 8: lockstep.drift.v1.Period
+	(*RunningLine)(nil),             // 9: lockstep.drift.v1.RunningLine
+	(*DriftOpened)(nil),             // 10: lockstep.drift.v1.DriftOpened
+	(*DriftChanged)(nil),            // 11: lockstep.drift.v1.DriftChanged
+	(*DriftClosed)(nil),             // 12: lockstep.drift.v1.DriftClosed
+	(*ListDriftsRequest)(nil),       // 13: lockstep.drift.v1.ListDriftsRequest
+	(*ListDriftsResponse)(nil),      // 14: lockstep.drift.v1.ListDriftsResponse
+	(*Drift)(nil),                   // 15: lockstep.drift.v1.Drift
+	(*ListPeriodsRequest)(nil),      // 16: lockstep.drift.v1.ListPeriodsRequest
+	(*ListPeriodsResponse)(nil),     // 17: lockstep.drift.v1.ListPeriodsResponse
+	(*ExplainDriftRequest)(nil),     // 18: lockstep.drift.v1.ExplainDriftRequest
+	(*ExplainDriftResponse)(nil),    // 19: lockstep.drift.v1.ExplainDriftResponse
+	(*StoryLine)(nil),               // 20: lockstep.drift.v1.StoryLine
+	(*SumMixedTimeRequest)(nil),     // 21: lockstep.drift.v1.SumMixedTimeRequest
+	(*SumMixedTimeResponse)(nil),    // 22: lockstep.drift.v1.SumMixedTimeResponse
+	(*MixedTime)(nil),               // 23: lockstep.drift.v1.MixedTime
+	(*ListAdoptionRequest)(nil),     // 24: lockstep.drift.v1.ListAdoptionRequest
+	(*ListAdoptionResponse)(nil),    // 25: lockstep.drift.v1.ListAdoptionResponse
+	(*Adoption)(nil),                // 26: lockstep.drift.v1.Adoption
+	(*ListConvergenceRequest)(nil),  // 27: lockstep.drift.v1.ListConvergenceRequest
+	(*ListConvergenceResponse)(nil), // 28: lockstep.drift.v1.ListConvergenceResponse
+	(*Convergence)(nil),             // 29: lockstep.drift.v1.Convergence
+	(*SumImpactRequest)(nil),        // 30: lockstep.drift.v1.SumImpactRequest
+	(*SumImpactResponse)(nil),       // 31: lockstep.drift.v1.SumImpactResponse
+	(*Impact)(nil),                  // 32: lockstep.drift.v1.Impact
+	(*Fared)(nil),                   // 33: lockstep.drift.v1.Fared
+	(*CaptureBaselineRequest)(nil),  // 34: lockstep.drift.v1.CaptureBaselineRequest
+	(*CaptureBaselineResponse)(nil), // 35: lockstep.drift.v1.CaptureBaselineResponse
+	(*Baseline)(nil),                // 36: lockstep.drift.v1.Baseline
+	(*SessionCounts)(nil),           // 37: lockstep.drift.v1.SessionCounts
+	(*ListBaselinesRequest)(nil),    // 38: lockstep.drift.v1.ListBaselinesRequest
+	(*ListBaselinesResponse)(nil),   // 39: lockstep.drift.v1.ListBaselinesResponse
+	(*GetBaselineRequest)(nil),      // 40: lockstep.drift.v1.GetBaselineRequest
+	(*GetBaselineResponse)(nil),     // 41: lockstep.drift.v1.GetBaselineResponse
+	(*CompareBaselineRequest)(nil),  // 42: lockstep.drift.v1.CompareBaselineRequest
+	(*CompareBaselineResponse)(nil), // 43: lockstep.drift.v1.CompareBaselineResponse
+	(*Difference)(nil),              // 44: lockstep.drift.v1.Difference
+	nil,                             // 45: lockstep.drift.v1.StateChanged.RunningEntry
+	nil,                             // 46: lockstep.drift.v1.ReleaseAssigned.VersionsEntry
+	nil,                             // 47: lockstep.drift.v1.Period.EdgeFromEntry
+	nil,                             // 48: lockstep.drift.v1.Period.EdgeToEntry
+	(*timestamppb.Timestamp)(nil),   // 49: google.protobuf.Timestamp
+	(*v1.Cluster)(nil),              // 50: lockstep.fleet.v1.Cluster
+	(*durationpb.Duration)(nil),     // 51: google.protobuf.Duration
 }
 var file_lockstep_drift_v1_drift_proto_depIdxs = []int32{
-	2,  // 0: lockstep.drift.v1.Event.facts:type_name -> lockstep.drift.v1.Fact
+	3,  // 0: lockstep.drift.v1.Event.facts:type_name -> lockstep.drift.v1.Fact
 	1,  // 1: lockstep.drift.v1.Event.standing:type_name -> lockstep.drift.v1.Standing
-	7,  // 2: lockstep.drift.v1.Standing.period:type_name -> lockstep.drift.v1.Period
-	48, // 3: lockstep.drift.v1.Standing.drift_opened_at:type_name -> google.protobuf.Timestamp
-	4,  // 4: lockstep.drift.v1.Standing.assigned:type_name -> lockstep.drift.v1.ReleaseAssigned
-	3,  // 5: lockstep.drift.v1.Fact.state_changed:type_name -> lockstep.drift.v1.StateChanged
-	4,  // 6: lockstep.drift.v1.Fact.release_assigned:type_name -> lockstep.drift.v1.ReleaseAssigned
-	5,  // 7: lockstep.drift.v1.Fact.period_ended:type_name -> lockstep.drift.v1.PeriodEnded
-	6,  // 8: lockstep.drift.v1.Fact.period_began:type_name -> lockstep.drift.v1.PeriodBegan
-	9,  // 9: lockstep.drift.v1.Fact.drift_opened:type_name -> lockstep.drift.v1.DriftOpened
-	10, // 10: lockstep.drift.v1.Fact.drift_changed:type_name -> lockstep.drift.v1.DriftChanged
-	11, // 11: lockstep.drift.v1.Fact.drift_closed:type_name -> lockstep.drift.v1.DriftClosed
-	48, // 12: lockstep.drift.v1.StateChanged.at:type_name -> google.protobuf.Timestamp
-	44, // 13: lockstep.drift.v1.StateChanged.running:type_name -> lockstep.drift.v1.StateChanged.RunningEntry
-	48, // 14: lockstep.drift.v1.ReleaseAssigned.at:type_name -> google.protobuf.Timestamp
-	45, // 15: lockstep.drift.v1.ReleaseAssigned.versions:type_name -> lockstep.drift.v1.ReleaseAssigned.VersionsEntry
-	7,  // 16: lockstep.drift.v1.PeriodEnded.period:type_name -> lockstep.drift.v1.Period
-	7,  // 17: lockstep.drift.v1.PeriodBegan.period:type_name -> lockstep.drift.v1.Period
-	48, // 18: lockstep.drift.v1.Period.began_at:type_name -> google.protobuf.Timestamp
-	48, // 19: lockstep.drift.v1.Period.ended_at:type_name -> google.protobuf.Timestamp
-	8,  // 20: lockstep.drift.v1.Period.lines:type_name -> lockstep.drift.v1.RunningLine
-	46, // 21: lockstep.drift.v1.Period.edge_from:type_name -> lockstep.drift.v1.Period.EdgeFromEntry
-	47, // 22: lockstep.drift.v1.Period.edge_to:type_name -> lockstep.drift.v1.Period.EdgeToEntry
-	48, // 23: lockstep.drift.v1.DriftOpened.at:type_name -> google.protobuf.Timestamp
-	48, // 24: lockstep.drift.v1.DriftChanged.at:type_name -> google.protobuf.Timestamp
-	48, // 25: lockstep.drift.v1.DriftChanged.opened_at:type_name -> google.protobuf.Timestamp
-	48, // 26: lockstep.drift.v1.DriftClosed.at:type_name -> google.protobuf.Timestamp
-	48, // 27: lockstep.drift.v1.DriftClosed.opened_at:type_name -> google.protobuf.Timestamp
-	48, // 28: lockstep.drift.v1.ListDriftsRequest.since:type_name -> google.protobuf.Timestamp
-	14, // 29: lockstep.drift.v1.ListDriftsResponse.drifts:type_name -> lockstep.drift.v1.Drift
-	48, // 30: lockstep.drift.v1.Drift.opened_at:type_name -> google.protobuf.Timestamp
-	48, // 31: lockstep.drift.v1.Drift.closed_at:type_name -> google.protobuf.Timestamp
-	48, // 32: lockstep.drift.v1.ListPeriodsRequest.from:type_name -> google.protobuf.Timestamp
-	48, // 33: lockstep.drift.v1.ListPeriodsRequest.to:type_name -> google.protobuf.Timestamp
-	7,  // 34: lockstep.drift.v1.ListPeriodsResponse.periods:type_name -> lockstep.drift.v1.Period
-	49, // 35: lockstep.drift.v1.ExplainDriftResponse.cluster:type_name -> lockstep.fleet.v1.Cluster
-	19, // 36: lockstep.drift.v1.ExplainDriftResponse.lines:type_name -> lockstep.drift.v1.StoryLine
-	48, // 37: lockstep.drift.v1.SumMixedTimeRequest.from:type_name -> google.protobuf.Timestamp
-	48, // 38: lockstep.drift.v1.SumMixedTimeRequest.to:type_name -> google.protobuf.Timestamp
-	22, // 39: lockstep.drift.v1.SumMixedTimeResponse.rows:type_name -> lockstep.drift.v1.MixedTime
-	48, // 40: lockstep.drift.v1.SumMixedTimeResponse.from:type_name -> google.protobuf.Timestamp
-	48, // 41: lockstep.drift.v1.SumMixedTimeResponse.to:type_name -> google.protobuf.Timestamp
-	50, // 42: lockstep.drift.v1.MixedTime.inside:type_name -> google.protobuf.Duration
-	50, // 43: lockstep.drift.v1.MixedTime.outside:type_name -> google.protobuf.Duration
-	50, // 44: lockstep.drift.v1.MixedTime.longest:type_name -> google.protobuf.Duration
-	48, // 45: lockstep.drift.v1.ListAdoptionRequest.from:type_name -> google.protobuf.Timestamp
-	48, // 46: lockstep.drift.v1.ListAdoptionRequest.to:type_name -> google.protobuf.Timestamp
-	50, // 47: lockstep.drift.v1.ListAdoptionRequest.step:type_name -> google.protobuf.Duration
-	25, // 48: lockstep.drift.v1.ListAdoptionResponse.rows:type_name -> lockstep.drift.v1.Adoption
-	48, // 49: lockstep.drift.v1.Adoption.at:type_name -> google.protobuf.Timestamp
-	48, // 50: lockstep.drift.v1.ListConvergenceRequest.from:type_name -> google.protobuf.Timestamp
-	48, // 51: lockstep.drift.v1.ListConvergenceRequest.to:type_name -> google.protobuf.Timestamp
-	28, // 52: lockstep.drift.v1.ListConvergenceResponse.rows:type_name -> lockstep.drift.v1.Convergence
-	48, // 53: lockstep.drift.v1.Convergence.began_at:type_name -> google.protobuf.Timestamp
-	48, // 54: lockstep.drift.v1.Convergence.ended_at:type_name -> google.protobuf.Timestamp
-	50, // 55: lockstep.drift.v1.Convergence.p50:type_name -> google.protobuf.Duration
-	50, // 56: lockstep.drift.v1.Convergence.p90:type_name -> google.protobuf.Duration
-	50, // 57: lockstep.drift.v1.Convergence.longest:type_name -> google.protobuf.Duration
-	48, // 58: lockstep.drift.v1.SumImpactRequest.from:type_name -> google.protobuf.Timestamp
-	48, // 59: lockstep.drift.v1.SumImpactRequest.to:type_name -> google.protobuf.Timestamp
-	31, // 60: lockstep.drift.v1.SumImpactResponse.rows:type_name -> lockstep.drift.v1.Impact
-	48, // 61: lockstep.drift.v1.SumImpactResponse.from:type_name -> google.protobuf.Timestamp
-	48, // 62: lockstep.drift.v1.SumImpactResponse.to:type_name -> google.protobuf.Timestamp
-	32, // 63: lockstep.drift.v1.Impact.whole:type_name -> lockstep.drift.v1.Fared
-	32, // 64: lockstep.drift.v1.Impact.inside:type_name -> lockstep.drift.v1.Fared
-	32, // 65: lockstep.drift.v1.Impact.outside:type_name -> lockstep.drift.v1.Fared
-	35, // 66: lockstep.drift.v1.CaptureBaselineResponse.baselines:type_name -> lockstep.drift.v1.Baseline
-	48, // 67: lockstep.drift.v1.Baseline.at:type_name -> google.protobuf.Timestamp
-	49, // 68: lockstep.drift.v1.Baseline.cluster:type_name -> lockstep.fleet.v1.Cluster
-	36, // 69: lockstep.drift.v1.Baseline.sessions:type_name -> lockstep.drift.v1.SessionCounts
-	48, // 70: lockstep.drift.v1.SessionCounts.from:type_name -> google.protobuf.Timestamp
-	48, // 71: lockstep.drift.v1.SessionCounts.to:type_name -> google.protobuf.Timestamp
-	35, // 72: lockstep.drift.v1.ListBaselinesResponse.baselines:type_name -> lockstep.drift.v1.Baseline
-	35, // 73: lockstep.drift.v1.GetBaselineResponse.baseline:type_name -> lockstep.drift.v1.Baseline
-	35, // 74: lockstep.drift.v1.CompareBaselineResponse.before:type_name -> lockstep.drift.v1.Baseline
-	35, // 75: lockstep.drift.v1.CompareBaselineResponse.after:type_name -> lockstep.drift.v1.Baseline
-	43, // 76: lockstep.drift.v1.CompareBaselineResponse.differences:type_name -> lockstep.drift.v1.Difference
-	12, // 77: lockstep.drift.v1.DriftService.ListDrifts:input_type -> lockstep.drift.v1.ListDriftsRequest
-	15, // 78: lockstep.drift.v1.DriftService.ListPeriods:input_type -> lockstep.drift.v1.ListPeriodsRequest
-	17, // 79: lockstep.drift.v1.DriftService.ExplainDrift:input_type -> lockstep.drift.v1.ExplainDriftRequest
-	20, // 80: lockstep.drift.v1.DriftService.SumMixedTime:input_type -> lockstep.drift.v1.SumMixedTimeRequest
-	23, // 81: lockstep.drift.v1.DriftService.ListAdoption:input_type -> lockstep.drift.v1.ListAdoptionRequest
-	26, // 82: lockstep.drift.v1.DriftService.ListConvergence:input_type -> lockstep.drift.v1.ListConvergenceRequest
-	29, // 83: lockstep.drift.v1.DriftService.SumImpact:input_type -> lockstep.drift.v1.SumImpactRequest
-	33, // 84: lockstep.drift.v1.DriftService.CaptureBaseline:input_type -> lockstep.drift.v1.CaptureBaselineRequest
-	37, // 85: lockstep.drift.v1.DriftService.ListBaselines:input_type -> lockstep.drift.v1.ListBaselinesRequest
-	39, // 86: lockstep.drift.v1.DriftService.GetBaseline:input_type -> lockstep.drift.v1.GetBaselineRequest
-	41, // 87: lockstep.drift.v1.DriftService.CompareBaseline:input_type -> lockstep.drift.v1.CompareBaselineRequest
-	13, // 88: lockstep.drift.v1.DriftService.ListDrifts:output_type -> lockstep.drift.v1.ListDriftsResponse
-	16, // 89: lockstep.drift.v1.DriftService.ListPeriods:output_type -> lockstep.drift.v1.ListPeriodsResponse
-	18, // 90: lockstep.drift.v1.DriftService.ExplainDrift:output_type -> lockstep.drift.v1.ExplainDriftResponse
-	21, // 91: lockstep.drift.v1.DriftService.SumMixedTime:output_type -> lockstep.drift.v1.SumMixedTimeResponse
-	24, // 92: lockstep.drift.v1.DriftService.ListAdoption:output_type -> lockstep.drift.v1.ListAdoptionResponse
-	27, // 93: lockstep.drift.v1.DriftService.ListConvergence:output_type -> lockstep.drift.v1.ListConvergenceResponse
-	30, // 94: lockstep.drift.v1.DriftService.SumImpact:output_type -> lockstep.drift.v1.SumImpactResponse
-	34, // 95: lockstep.drift.v1.DriftService.CaptureBaseline:output_type -> lockstep.drift.v1.CaptureBaselineResponse
-	38, // 96: lockstep.drift.v1.DriftService.ListBaselines:output_type -> lockstep.drift.v1.ListBaselinesResponse
-	40, // 97: lockstep.drift.v1.DriftService.GetBaseline:output_type -> lockstep.drift.v1.GetBaselineResponse
-	42, // 98: lockstep.drift.v1.DriftService.CompareBaseline:output_type -> lockstep.drift.v1.CompareBaselineResponse
-	88, // [88:99] is the sub-list for method output_type
-	77, // [77:88] is the sub-list for method input_type
-	77, // [77:77] is the sub-list for extension type_name
-	77, // [77:77] is the sub-list for extension extendee
-	0,  // [0:77] is the sub-list for field type_name
+	8,  // 2: lockstep.drift.v1.Standing.period:type_name -> lockstep.drift.v1.Period
+	49, // 3: lockstep.drift.v1.Standing.drift_opened_at:type_name -> google.protobuf.Timestamp
+	5,  // 4: lockstep.drift.v1.Standing.assigned:type_name -> lockstep.drift.v1.ReleaseAssigned
+	2,  // 5: lockstep.drift.v1.Standing.moved:type_name -> lockstep.drift.v1.MoveBegan
+	49, // 6: lockstep.drift.v1.Standing.state_since:type_name -> google.protobuf.Timestamp
+	49, // 7: lockstep.drift.v1.MoveBegan.at:type_name -> google.protobuf.Timestamp
+	5,  // 8: lockstep.drift.v1.MoveBegan.before:type_name -> lockstep.drift.v1.ReleaseAssigned
+	4,  // 9: lockstep.drift.v1.Fact.state_changed:type_name -> lockstep.drift.v1.StateChanged
+	5,  // 10: lockstep.drift.v1.Fact.release_assigned:type_name -> lockstep.drift.v1.ReleaseAssigned
+	6,  // 11: lockstep.drift.v1.Fact.period_ended:type_name -> lockstep.drift.v1.PeriodEnded
+	7,  // 12: lockstep.drift.v1.Fact.period_began:type_name -> lockstep.drift.v1.PeriodBegan
+	10, // 13: lockstep.drift.v1.Fact.drift_opened:type_name -> lockstep.drift.v1.DriftOpened
+	11, // 14: lockstep.drift.v1.Fact.drift_changed:type_name -> lockstep.drift.v1.DriftChanged
+	12, // 15: lockstep.drift.v1.Fact.drift_closed:type_name -> lockstep.drift.v1.DriftClosed
+	49, // 16: lockstep.drift.v1.StateChanged.at:type_name -> google.protobuf.Timestamp
+	45, // 17: lockstep.drift.v1.StateChanged.running:type_name -> lockstep.drift.v1.StateChanged.RunningEntry
+	49, // 18: lockstep.drift.v1.ReleaseAssigned.at:type_name -> google.protobuf.Timestamp
+	46, // 19: lockstep.drift.v1.ReleaseAssigned.versions:type_name -> lockstep.drift.v1.ReleaseAssigned.VersionsEntry
+	8,  // 20: lockstep.drift.v1.PeriodEnded.period:type_name -> lockstep.drift.v1.Period
+	8,  // 21: lockstep.drift.v1.PeriodBegan.period:type_name -> lockstep.drift.v1.Period
+	49, // 22: lockstep.drift.v1.Period.began_at:type_name -> google.protobuf.Timestamp
+	49, // 23: lockstep.drift.v1.Period.ended_at:type_name -> google.protobuf.Timestamp
+	9,  // 24: lockstep.drift.v1.Period.lines:type_name -> lockstep.drift.v1.RunningLine
+	47, // 25: lockstep.drift.v1.Period.edge_from:type_name -> lockstep.drift.v1.Period.EdgeFromEntry
+	48, // 26: lockstep.drift.v1.Period.edge_to:type_name -> lockstep.drift.v1.Period.EdgeToEntry
+	49, // 27: lockstep.drift.v1.DriftOpened.at:type_name -> google.protobuf.Timestamp
+	49, // 28: lockstep.drift.v1.DriftChanged.at:type_name -> google.protobuf.Timestamp
+	49, // 29: lockstep.drift.v1.DriftChanged.opened_at:type_name -> google.protobuf.Timestamp
+	49, // 30: lockstep.drift.v1.DriftClosed.at:type_name -> google.protobuf.Timestamp
+	49, // 31: lockstep.drift.v1.DriftClosed.opened_at:type_name -> google.protobuf.Timestamp
+	49, // 32: lockstep.drift.v1.ListDriftsRequest.since:type_name -> google.protobuf.Timestamp
+	15, // 33: lockstep.drift.v1.ListDriftsResponse.drifts:type_name -> lockstep.drift.v1.Drift
+	49, // 34: lockstep.drift.v1.Drift.opened_at:type_name -> google.protobuf.Timestamp
+	49, // 35: lockstep.drift.v1.Drift.closed_at:type_name -> google.protobuf.Timestamp
+	49, // 36: lockstep.drift.v1.ListPeriodsRequest.from:type_name -> google.protobuf.Timestamp
+	49, // 37: lockstep.drift.v1.ListPeriodsRequest.to:type_name -> google.protobuf.Timestamp
+	8,  // 38: lockstep.drift.v1.ListPeriodsResponse.periods:type_name -> lockstep.drift.v1.Period
+	50, // 39: lockstep.drift.v1.ExplainDriftResponse.cluster:type_name -> lockstep.fleet.v1.Cluster
+	20, // 40: lockstep.drift.v1.ExplainDriftResponse.lines:type_name -> lockstep.drift.v1.StoryLine
+	49, // 41: lockstep.drift.v1.SumMixedTimeRequest.from:type_name -> google.protobuf.Timestamp
+	49, // 42: lockstep.drift.v1.SumMixedTimeRequest.to:type_name -> google.protobuf.Timestamp
+	23, // 43: lockstep.drift.v1.SumMixedTimeResponse.rows:type_name -> lockstep.drift.v1.MixedTime
+	49, // 44: lockstep.drift.v1.SumMixedTimeResponse.from:type_name -> google.protobuf.Timestamp
+	49, // 45: lockstep.drift.v1.SumMixedTimeResponse.to:type_name -> google.protobuf.Timestamp
+	51, // 46: lockstep.drift.v1.MixedTime.inside:type_name -> google.protobuf.Duration
+	51, // 47: lockstep.drift.v1.MixedTime.outside:type_name -> google.protobuf.Duration
+	51, // 48: lockstep.drift.v1.MixedTime.longest:type_name -> google.protobuf.Duration
+	49, // 49: lockstep.drift.v1.ListAdoptionRequest.from:type_name -> google.protobuf.Timestamp
+	49, // 50: lockstep.drift.v1.ListAdoptionRequest.to:type_name -> google.protobuf.Timestamp
+	51, // 51: lockstep.drift.v1.ListAdoptionRequest.step:type_name -> google.protobuf.Duration
+	26, // 52: lockstep.drift.v1.ListAdoptionResponse.rows:type_name -> lockstep.drift.v1.Adoption
+	49, // 53: lockstep.drift.v1.Adoption.at:type_name -> google.protobuf.Timestamp
+	49, // 54: lockstep.drift.v1.ListConvergenceRequest.from:type_name -> google.protobuf.Timestamp
+	49, // 55: lockstep.drift.v1.ListConvergenceRequest.to:type_name -> google.protobuf.Timestamp
+	29, // 56: lockstep.drift.v1.ListConvergenceResponse.rows:type_name -> lockstep.drift.v1.Convergence
+	49, // 57: lockstep.drift.v1.Convergence.began_at:type_name -> google.protobuf.Timestamp
+	49, // 58: lockstep.drift.v1.Convergence.ended_at:type_name -> google.protobuf.Timestamp
+	51, // 59: lockstep.drift.v1.Convergence.p50:type_name -> google.protobuf.Duration
+	51, // 60: lockstep.drift.v1.Convergence.p90:type_name -> google.protobuf.Duration
+	51, // 61: lockstep.drift.v1.Convergence.longest:type_name -> google.protobuf.Duration
+	49, // 62: lockstep.drift.v1.SumImpactRequest.from:type_name -> google.protobuf.Timestamp
+	49, // 63: lockstep.drift.v1.SumImpactRequest.to:type_name -> google.protobuf.Timestamp
+	32, // 64: lockstep.drift.v1.SumImpactResponse.rows:type_name -> lockstep.drift.v1.Impact
+	49, // 65: lockstep.drift.v1.SumImpactResponse.from:type_name -> google.protobuf.Timestamp
+	49, // 66: lockstep.drift.v1.SumImpactResponse.to:type_name -> google.protobuf.Timestamp
+	33, // 67: lockstep.drift.v1.Impact.whole:type_name -> lockstep.drift.v1.Fared
+	33, // 68: lockstep.drift.v1.Impact.inside:type_name -> lockstep.drift.v1.Fared
+	33, // 69: lockstep.drift.v1.Impact.outside:type_name -> lockstep.drift.v1.Fared
+	36, // 70: lockstep.drift.v1.CaptureBaselineResponse.baselines:type_name -> lockstep.drift.v1.Baseline
+	49, // 71: lockstep.drift.v1.Baseline.at:type_name -> google.protobuf.Timestamp
+	50, // 72: lockstep.drift.v1.Baseline.cluster:type_name -> lockstep.fleet.v1.Cluster
+	37, // 73: lockstep.drift.v1.Baseline.sessions:type_name -> lockstep.drift.v1.SessionCounts
+	49, // 74: lockstep.drift.v1.SessionCounts.from:type_name -> google.protobuf.Timestamp
+	49, // 75: lockstep.drift.v1.SessionCounts.to:type_name -> google.protobuf.Timestamp
+	36, // 76: lockstep.drift.v1.ListBaselinesResponse.baselines:type_name -> lockstep.drift.v1.Baseline
+	36, // 77: lockstep.drift.v1.GetBaselineResponse.baseline:type_name -> lockstep.drift.v1.Baseline
+	36, // 78: lockstep.drift.v1.CompareBaselineResponse.before:type_name -> lockstep.drift.v1.Baseline
+	36, // 79: lockstep.drift.v1.CompareBaselineResponse.after:type_name -> lockstep.drift.v1.Baseline
+	44, // 80: lockstep.drift.v1.CompareBaselineResponse.differences:type_name -> lockstep.drift.v1.Difference
+	13, // 81: lockstep.drift.v1.DriftService.ListDrifts:input_type -> lockstep.drift.v1.ListDriftsRequest
+	16, // 82: lockstep.drift.v1.DriftService.ListPeriods:input_type -> lockstep.drift.v1.ListPeriodsRequest
+	18, // 83: lockstep.drift.v1.DriftService.ExplainDrift:input_type -> lockstep.drift.v1.ExplainDriftRequest
+	21, // 84: lockstep.drift.v1.DriftService.SumMixedTime:input_type -> lockstep.drift.v1.SumMixedTimeRequest
+	24, // 85: lockstep.drift.v1.DriftService.ListAdoption:input_type -> lockstep.drift.v1.ListAdoptionRequest
+	27, // 86: lockstep.drift.v1.DriftService.ListConvergence:input_type -> lockstep.drift.v1.ListConvergenceRequest
+	30, // 87: lockstep.drift.v1.DriftService.SumImpact:input_type -> lockstep.drift.v1.SumImpactRequest
+	34, // 88: lockstep.drift.v1.DriftService.CaptureBaseline:input_type -> lockstep.drift.v1.CaptureBaselineRequest
+	38, // 89: lockstep.drift.v1.DriftService.ListBaselines:input_type -> lockstep.drift.v1.ListBaselinesRequest
+	40, // 90: lockstep.drift.v1.DriftService.GetBaseline:input_type -> lockstep.drift.v1.GetBaselineRequest
+	42, // 91: lockstep.drift.v1.DriftService.CompareBaseline:input_type -> lockstep.drift.v1.CompareBaselineRequest
+	14, // 92: lockstep.drift.v1.DriftService.ListDrifts:output_type -> lockstep.drift.v1.ListDriftsResponse
+	17, // 93: lockstep.drift.v1.DriftService.ListPeriods:output_type -> lockstep.drift.v1.ListPeriodsResponse
+	19, // 94: lockstep.drift.v1.DriftService.ExplainDrift:output_type -> lockstep.drift.v1.ExplainDriftResponse
+	22, // 95: lockstep.drift.v1.DriftService.SumMixedTime:output_type -> lockstep.drift.v1.SumMixedTimeResponse
+	25, // 96: lockstep.drift.v1.DriftService.ListAdoption:output_type -> lockstep.drift.v1.ListAdoptionResponse
+	28, // 97: lockstep.drift.v1.DriftService.ListConvergence:output_type -> lockstep.drift.v1.ListConvergenceResponse
+	31, // 98: lockstep.drift.v1.DriftService.SumImpact:output_type -> lockstep.drift.v1.SumImpactResponse
+	35, // 99: lockstep.drift.v1.DriftService.CaptureBaseline:output_type -> lockstep.drift.v1.CaptureBaselineResponse
+	39, // 100: lockstep.drift.v1.DriftService.ListBaselines:output_type -> lockstep.drift.v1.ListBaselinesResponse
+	41, // 101: lockstep.drift.v1.DriftService.GetBaseline:output_type -> lockstep.drift.v1.GetBaselineResponse
+	43, // 102: lockstep.drift.v1.DriftService.CompareBaseline:output_type -> lockstep.drift.v1.CompareBaselineResponse
+	92, // [92:103] is the sub-list for method output_type
+	81, // [81:92] is the sub-list for method input_type
+	81, // [81:81] is the sub-list for extension type_name
+	81, // [81:81] is the sub-list for extension extendee
+	0,  // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_drift_v1_drift_proto_init() }
@@ -3552,7 +3647,7 @@ func file_lockstep_drift_v1_drift_proto_init() {
 	if File_lockstep_drift_v1_drift_proto != nil {
 		return
 	}
-	file_lockstep_drift_v1_drift_proto_msgTypes[2].OneofWrappers = []any{
+	file_lockstep_drift_v1_drift_proto_msgTypes[3].OneofWrappers = []any{
 		(*Fact_StateChanged)(nil),
 		(*Fact_ReleaseAssigned)(nil),
 		(*Fact_PeriodEnded)(nil),
@@ -3567,7 +3662,7 @@ func file_lockstep_drift_v1_drift_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_drift_v1_drift_proto_rawDesc), len(file_lockstep_drift_v1_drift_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

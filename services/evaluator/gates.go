@@ -1,0 +1,305 @@
+package evaluator
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
+	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/kit/bus"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
+	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1/gatev1connect"
+	"github.com/lockstep-fleet/lockstep/topology"
+)
+
+// gateWatch is one gate; fold is nil once it is decided.
+type gateWatch struct {
+	codec.Gate
+	fold     *gate.Fold
+	decision *gatev1.Decision
+	revision uint64
+}
+
+// openMissing opens the gates that clusters wait for and that were never opened,
+// because the cluster was not configured when the step was applied.
+func (w *watch) openMissing(ctx context.Context) error {
+	for id, r := range w.rollouts {
+		for cluster, f := range r.applied {
+			run, _ := r.state.Find(cluster)
+			applied, _ := f.Kind.(rollout.StepApplied)
+			if run.Phase != rollout.ClusterGating || run.Gate != applied.Gate {
+				continue
+			}
+			if err := w.openGate(ctx, id, f, applied); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *watch) recallGate(id string, m bus.Message) error {
+	var event gatev1.Event
+	if err := proto.Unmarshal(m.Data, &event); err != nil {
+		return fmt.Errorf("reading %s at %d: %w", m.Subject, m.Sequence, err)
+	}
+	for _, f := range event.GetFacts() {
+		switch k := f.GetKind().(type) {
+		case *gatev1.Fact_GateOpened:
+			if w.gates[id] == nil {
+				w.keep(&gateWatch{Gate: codec.GateOpenedFromProto(id, k.GateOpened)})
+			}
+		case *gatev1.Fact_GateDecided:
+			if g := w.gates[id]; g != nil {
+				w.close(g, k.GateDecided.GetDecision())
+			}
+		}
+	}
+	if g := w.gates[id]; g != nil {
+		g.revision = m.Sequence
+	}
+	return nil
+}
+
+func feed(fold *gate.Fold, r codec.Record) {
+	switch {
+	case r.Session != nil:
+		fold.Session(*r.Session, r.StreamSequence)
+	case r.Mark != nil:
+		fold.Mark(*r.Mark, r.StreamSequence)
+	}
+}
+
+func (w *watch) openGate(ctx context.Context, id rollout.ID, f rollout.Fact, applied rollout.StepApplied) error {
+	if w.gates[applied.Gate] != nil || w.clusters[f.Cluster] == nil {
+		return nil
+	}
+	g := &gateWatch{Gate: codec.Gate{
+		ID: applied.Gate, Rollout: string(id), Cluster: f.Cluster, Step: applied.Step,
+		Policy: applied.Policy, Boundary: applied.Boundary, OpenedAt: w.deps.Now(),
+	}}
+	if err := w.fold(ctx, g); err != nil {
+		return err
+	}
+	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateOpened{GateOpened: codec.GateOpenedToProto(g.Gate)}}}}
+	revision, err := w.append(ctx, topology.EventSubject(w.config.Tenant, topology.NounGate, g.ID), event, 0)
+	if err != nil {
+		return err
+	}
+	g.revision = revision
+	w.keep(g)
+	w.deps.Log.Info("gate opened", "gate", g.ID, "cluster", g.Cluster, "step", g.Step)
+	return nil
+}
+
+// keep takes a gate that is open into what is watched.
+func (w *watch) keep(g *gateWatch) {
+	w.gates[g.ID] = g
+	if w.open[g.Cluster] == nil {
+		w.open[g.Cluster] = make(map[string]*gateWatch)
+	}
+	w.open[g.Cluster][g.ID] = g
+}
+
+// close keeps a gate's decision; nothing more is folded for it.
+func (w *watch) close(g *gateWatch, decision *gatev1.Decision) {
+	g.decision, g.fold = decision, nil
+	delete(w.open[g.Cluster], g.ID)
+}
+
+// fold builds a gate's evidence anew from rows.
+func (w *watch) fold(ctx context.Context, g *gateWatch) error {
+	fold, err := w.replay(ctx, g.Gate, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	g.fold = fold
+	return nil
+}
+
+// replay folds what is stored up to a sequence of the observation stream. A
+// decision that saw nothing has sequence 0, and so does its replay.
+func (w *watch) replay(ctx context.Context, g codec.Gate, upTo uint64) (*gate.Fold, error) {
+	fold, err := gate.NewFold(g.Policy, g.Cluster, g.Boundary)
+	if err != nil {
+		return nil, bus.Permanent(fmt.Errorf("gate %s: %w", g.ID, err))
+	}
+	if upTo == 0 {
+		return fold, nil
+	}
+	err = w.deps.Store.Evidence(ctx, w.config.Tenant, g.Cluster, g.Boundary.BaselineFrom, upTo, func(r codec.Record) { feed(fold, r) })
+	if err != nil {
+		return nil, fmt.Errorf("reading the evidence of gate %s: %w", g.ID, err)
+	}
+	return fold, nil
+}
+
+// judgeGate records a verdict as soon as one is final, and at the deadline
+// whatever there is.
+func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
+	if g.fold == nil {
+		if err := w.fold(ctx, g); err != nil {
+			return err
+		}
+	}
+	now := w.deps.Now()
+	passed := w.deadlinePassed(g, now)
+	decision := g.fold.Verdict(passed)
+	if !decision.Verdict.Final() && !passed {
+		return nil
+	}
+	m := codec.DecisionToProto(decision, g.Policy, now, passed)
+	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateDecided{GateDecided: &gatev1.GateDecided{
+		Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step, Decision: m,
+	}}}}}
+	revision, err := w.append(ctx, topology.EventSubject(w.config.Tenant, topology.NounGate, g.ID), event, g.revision)
+	if err != nil {
+		return err
+	}
+	g.revision = revision
+	w.close(g, m)
+	w.deps.Log.Info("gate decided", "gate", g.ID, "verdict", decision.Verdict, "summary", decision.Summary)
+	w.deps.Meter.Decided(topology.NounGate, string(decision.Verdict))
+	return nil
+}
+
+// deadlinePassed reports whether a gate has waited long enough. An evaluator that
+// was away when the deadline came may have the deciding sessions still before it,
+// so it gives them as long to arrive as a cluster may be silent.
+func (w *watch) deadlinePassed(g *gateWatch, now time.Time) bool {
+	deadline := g.Boundary.End.Add(g.Policy.Deadline)
+	if now.Before(deadline) {
+		return false
+	}
+	heard := w.clusters[g.Cluster].drift.WatchedSince.Add(w.limits.DarkAfter)
+	return !now.Before(heard) || !g.fold.Watermark().CompleteUntil.Before(deadline)
+}
+
+// gatesOf returns gates of one rollout, or of all, newest first.
+func (w *watch) gatesOf(id string) []*gateWatch {
+	var out []*gateWatch
+	for _, g := range w.gates {
+		if id == "" || g.Rollout == id {
+			out = append(out, g)
+		}
+	}
+	slices.SortFunc(out, func(a, b *gateWatch) int {
+		if c := b.OpenedAt.Compare(a.OpenedAt); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return out
+}
+
+// gateAPI explains gates.
+type gateAPI struct{ watch *watch }
+
+func (a gateAPI) ListGates(_ context.Context, req *gatev1.ListGatesRequest) (*gatev1.ListGatesResponse, error) {
+	a.watch.mu.Lock()
+	defer a.watch.mu.Unlock()
+	gates, next, err := codec.Page(req, a.watch.gatesOf(req.GetRollout()), func(g *gateWatch) string { return g.ID },
+		func(g *gateWatch) bool { return a.watch.gateMatches(g, req) })
+	if err != nil {
+		return nil, err
+	}
+	resp := &gatev1.ListGatesResponse{NextPageToken: next}
+	for _, g := range gates {
+		resp.Gates = append(resp.Gates, a.watch.describeGate(g))
+	}
+	return resp, nil
+}
+
+// gateMatches does not look at the rollout.
+func (w *watch) gateMatches(g *gateWatch, req *gatev1.ListGatesRequest) bool {
+	if cluster := req.GetCluster(); cluster != "" && string(g.Cluster) != cluster {
+		return false
+	}
+	return req.GetVerdict() == "" || w.describeGate(g).GetDecision().GetVerdict() == req.GetVerdict()
+}
+
+func (a gateAPI) GetGate(_ context.Context, req *gatev1.GetGateRequest) (*gatev1.GetGateResponse, error) {
+	a.watch.mu.Lock()
+	defer a.watch.mu.Unlock()
+	g := a.watch.gates[req.GetId()]
+	if g == nil {
+		return nil, unknownGate(req.GetId())
+	}
+	return &gatev1.GetGateResponse{Gate: a.watch.describeGate(g)}, nil
+}
+
+func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) (*gatev1.ReplayGateResponse, error) {
+	a.watch.mu.Lock()
+	g := a.watch.gates[req.GetId()]
+	if g == nil {
+		a.watch.mu.Unlock()
+		return nil, unknownGate(req.GetId())
+	}
+	described, opened, recorded := a.watch.describeGate(g), g.Gate, g.decision
+	a.watch.mu.Unlock()
+	if recorded == nil {
+		return nil, errs.New(errs.Conflict, "LS-GAT-002", "gate %s is still open; there is no decision to take again yet", req.GetId())
+	}
+	// Rows only: nothing of what is kept in memory takes part.
+	fold, err := a.watch.replay(ctx, opened, recorded.GetStreamSequence())
+	if err != nil {
+		return nil, err
+	}
+	decision := fold.Verdict(recorded.GetDeadlinePassed())
+	replayed := codec.DecisionToProto(decision, opened.Policy, a.watch.deps.Now(), recorded.GetDeadlinePassed())
+	return &gatev1.ReplayGateResponse{
+		Gate: described, Replayed: replayed,
+		Same: replayed.GetVerdict() == recorded.GetVerdict() && replayed.GetEvidenceHash() == recorded.GetEvidenceHash(),
+	}, nil
+}
+
+// describeGate shows the recorded decision or the evidence so far.
+func (w *watch) describeGate(g *gateWatch) *gatev1.Gate {
+	decision := g.decision
+	if decision == nil && g.fold != nil {
+		decision = codec.DecisionToProto(g.fold.Verdict(false), g.Policy, time.Time{}, false)
+	}
+	return codec.GateToProto(g.Gate, decision)
+}
+
+func unknownGate(id string) error {
+	return errs.New(errs.NotFound, "LS-GAT-001", "there is no gate %q; `lockstep gate list` shows the gates there are", id)
+}
+
+func (a gateAPI) WatchGate(ctx context.Context, req *gatev1.WatchGateRequest, stream gatev1connect.GateServiceWatchGateServerStream) error {
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	var told *gatev1.Gate
+	for {
+		a.watch.mu.Lock()
+		g := a.watch.gates[req.GetId()]
+		if g == nil {
+			a.watch.mu.Unlock()
+			return unknownGate(req.GetId())
+		}
+		m, decided := a.watch.describeGate(g), g.decision != nil
+		a.watch.mu.Unlock()
+		if !proto.Equal(told, m) {
+			if err := stream.Send(&gatev1.WatchGateResponse{Gate: m}); err != nil {
+				return err
+			}
+			told = m
+		}
+		if decided {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
