@@ -54,7 +54,10 @@ func many(n int) []string {
 func TestWhatMayBeAsked(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("a", 63)
-	states := []string{string(drift.Locked), string(drift.Stepping), string(drift.Overdue), string(drift.Drifted), string(drift.Dark), string(drift.Unknown)}
+	var states []string
+	for _, state := range drift.States() {
+		states = append(states, string(state))
+	}
 	phases := []string{
 		string(rollout.PhaseRunning), string(rollout.PhaseHeld), string(rollout.PhaseSucceeded), string(rollout.PhaseRollingBack),
 		string(rollout.PhaseRolledBack), string(rollout.PhaseFailed),

@@ -104,6 +104,7 @@ func TestConformance(t *testing.T) {
 			"migrations": migrationsAreAppliedOnce,
 			"history":    historyIsKept,
 			"losses":     lossStaysTold,
+			"periods":    periodsComeBack,
 			"newer":      olderCodeRunsOnNewerTables,
 		} {
 			t.Run(name+"/"+what, func(t *testing.T) {

@@ -319,6 +319,8 @@ func TestInsertsNameTheirColumns(t *testing.T) {
 		"INSERT INTO session_events (tenant, cluster, start_time, session_id, status, user_name, target, instance_id, end_time, error, failure, protocol, target_type, probe, observed_at, " + origin + ")":                      sessionEvents().statement(),
 		"INSERT INTO progress_marks (tenant, cluster, observed_at, complete_until, blind, blind_reason, lost, about, clock_skew_ms, " + origin + ")":                                                                             progressMarks().statement(),
 		"INSERT INTO facts (tenant, noun, id, stream_sequence, type, recorded_at, json, version)":                                                                                                                                facts().statement(),
+		"INSERT INTO drift_periods (tenant, cluster, began_at, ended_at, state, reasons, lines, running, version_set, assigned, rollout, target, edge_from, edge_to, stream_sequence, recorded_at, version)":                     driftPeriods().statement(),
+		"INSERT INTO baselines (tenant, id, cluster, name, at, by, rollout, state, assigned, json, version)":                                                                                                                     baselines().statement(),
 	} {
 		if got != want {
 			t.Errorf("got  %s\nwant %s", got, want)

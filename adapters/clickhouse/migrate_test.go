@@ -4,6 +4,7 @@ package clickhouse
 
 import (
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
 
@@ -157,6 +159,75 @@ func TestBreakingMigrationsKeepOlderCodeOut(t *testing.T) {
 		if errs.IDOf(err) != "LS-STO-007" || !strings.Contains(err.Error(), "0003_less.breaking") {
 			t.Errorf("%s by older code gives %v", what, err)
 		}
+	}
+}
+
+// Migrations change tables with rows in them, and go on where a crash ended them.
+func TestMigrationsKeepRows(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, embedded(shared))
+	ctx := limited(t, time.Minute)
+	all, err := Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after := fstest.MapFS{}, ""
+	for _, name := range []string{"0001_history.sql", "0002_collector.sql", "0003_drift.sql"} {
+		text, err := fs.ReadFile(all, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after = string(text); name != "0003_drift.sql" {
+			before[name] = &fstest.MapFile{Data: text}
+		}
+	}
+	if _, err := s.Migrate(ctx, before); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.InsertRecords(ctx, sessions(0, 100)); err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range splitStatements(after) {
+		for range 2 { // after a crash it is not known whether the last one ran
+			exec(t, s, statement)
+		}
+	}
+	if _, err := s.Migrate(ctx, all); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.InsertRecords(ctx, sessions(100, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, s, "SELECT count() FROM session_events WHERE user_name != '' AND source = 'vendor'"); n != 110 {
+		t.Errorf("%d sessions are there, want 110", n)
+	}
+	if n := count(t, s, "SELECT countIf(stored_at > now64() - INTERVAL 1 HOUR) FROM session_events"); n != 10 {
+		t.Errorf("%d sessions were stored just now, want 10", n)
+	}
+}
+
+// Marks of other kinds than sessions go within days, whatever their month.
+func TestOldMarksGo(t *testing.T) {
+	t.Parallel()
+	s := openHistory(t, embedded(shared))
+	ctx := limited(t, time.Minute)
+	now := time.Now().UTC()
+	var records []codec.Record
+	for i, at := range []time.Time{now, now.AddDate(0, 0, -4), now.AddDate(0, 0, -399), now.AddDate(0, 0, -401)} {
+		for _, about := range []fleet.Kind{fleet.KindSession, fleet.KindInventory} {
+			records = append(records, codec.Record{
+				Observation: codec.Observation{Mark: &fleet.Mark{Cluster: "berlin", About: about}}, Tenant: fleet.DefaultTenant, ObservedAt: at, RecordedAt: at,
+				Source: fleet.SourceID(about), SourceSequence: uint64(i),
+			})
+		}
+	}
+	if err := s.InsertRecords(ctx, records); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, s, "OPTIMIZE TABLE progress_marks FINAL")
+	got := names(t, s, "SELECT concat(about, ' ', toString(source_sequence)) AS line FROM progress_marks ORDER BY line")
+	if diff := cmp.Diff([]string{"inventory 0", "session 0", "session 1", "session 2"}, got); diff != "" {
+		t.Errorf("the marks that stay (-want +got):\n%s", diff)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"pgregory.net/rapid"
 
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
@@ -44,10 +44,16 @@ func lived(cluster string, began, ended int, state drift.State) codec.Period {
 	return p
 }
 
-func TestPeriodsComeBack(t *testing.T) {
-	t.Parallel()
-	s := openHistory(t, embedded(shared))
+func periodsComeBack(t *testing.T, w way) {
+	s := w.open(t)
 	ctx := limited(t, time.Minute)
+	files, err := Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Migrate(ctx, files); err != nil {
+		t.Fatal(err)
+	}
 	mixed := codec.Period{
 		Period: drift.Period{
 			Cluster: "berlin", Began: minute(10), State: drift.Stepping, Reasons: []string{"on its way", "it's one"},
@@ -145,44 +151,46 @@ func TestPeriodsAsTheyWereKnown(t *testing.T) {
 
 // lives draws the histories of a few clusters over three weeks: periods that touch,
 // the last of them mostly open.
-func lives(t *rapid.T) []codec.Period {
+func lives(chance *rand.Rand) []codec.Period {
 	var out []codec.Period
-	versions := []string{"", "1", "2"}
 	releases := []fleet.ReleaseID{"", "A", "B", "C"}
-	for c := range rapid.IntRange(1, 3).Draw(t, "clusters") {
-		at := rapid.IntRange(0, 3*24*60).Draw(t, "began")
-		n := rapid.IntRange(1, 14).Draw(t, "periods")
+	for c := range 1 + chance.IntN(3) {
+		at, n := chance.IntN(3*24*60), 1+chance.IntN(14)
 		for i := range n {
-			next := at + rapid.OneOf(rapid.IntRange(1, 90), rapid.IntRange(1, 5*24*60)).Draw(t, "took")
-			if i == n-1 && rapid.IntRange(0, 3).Draw(t, "goes on") > 0 {
+			next := at + 1 + chance.IntN(90)
+			if chance.IntN(2) == 0 {
+				next += chance.IntN(5 * 24 * 60)
+			}
+			if i == n-1 && chance.IntN(4) > 0 {
 				next = 0
 			}
-			state := rapid.SampledFrom([]drift.State{drift.Locked, drift.Stepping, drift.Stepping, drift.Overdue, drift.Drifted, drift.Dark}).Draw(t, "state")
-			p := lived(fmt.Sprintf("c%d", c), at, next, state)
-			p.Running = map[fleet.Line][]string{fleet.LineGateway: {rapid.SampledFrom(versions).Draw(t, "version")}}
-			p.Assigned, p.Target = rapid.SampledFrom(releases).Draw(t, "assigned"), rapid.SampledFrom(releases).Draw(t, "target")
+			p := lived(fmt.Sprintf("c%d", c), at, next, one(chance, drift.Locked, drift.Stepping, drift.Stepping, drift.Overdue, drift.Drifted, drift.Dark))
+			p.Running = map[fleet.Line][]string{fleet.LineGateway: {one(chance, "", "1", "2")}}
+			p.Assigned, p.Target = one(chance, releases...), one(chance, releases...)
 			if p.Mixed() {
 				p.Running[fleet.LineGateway] = []string{"1", "2"}
 				p.Edge.From = fleet.VersionSet{"gateway": "1"}
-				if rapid.Bool().Draw(t, "clear") {
+				if chance.IntN(2) == 0 {
 					p.Edge.To = fleet.VersionSet{"gateway": "2"}
 				}
 			}
 			out = append(out, p)
 			// A gap now and then: nobody watched.
-			if at = next; rapid.IntRange(0, 5).Draw(t, "gap") == 0 {
-				at++
+			if at = next; chance.IntN(6) == 0 {
+				at += 1 + chance.IntN(3*24*60)
 			}
 		}
 	}
 	return out
 }
 
-// span draws a stretch of the three weeks that lives are drawn in, and beyond.
-func span(t *rapid.T) codec.Span {
-	from := rapid.IntRange(-600, 30*24*60).Draw(t, "from")
-	return codec.Span{From: minute(from), To: minute(from + rapid.IntRange(1, 25*24*60).Draw(t, "long"))}
+// span draws a stretch of the weeks that lives are drawn in, and beyond.
+func span(chance *rand.Rand) codec.Span {
+	from := chance.IntN(25*24*60) - 600
+	return codec.Span{From: minute(from), To: minute(from + 1 + chance.IntN([]int{60, 25 * 24 * 60}[chance.IntN(2)]))}
 }
+
+func one[T any](chance *rand.Rand, of ...T) T { return of[chance.IntN(len(of))] }
 
 // mixedTime is what MixedTime is to return, from periods in order of cluster and
 // beginning.

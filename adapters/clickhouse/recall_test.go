@@ -48,6 +48,7 @@ func TestInventoriesOfAll(t *testing.T) {
 		seen("oslo", "hub", -2*month, -2*month, "1"), // and silent since
 		seen("rome", "hub", 5, 5, "1"), seen("rome", "hub", 12, 12, ""),
 		seen("ahead", "fast", 600, 3, "1"), seen("ahead", "hub", 8, 8, "2"), seen("ahead", "fast", 620, 20, "3"), // by a clock ten hours ahead
+		seen("right", "fast", 600, 3, "1"), seen("right", "hub", 8, 8, "2"), // and then by one that is right
 	}
 	for range 2 {
 		if err := s.InsertRecords(ctx, records); err != nil {
@@ -59,13 +60,14 @@ func TestInventoriesOfAll(t *testing.T) {
 		clusters []fleet.ClusterID
 		want     []string
 	}{
-		"of all":                         {minute(11), nil, []string{"ahead 8 2", "berlin 10 3", "oslo " + strconv.Itoa(-2*month) + " 1", "rome 5 1"}},
+		"of all":                         {minute(11), nil, []string{"ahead 8 2", "berlin 10 3", "oslo " + strconv.Itoa(-2*month) + " 1", "right 8 2", "rome 5 1"}},
 		"of some":                        {minute(11), []fleet.ClusterID{"rome", "oslo", "it's none"}, []string{"oslo " + strconv.Itoa(-2*month) + " 1", "rome 5 1"}},
 		"to the instant":                 {minute(10), []fleet.ClusterID{"berlin"}, []string{"berlin 10 3"}},
 		"just before":                    {minute(10).Add(-time.Millisecond), []fleet.ClusterID{"berlin"}, []string{"berlin 0 2"}},
 		"an empty one":                   {minute(13), []fleet.ClusterID{"rome"}, []string{"rome 12 nothing"}},
 		"a clock ahead, by its arrival":  {minute(3), []fleet.ClusterID{"ahead"}, []string{"ahead 600 1"}},
 		"a clock ahead that spoke again": {minute(100), []fleet.ClusterID{"ahead"}, []string{"ahead 620 3"}},
+		"when it seems to speak":         {minute(610), []fleet.ClusterID{"right"}, []string{"right 8 2"}},
 		"weeks after the last one":       {minute(2 * month), []fleet.ClusterID{"ahead", "berlin"}, []string{"ahead 620 3", "berlin 10 3"}},
 		"before them all":                {minute(-3 * month), nil, nil},
 	} {
@@ -96,7 +98,7 @@ func TestInventoriesOfAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		"ahead 8 2", "ahead 620 3", "berlin 0 2", "berlin 10 4", "berlin 10 3", "oslo " + strconv.Itoa(-2*month) + " 1", "rome 5 1", "rome 12 nothing",
+		"ahead 8 2", "ahead 620 3", "berlin 0 2", "berlin 10 4", "berlin 10 3", "oslo " + strconv.Itoa(-2*month) + " 1", "right 8 2", "rome 5 1", "rome 12 nothing",
 	}, recalled); diff != "" {
 		t.Errorf("since the ninth minute, with what held then (-want +got):\n%s", diff)
 	}

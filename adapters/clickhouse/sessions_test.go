@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -13,37 +14,43 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 )
 
-// visits draws sessions of three weeks, each with the rows of what was seen of it, in
-// no order.
-func visits(t *rapid.T, tenant fleet.TenantID) []codec.Record {
+// visits draws sessions of three weeks, half of them around the beginnings of
+// periods, each with the rows of what was seen of it, in no order and some of them
+// days late.
+func visits(chance *rand.Rand, tenant fleet.TenantID, periods []codec.Period) []codec.Record {
 	var out []codec.Record
-	for n := range rapid.IntRange(0, 60).Draw(t, "sessions") {
+	for n := range chance.IntN(400) {
 		session := fleet.Session{
-			ID: fleet.SessionID(fmt.Sprintf("s%d", n)), Cluster: fleet.ClusterID(fmt.Sprintf("c%d", rapid.IntRange(0, 3).Draw(t, "cluster"))),
-			Start: minute(rapid.IntRange(0, 24*24*60).Draw(t, "start")).Add(time.Duration(rapid.IntRange(0, 1e9).Draw(t, "nanos"))),
-			Probe: rapid.IntRange(0, 9).Draw(t, "probe") == 0,
+			ID: fleet.SessionID(fmt.Sprintf("s%d", n)), Cluster: fleet.ClusterID(fmt.Sprintf("c%d", chance.IntN(4))),
+			Start: minute(chance.IntN(24 * 24 * 60)).Add(time.Duration(chance.IntN(60e9))), Probe: chance.IntN(10) == 0,
 		}
-		for i, status := range rapid.SampledFrom([][]fleet.SessionStatus{
+		if p := one(chance, periods...); chance.IntN(2) == 0 {
+			session.Cluster, session.Start = p.Cluster, p.Began.Add(time.Duration(chance.IntN(8*3600e9))-time.Hour)
+		}
+		for i, status := range one(chance, [][]fleet.SessionStatus{
 			{fleet.SessionConnecting}, {fleet.SessionConnected}, {fleet.SessionConnecting, fleet.SessionVanished}, {fleet.SessionFailed},
 			{fleet.SessionConnecting, fleet.SessionFailed}, {fleet.SessionConnected, fleet.SessionCompleted}, {fleet.SessionTerminated},
 			{fleet.SessionConnecting, fleet.SessionConnected, fleet.SessionCompleted, fleet.SessionFailed}, {fleet.SessionConnected, fleet.SessionCompleted, fleet.SessionCompleted},
-		}).Draw(t, "statuses") {
+		}...) {
 			seen := session
 			seen.Status = status
 			at := session.Start.Add(time.Duration(i) * time.Minute)
+			if chance.IntN(3) == 0 {
+				at = at.Add(time.Duration(chance.IntN(4*24*60)) * time.Minute)
+			}
 			out = append(out, codec.Record{
 				Observation: codec.Observation{Session: &seen}, Tenant: tenant, ObservedAt: at, RecordedAt: at, StreamSequence: uint64(n*10 + i),
 			})
 		}
 	}
-	return rapid.Permutation(out).Draw(t, "order")
+	chance.Shuffle(len(out), func(i, k int) { out[i], out[k] = out[k], out[i] })
+	return out
 }
 
 // impact is what Impact is to return.
@@ -108,33 +115,40 @@ func impact(periods []codec.Period, records []codec.Record, span codec.Span, gro
 
 // past is a history as it arrives, and what is asked of it.
 type past struct {
-	periods []codec.Period
+	periods []codec.Period // as they are in the end
+	rows    []codec.Period // as they arrive
 	records []codec.Record
-	// counts are the instants at which sessions are counted on the way.
+	// counts are the instants at which sessions are counted.
 	counts []time.Time
 	span   codec.Span
 	now    time.Time
 	step   time.Duration
 }
 
-func pasts(tenant fleet.TenantID) *rapid.Generator[past] {
-	return rapid.Custom(func(t *rapid.T) past {
-		p := past{periods: lives(t), records: visits(t, tenant), span: span(t), step: time.Duration(rapid.IntRange(5, 3000).Draw(t, "step")) * time.Minute}
-		p.now = minute(rapid.IntRange(0, 40*24*60).Draw(t, "now"))
-		if rapid.Bool().Draw(t, "whole hours") {
-			p.span.From, p.span.To = p.span.From.Truncate(time.Hour), p.span.To.Truncate(time.Hour)
+func pasts(chance *rand.Rand, tenant fleet.TenantID) past {
+	p := past{periods: lives(chance), span: span(chance), step: time.Duration(5+chance.IntN(3000)) * time.Minute, now: minute(chance.IntN(40 * 24 * 60))}
+	p.records = visits(chance, tenant, p.periods)
+	for range 2 {
+		p.counts = append(p.counts, one(chance, p.periods...).Began.Add(time.Duration(chance.IntN(12*3600e9))))
+	}
+	p.counts = append(p.counts, minute(80*24*60))
+	slices.SortFunc(p.counts, time.Time.Compare)
+	if chance.IntN(2) == 0 {
+		p.span.From, p.span.To = p.span.From.Truncate(time.Hour), p.span.To.Truncate(time.Hour)
+	}
+	// A period is recorded when it begins and when it ends, each up to most of a day
+	// late.
+	slow := func() time.Duration { return time.Duration(chance.IntN(20*60)*chance.IntN(3)/2) * time.Minute }
+	for i, whole := range p.periods {
+		began, ended := whole, whole
+		began.Ended, began.RecordedAt, began.StreamSequence = time.Time{}, whole.Began.Add(slow()), uint64(2*i)
+		p.rows = append(p.rows, began)
+		if !whole.Ended.IsZero() {
+			ended.RecordedAt, ended.StreamSequence = whole.Ended.Add(slow()), uint64(2*i+1)
+			p.rows = append(p.rows, ended)
 		}
-		for range 2 {
-			p.counts = append(p.counts, minute(rapid.IntRange(0, 24*24*60).Draw(t, "count")))
-		}
-		slices.SortFunc(p.counts, time.Time.Compare)
-		p.counts = append(p.counts, minute(40*24*60))
-		// Sessions are heard of up to days late.
-		for i := range p.records {
-			p.records[i].RecordedAt = p.records[i].RecordedAt.Add(time.Duration(rapid.OneOf(rapid.Just(0), rapid.IntRange(0, 4*24*60)).Draw(t, "late")) * time.Minute)
-		}
-		return p
-	})
+	}
+	return p
 }
 
 // Sessions and periods arrive in the order in which they were recorded, and sessions
@@ -150,7 +164,7 @@ func TestSums(t *testing.T) {
 	ctx := limited(t, time.Minute+time.Duration(rounds)*5*time.Second)
 	for round := range rounds {
 		me := fleet.TenantID(fmt.Sprintf("t%d", round))
-		p := pasts(me).Example(round)
+		p := pasts(rand.New(rand.NewPCG(1, uint64(round))), me)
 		same := func(what string, want, got any, err error) {
 			t.Helper()
 			if err != nil {
@@ -163,15 +177,10 @@ func TestSums(t *testing.T) {
 		last := time.Time{}
 		for _, until := range p.counts {
 			var periods []codec.Period
-			for _, row := range p.periods {
-				began := row
-				began.Ended, began.StreamSequence, began.RecordedAt = time.Time{}, uint64(row.Began.Unix()), row.Began.Add(time.Second)
-				row.StreamSequence = uint64(row.RecordedAt.Unix())
-				for _, row := range []codec.Period{began, row} {
-					// The last of before comes again.
-					if row.RecordedAt.After(last.Add(-time.Hour)) && !row.RecordedAt.After(until) {
-						periods = append(periods, row)
-					}
+			for _, row := range p.rows {
+				// The last of before comes again.
+				if row.RecordedAt.After(last.Add(-time.Hour)) && !row.RecordedAt.After(until) {
+					periods = append(periods, row)
 				}
 			}
 			var records []codec.Record
@@ -180,7 +189,7 @@ func TestSums(t *testing.T) {
 					records = append(records, r)
 				}
 			}
-			storeAt(t, s, until)
+			storeAt(t, s, until.Add(-time.Hour)) // before what the next count looks at
 			if err := errors.Join(s.InsertPeriods(ctx, me, periods), s.InsertRecords(ctx, records), s.RollUp(ctx, me)); err != nil {
 				t.Fatal(err)
 			}

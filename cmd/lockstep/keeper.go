@@ -109,7 +109,7 @@ func (k *keeper) fleet() executor.Fleet {
 	}
 	for _, entry := range k.catalog.Entries(imageSets(k.base.Releases), k.now()) {
 		if entry.Status != catalog.Available {
-			out.Unfit[entry.Release.ID] = strings.Join(entry.Reasons, " ")
+			out.Unfit[entry.Release.ID] = strings.Join(entry.Reasons, "; ")
 		}
 		release := rollout.Release{ID: entry.Release.ID, Lines: make(map[fleet.Line]rollout.ReleaseImage)}
 		for line, image := range entry.Release.Images {

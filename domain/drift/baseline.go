@@ -16,7 +16,7 @@ import (
 // later: what ran and what was registered, what was declared, and how sessions
 // fared before.
 type Baseline struct {
-	// ID is <name>-<cluster> or what a rollout calls it.
+	// ID is <name>/<cluster>.
 	ID      string
 	Name    string
 	Cluster fleet.ClusterID

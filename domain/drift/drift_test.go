@@ -343,6 +343,22 @@ func TestJudge(t *testing.T) {
 			state: drift.Dark, reasons: []string{"no report since 2026-03-04T12:00:00Z"},
 		},
 		{
+			name: "restarting", now: noon.Add(time.Minute), cluster: drift.Cluster{Assigned: assigned},
+			seen:  []fleet.Inventory{at(noon, old...), at(noon.Add(time.Minute), stopped(old[0]), old[1], old[2])},
+			state: drift.Locked, wake: noon.Add(6 * time.Minute),
+			reasons: []string{"runs release old but for what may be restarting", "gateway should run 4.52.0 but nothing of it runs"},
+		},
+		{
+			name: "gone for longer than a restart takes", now: noon.Add(4 * time.Minute), cluster: drift.Cluster{Assigned: assigned},
+			seen:  []fleet.Inventory{at(noon, old...), at(noon.Add(time.Minute), stopped(old[0]), old[1], old[2]), at(noon.Add(3*time.Minute), old[1], old[2])},
+			state: drift.Drifted, wake: noon.Add(8 * time.Minute), reasons: []string{"gateway should run 4.52.0 but nothing of it runs"},
+		},
+		{
+			name: "back as another version", now: noon.Add(2 * time.Minute), cluster: drift.Cluster{Assigned: assigned},
+			seen:  []fleet.Inventory{at(noon, old...), at(noon.Add(time.Minute), stopped(old[0]), old[1], old[2]), at(noon.Add(2*time.Minute), runs(fleet.Gateway, "9.9.9"), old[1], old[2])},
+			state: drift.Drifted, wake: noon.Add(7 * time.Minute), reasons: []string{"gateway should run 4.52.0 but runs 9.9.9"},
+		},
+		{
 			name: "watched since before the last report", now: dark, cluster: drift.Cluster{Assigned: assigned, WatchedSince: noon.Add(-1)},
 			seen: []fleet.Inventory{at(noon, old...)}, state: drift.Dark, reasons: []string{"no report since 2026-03-04T12:00:00Z"},
 		},

@@ -153,12 +153,29 @@ func (j *judging) resting() {
 		j.State, j.Reasons = Unknown, []string{text, "say what it should run with `lockstep assign`"}
 	case j.sight.meets(c.Assigned.Versions):
 		j.State, j.Reasons = Locked, []string{"runs release " + string(c.Assigned.Release)}
+	case j.restarting():
+		j.State, j.Reasons = Locked, append([]string{fmt.Sprintf("runs release %s but for what may be restarting", c.Assigned.Release)}, j.sight.difference(c.Assigned.Versions)...)
 	default:
 		j.State, j.Reasons = Drifted, j.sight.difference(c.Assigned.Versions)
 		if runs := j.carrying(); runs != "" {
 			j.Reasons = append(j.Reasons, "it runs "+runs)
 		}
 	}
+}
+
+// restart is how long nothing of a line may run before it is missed: what is
+// replaced one by one has nothing running in between.
+const restart = 2 * time.Minute
+
+// restarting says whether all that differs from the assigned release is that
+// nothing of a line runs, and not for long: before, it ran.
+func (j *judging) restarting() bool {
+	sights, want := j.cluster.sights, j.cluster.Assigned.Versions
+	if !j.sight.lacks(want) {
+		return false
+	}
+	gap := sights.run(func(s *sight) bool { return s.lacks(want) })
+	return gap.first > 0 && sights.at(gap.first-1).says.meets(want) && !j.reached(gap.since.Add(restart), j.seen)
 }
 
 // carrying names the releases that run, empty for none that is known.

@@ -184,8 +184,13 @@ func TestLaws(t *testing.T) {
 			if !whole {
 				t.Fatalf("locked, and it runs %v", j.Running)
 			}
+			// Nothing of a line may run for a moment: it is replaced.
+			gap := strings.Contains(j.Reasons[0], "restarting")
 			intended := func(a *drift.Assignment) bool {
 				for line, want := range a.Versions {
+					if runs[line] == "" && gap {
+						continue
+					}
 					if order, ok := catalog.Compare(runs[line], want); !ok || order != 0 {
 						return false
 					}

@@ -206,6 +206,23 @@ func (s *sight) meets(want fleet.VersionSet) bool {
 	return true
 }
 
+// lacks says whether the lines of a version set that run are as the set has them,
+// and some do not run.
+func (s *sight) lacks(want fleet.VersionSet) bool {
+	if s.set == nil {
+		return false
+	}
+	missing := false
+	for line, version := range want {
+		runs, ok := s.set[line]
+		if ok && !sameVersion(runs, version) {
+			return false
+		}
+		missing = missing || !ok
+	}
+	return missing
+}
+
 // difference says in sentences where what runs is not the given version set.
 func (s *sight) difference(want fleet.VersionSet) []string {
 	var out []string

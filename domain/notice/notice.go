@@ -108,11 +108,13 @@ func OfGate(id rollout.ID, cluster fleet.ClusterID, step string, verdict gate.Ve
 // state calls for attention.
 func OfState(cluster fleet.ClusterID, from, to drift.State, reasons []string, at time.Time) (Notice, bool) {
 	n := Notice{At: at, Cluster: cluster, Text: strings.Join(reasons, "; ")}
-	switch {
-	case to.Alarming():
+	switch drift.EpisodeOf(from, to) {
+	case drift.Opened:
 		n.Kind, n.Severity, n.Title = "drift_opened", Warning, fmt.Sprintf("%s is %s", cluster, to)
-	case from.Alarming() && to.Settled():
-		n.Kind, n.Severity, n.Title = "drift_closed", Info, fmt.Sprintf("%s is %s again", cluster, to)
+	case drift.Changed:
+		n.Kind, n.Severity, n.Title = "drift_changed", Warning, fmt.Sprintf("%s is %s and was %s", cluster, to, from)
+	case drift.Closed:
+		n.Kind, n.Severity, n.Title = "drift_closed", Info, fmt.Sprintf("%s is %s and no longer %s", cluster, to, from)
 	default:
 		return Notice{}, false
 	}

@@ -51,14 +51,25 @@ const (
 const hubCommand = "be-a-hub"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == hubCommand {
-		if err := beHub(os.Args[2], os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	be, args := "", []string(nil)
+	if len(os.Args) > 2 {
+		be, args = os.Args[1], os.Args[2:]
 	}
-	os.Exit(m.Run())
+	var err error
+	switch be {
+	case hubCommand:
+		err = beHub(args[0], os.Stdin, os.Stdout)
+	case serverCommand:
+		err = beServer(args[0], os.Stdin, os.Stdout)
+	case engineCommand:
+		err = beEngine(args)
+	default:
+		os.Exit(m.Run())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // hubOptions are what a hub is told; it looks at hubClusters.

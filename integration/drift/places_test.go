@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -31,6 +32,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/lockstep-fleet/lockstep/adapters/akeyless/akeylesstest"
+	adapter "github.com/lockstep-fleet/lockstep/adapters/compose"
 	"github.com/lockstep-fleet/lockstep/integration/lab"
 	"github.com/lockstep-fleet/lockstep/integration/lab/kube"
 	"github.com/lockstep-fleet/lockstep/integration/lab/project"
@@ -46,7 +48,14 @@ var (
 // projects are where the Compose clusters' files are.
 var projects string
 
-func TestMain(m *testing.M) { os.Exit(prepare(m)) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// What goes on side by side waits nearly all of its time.
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		log.Fatal(err)
+	}
+	os.Exit(prepare(m))
+}
 
 func prepare(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "drift-")
@@ -116,8 +125,7 @@ func composeAt(t *testing.T, name, engine string) *compose {
 	return nil
 }
 
-// edit replaces an image in the Compose file, for these services or for all. Nothing
-// of it runs before up.
+// edit replaces the image of these services in the Compose file. Nothing of it runs.
 func (c *compose) edit(t *testing.T, image string, services ...string) {
 	t.Helper()
 	text, err := os.ReadFile(c.project.File)
@@ -147,10 +155,24 @@ func (c *compose) edit(t *testing.T, image string, services ...string) {
 	}
 }
 
-// up makes the project run as its file says, as docker compose up does.
-func (c *compose) up(t *testing.T) {
+// up edits the Compose file and makes the project run as it says then, as docker
+// compose up does.
+func (c *compose) up(t *testing.T, image string, services ...string) {
 	t.Helper()
-	if err := project.BringUp(t.Context(), docker.Compose, c.project); err != nil {
+	was, err := docker.Compose.Capture(t.Context(), c.project.Target(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	images := make(map[string]string)
+	for _, service := range services {
+		images[service] = image
+	}
+	is, err := adapter.Retarget(was, images, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.edit(t, image, services...)
+	if err := docker.Compose.Apply(t.Context(), is, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -184,17 +206,10 @@ func registered(vendor *akeylesstest.Server, id, version string) {
 	}})
 }
 
-// The vendor's images.
-const (
-	gatewayImage = "docker.io/akeyless/gateway"
-	bastionImage = "docker.io/akeyless/zero-trust-bastion"
-)
-
-// The workloads of a release gw of the chart.
+// The gateway of a release gw of the chart: its workload, and the image without a tag.
 const (
 	gatewayWorkload = "unified-gw-akeyless-gateway"
-	webWorkload     = "web-gw-akeyless-gateway"
-	sshWorkload     = "ssh-gw-akeyless-gateway"
+	gatewayImage    = "docker.io/akeyless/gateway"
 )
 
 // release is one version of the vendor's chart.
@@ -236,10 +251,10 @@ func install(t *testing.T, name string, r release) *namespace {
 	chart.Metadata.Version, chart.Metadata.AppVersion = r.chart, r.gateway+"_"+r.chart
 	chart.Metadata.Annotations = maps.Clone(chart.Metadata.Annotations)
 	chart.Metadata.Annotations["gatewayVersion"], chart.Metadata.Annotations["sraVersion"] = r.gateway, r.sra
-	upgrade := action.NewInstall(helm)
-	upgrade.ReleaseName, upgrade.Namespace = "gw", name
-	upgrade.WaitStrategy, upgrade.Timeout = helmkube.StatusWatcherStrategy, limit
-	if _, err := upgrade.RunWithContext(t.Context(), chart, nil); err != nil {
+	first := action.NewInstall(helm)
+	first.ReleaseName, first.Namespace = "gw", name
+	first.WaitStrategy, first.Timeout = helmkube.StatusWatcherStrategy, limit
+	if _, err := first.RunWithContext(t.Context(), chart, nil); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -270,18 +285,20 @@ func (n *namespace) declaration(id string, more ...string) string {
 
 // wire is the way to the Docker Engine, which can be cut.
 type wire struct {
-	path, engine string
-	wg           sync.WaitGroup
+	path            string
+	network, engine string // where it leads
+	wg              sync.WaitGroup
 
 	mu       sync.Mutex
 	listener net.Listener
 	open     map[net.Conn]bool
 }
 
-// wireTo lays a way to an engine's socket that ends with the test.
+// wireTo lays a way to an engine that ends with the test.
 func wireTo(t *testing.T, engine, path string) *wire {
 	t.Helper()
-	w := &wire{path: path, engine: strings.TrimPrefix(engine, "unix://"), open: make(map[net.Conn]bool)}
+	w := &wire{path: path, open: make(map[net.Conn]bool)}
+	w.network, w.engine, _ = strings.Cut(engine, "://")
 	w.mend(t)
 	t.Cleanup(w.cut)
 	return w
@@ -310,7 +327,7 @@ func (w *wire) mend(t *testing.T) {
 // carry takes what is said on a connection to the engine and back until either side
 // ends it.
 func (w *wire) carry(of net.Listener, near net.Conn) {
-	far, err := new(net.Dialer).DialContext(context.Background(), "unix", w.engine)
+	far, err := new(net.Dialer).DialContext(context.Background(), w.network, w.engine)
 	if err != nil {
 		_ = near.Close()
 		return

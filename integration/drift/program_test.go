@@ -296,11 +296,16 @@ func (w *watcher) follow(lines *bufio.Scanner) error {
 	var wrong error
 	for lines.Scan() {
 		var c fleetv1.Cluster
-		if err := protojson.Unmarshal(lines.Bytes(), &c); err != nil {
+		var end struct{ Gone bool }
+		// That a cluster is gone is no message of the API.
+		err := errors.Join(protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(lines.Bytes(), &c), json.Unmarshal(lines.Bytes(), &end))
+		if err != nil {
 			wrong = errors.Join(wrong, fmt.Errorf("it printed %q: %w", lines.Text(), err))
 		}
 		w.mu.Lock()
-		w.newest[c.GetId()] = &c
+		if w.newest[c.GetId()] = &c; end.Gone {
+			delete(w.newest, c.GetId())
+		}
 		close(w.changed)
 		w.changed = make(chan struct{})
 		w.mu.Unlock()

@@ -164,7 +164,8 @@ type application struct {
 // plan finds out what applying a document would do.
 func (w *watch) plan(ctx context.Context, d Declaration, req *fleetv1.ApplyFleetRequest, now time.Time) (application, error) {
 	var p application
-	imports, report, err := catalog.Import(w.catalog.state, "fleet document", d.Releases, who(ctx), now)
+	told := slices.DeleteFunc(slices.Clone(d.Releases), w.knows)
+	imports, report, err := catalog.Import(w.catalog.state, "fleet document", told, who(ctx), now)
 	if err != nil {
 		return p, refused("reading the releases of the document", err)
 	}
@@ -256,6 +257,15 @@ func (w *watch) plan(ctx context.Context, d Declaration, req *fleetv1.ApplyFleet
 		return p, errs.New(errs.Conflict, "LS-FLT-003", "rollouts move %s; what they work on stays as it is until they are done: wait, or leave these clusters out of the document", strings.Join(busy, ", "))
 	}
 	return p, nil
+}
+
+// knows says whether the configuration has a set of images already, and nobody has
+// told of it otherwise.
+func (w *watch) knows(r catalog.Release) bool {
+	_, imported := w.catalog.state.Releases[r.ID]
+	return !imported && slices.ContainsFunc(w.config.Releases, func(own catalog.Release) bool {
+		return own.ID == r.ID && maps.Equal(own.Versions, r.Versions) && maps.Equal(own.Images, r.Images)
+	})
 }
 
 // worded is a set of images for people, line by line.

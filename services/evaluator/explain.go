@@ -44,7 +44,7 @@ func (a driftAPI) ExplainDrift(ctx context.Context, req *driftv1.ExplainDriftReq
 			t.mixed = m
 		}
 	}
-	if t.before, err = w.deps.Store.Periods(ctx, w.config.Tenant, []fleet.ClusterID{t.cluster.ID}, month, 3); err != nil {
+	if t.before, err = w.deps.Store.Periods(ctx, w.config.Tenant, []fleet.ClusterID{t.cluster.ID}, month, 20); err != nil {
 		return nil, err
 	}
 	resp.Lines = t.story()
@@ -99,7 +99,7 @@ func (t tale) running() string {
 	text := drift.Describe(t.judgement.Running)
 	if set, whole := drift.Whole(t.judgement.Running); whole {
 		if releases := t.index.Carrying(set); len(releases) > 0 {
-			text += ", which is release " + named(releases)
+			text += ", which is " + named(releases)
 		}
 	}
 	return fmt.Sprintf("%s; %d instances, seen %s ago", text, len(t.cluster.Inventory.Instances), lasted(t.now.Sub(t.cluster.Seen())))
@@ -110,10 +110,13 @@ func named(releases []fleet.ReleaseID) string {
 	const most = 3
 	list := texts(releases)
 	slices.Reverse(list)
-	if len(list) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+	switch {
+	case len(list) == 1:
+		return "release " + list[0]
+	case len(list) > most:
+		return fmt.Sprintf("what releases %s and %d more carry", strings.Join(list[:most], ", "), len(list)-most)
 	}
-	return strings.Join(list, ", ")
+	return "what releases " + strings.Join(list, ", ") + " carry"
 }
 
 func (t tale) intended() string {
@@ -222,7 +225,11 @@ func (t tale) history() string {
 	m := t.mixed
 	text := "not mixed in the last 30 days"
 	if m.Mixes > 0 {
-		text = fmt.Sprintf("in the last 30 days mixed %d times: %s inside windows, %s past them", m.Mixes, lasted(m.Inside), lasted(m.Outside))
+		times := "once"
+		if m.Mixes > 1 {
+			times = fmt.Sprintf("%d times", m.Mixes)
+		}
+		text = fmt.Sprintf("in the last 30 days mixed %s: %s inside windows, %s past them", times, lasted(m.Inside), lasted(m.Outside))
 	}
 	for _, p := range slices.Backward(t.before) {
 		if !p.Ended.IsZero() && p.State != t.judgement.State {
@@ -244,9 +251,13 @@ func (t tale) next() string {
 		}
 		return "wait until the update is done; past the window it is overdue"
 	case drift.Overdue:
-		return fmt.Sprintf("finish or undo the update by hand, or `lockstep rollout plan --release %s`; `lockstep clusters %s` shows which instances are behind", orRelease(t.expects), id)
+		return fmt.Sprintf("finish or undo the update; `lockstep clusters %s` shows which instances are behind", id)
 	case drift.Drifted:
-		return fmt.Sprintf("bring it back with `lockstep rollout plan --release %s`, or accept it with `lockstep assign %s --release …`", orRelease(t.expects), id)
+		back := "bring it back as it was updated"
+		if t.plannable() {
+			back = fmt.Sprintf("bring it back with `lockstep rollout plan --release %s %s`", t.expects, id)
+		}
+		return fmt.Sprintf("%s, or accept what runs with `lockstep assign %s --release …`", back, id)
 	case drift.Split:
 		return fmt.Sprintf("compare what is declared with what runs: `lockstep clusters %s -o yaml`", id)
 	case drift.Withdrawn:
@@ -260,11 +271,10 @@ func (t tale) next() string {
 	return "see whether its collector can look: `lockstep collector check " + string(id) + "`"
 }
 
-func orRelease(release fleet.ReleaseID) string {
-	if release == "" {
-		return "…"
-	}
-	return string(release)
+// plannable says whether a rollout could bring the cluster to what it is to run.
+func (t tale) plannable() bool {
+	entry, known := t.index.Release(t.expects)
+	return known && entry.Status == catalog.Available && len(entry.Release.Images) > 0 && len(t.cluster.Package.Compose) > 0
 }
 
 // lasted is a length of time to the second, as people write it.

@@ -64,19 +64,16 @@ func (w *watch) observe(ctx context.Context, partition int, deliveries []bus.Del
 	w.mu.Unlock()
 	err = w.insert(ctx, came, known)
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.deaf[partition] = err != nil; w.deaf[partition] {
+	if w.deaf[partition] = err != nil; err == nil {
+		maps.Copy(w.arrivals, next)
+		w.mend(came)
+	}
+	w.mu.Unlock()
+	if err != nil {
 		return 0, fmt.Errorf("storing observations: %w", err)
 	}
-	maps.Copy(w.arrivals, next)
-	w.mend(came)
-	for i, a := range came {
-		if err := w.arrived(ctx, a); err != nil {
-			// The rest is stored and remembered, so it would not be folded when it comes
-			// again; its rows are folded now and judged then.
-			for _, later := range came[i+1:] {
-				w.takeAll(later)
-			}
+	for i := range came {
+		if err := w.arrived(ctx, came[i:]); err != nil {
 			return i, err
 		}
 	}
@@ -99,7 +96,11 @@ func (w *watch) clusterIDs() map[fleet.ClusterID]bool {
 // the message behind it: an evaluator that dies in between and starts anew takes
 // the newest row for all that is stored, and must forget neither.
 func (w *watch) insert(ctx context.Context, came []*arrival, known map[fleet.ClusterID]bool) error {
-	var records []codec.Record
+	most := 0
+	for _, a := range came {
+		most += len(a.records) + len(a.trace)
+	}
+	records := make([]codec.Record, 0, most)
 	for _, a := range came {
 		if a.missing > 0 {
 			a.hole = w.hole(a, known)
@@ -112,27 +113,24 @@ func (w *watch) insert(ctx context.Context, came []*arrival, known map[fleet.Clu
 			}
 			records = nil
 		}
-		records = append(append(records, worthKeeping(a.records)...), a.trace...)
+		records = append(appendKept(records, a.records), a.trace...)
 	}
 	return w.deps.Store.InsertRecords(ctx, records)
 }
 
-// worthKeeping are the records of a message that history has a use for. That an
+// appendKept appends the records of a message that history has a use for. That an
 // inventory, registration or package still holds is told every few seconds for
 // every cluster, and a start does not ask for it: of a message that says nothing
 // else one mark is kept, for its place.
-func worthKeeping(records []codec.Record) []codec.Record {
-	holds := func(r codec.Record) bool {
-		return r.Mark != nil && r.Mark.About != fleet.KindSession && !r.Mark.Blind && !r.Mark.Lost
-	}
-	kept := make([]codec.Record, 0, len(records))
-	for _, r := range records {
-		if !holds(r) {
-			kept = append(kept, r)
+func appendKept(kept, records []codec.Record) []codec.Record {
+	before := len(kept)
+	for i := range records {
+		if m := records[i].Mark; m == nil || m.About == fleet.KindSession || m.Blind || m.Lost {
+			kept = append(kept, records[i])
 		}
 	}
-	if len(kept) == 0 && len(records) > 0 {
-		return records[:1]
+	if len(kept) == before && len(records) > 0 {
+		return append(kept, records[0])
 	}
 	return kept
 }
@@ -203,6 +201,7 @@ func (w *watch) read(d bus.Delivery, clusters map[fleet.ClusterID]bool) (*arriva
 		position: codec.Position{Source: fleet.SourceID(batch.GetSource()), Incarnation: batch.GetIncarnation(), Part: batch.GetPart()},
 		sequence: batch.GetSequence(), stream: d.Sequence, at: d.Time, sessions: len(batch.GetObservations()) == 0,
 	}
+	a.records = make([]codec.Record, 0, len(batch.GetObservations()))
 	for i, m := range batch.GetObservations() {
 		o, err := codec.ObservationFromProto(m)
 		if err != nil {
@@ -239,23 +238,42 @@ func (w *watch) read(d bus.Delivery, clusters map[fleet.ClusterID]bool) (*arriva
 	return a, nil
 }
 
-// arrived folds a stored message and judges the clusters it speaks of.
-func (w *watch) arrived(ctx context.Context, a *arrival) error {
+// arrived folds the first of some stored messages and judges the clusters it speaks
+// of. Between one message and the next whoever else waits for the state has a turn: to
+// record a decision takes the bus a moment, and a batch may call for thousands.
+func (w *watch) arrived(ctx context.Context, came []*arrival) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a := came[0]
 	w.takeAll(a)
+	if err := w.judgeAll(ctx, a.records); err != nil {
+		// The rest is stored and remembered, so it would not be folded when it comes
+		// again; its rows are folded now and judged then.
+		for _, later := range came[1:] {
+			w.takeAll(later)
+		}
+		return err
+	}
+	w.deps.Meter.DecisionLatency(w.deps.Now().Sub(a.at))
+	return nil
+}
+
+// judgeAll judges the clusters that records speak of.
+func (w *watch) judgeAll(ctx context.Context, records []codec.Record) error {
 	judged := make(map[fleet.ClusterID]bool)
-	for _, r := range a.records {
-		if judged[r.Cluster()] {
+	for i := range records {
+		id := records[i].Cluster()
+		if judged[id] {
 			continue
 		}
-		judged[r.Cluster()] = true
-		if w.clusters[r.Cluster()] == nil {
+		judged[id] = true
+		if w.clusters[id] == nil {
 			continue // it was removed meanwhile
 		}
-		if err := w.judge(ctx, r.Cluster()); err != nil {
+		if err := w.judge(ctx, id); err != nil {
 			return err
 		}
 	}
-	w.deps.Meter.DecisionLatency(w.deps.Now().Sub(a.at))
 	return nil
 }
 

@@ -37,9 +37,7 @@ type clusterWatch struct {
 	period drift.Period
 	since  time.Time
 	// opened is when the episode of drift that goes on began, zero while none does.
-	opened time.Time
-	// mixed is since when it has been mixed without a break by its periods.
-	mixed    time.Time
+	opened   time.Time
 	revision uint64
 	// moved is the rollout that began to move it last, with what it found.
 	moved *move
@@ -112,25 +110,29 @@ func (w *watch) assign(c *clusterWatch, a *assignment) {
 	c.drift.Assigned = w.expected(c)
 }
 
-// learnWindow notes how long a move took in this fleet.
-func (w *watch) learnWindow(edge drift.Edge, ended time.Time, took time.Duration) {
-	w.limits.Learned.Learn(edge, ended, took)
-}
-
-// learnWindows has the limits know what moves took.
+// learnWindows has the limits know what moves took, as far as history tells.
 func (w *watch) learnWindows(ctx context.Context, now time.Time) error {
 	if w.limits.Learned == nil {
 		return nil
 	}
-	w.limits.Learned = &drift.Windows{Cap: w.limits.Learned.Cap}
 	mixes, err := w.deps.Store.Mixes(ctx, w.config.Tenant, now.Add(-learnFrom))
 	if err != nil {
 		return err
 	}
+	w.limits.Learned, w.learned = &drift.Windows{Cap: w.limits.Learned.Cap}, make(map[fleet.ClusterID]time.Time)
 	for _, m := range mixes {
-		w.learnWindow(m.Edge, m.Began.Add(m.Took), m.Took)
+		w.learnMix(m)
 	}
 	return nil
+}
+
+// learnMix takes in a mix that is over, once: a cluster's mixes come in order.
+func (w *watch) learnMix(m codec.Mix) {
+	ended := m.Began.Add(m.Took)
+	if ended.After(w.learned[m.Cluster]) {
+		w.learned[m.Cluster] = ended
+		w.limits.Learned.Learn(m.Edge, ended, m.Took)
+	}
 }
 
 // pairEvery is how often clusters are compared with one another.
@@ -159,8 +161,13 @@ func (w *watch) judged(c *clusterWatch, now time.Time) drift.Judgement {
 			j.Reasons = append(slices.Clone(j.Reasons), twin)
 		}
 	}
-	if release := c.expects(); release != "" && c.drift.Assigned == nil {
-		j.Notes = append(slices.Clone(j.Notes), fmt.Sprintf("release %s, which it is to run, is not in the catalogue; import it", release))
+	if release := c.expects(); release != "" && c.drift.Assigned == nil && !c.drift.Seen().IsZero() {
+		unknown := fmt.Sprintf("release %s, which it is to run, is not in the catalogue; take it in with `lockstep releases import`", release)
+		if j.State == drift.Unknown {
+			j.Reasons = []string{unknown, "it runs " + drift.Describe(j.Running)}
+		} else {
+			j.Notes = append(slices.Clone(j.Notes), unknown)
+		}
 	}
 	return j
 }
@@ -224,7 +231,6 @@ func (w *watch) recallDrift(id string, m bus.Message) error {
 	if at := standing.GetDriftOpenedAt(); at != nil {
 		c.opened = at.AsTime()
 	}
-	c.followMix()
 	if m := standing.GetMoved(); m != nil {
 		c.moved = &move{rollout: rollout.ID(m.GetRollout()), at: m.GetAt().AsTime(), before: *assignmentFromProto(m.GetBefore())}
 	}
@@ -294,51 +300,8 @@ func (w *watch) judgeState(ctx context.Context, c *clusterWatch) error {
 		w.deps.Log.Info("lockstep state changed", "cluster", c.drift.ID, "from", c.period.State, "to", j.State, "reasons", strings.Join(j.Reasons, "; "))
 		w.deps.Meter.Decided(topology.NounDrift, string(j.State))
 	}
-	if news && ended.Mixed() && !p.Mixed() {
-		w.learnWindow(ended.Edge, now, now.Sub(c.mixed))
-	}
 	c.revision, c.period, c.since, c.opened, c.recorded = revision, p, since, opened, c.assigned
-	c.followMix()
 	return nil
-}
-
-// recallMixes reads since when clusters are mixed that are: a mix may have more
-// periods than the one that goes on.
-func (w *watch) recallMixes(ctx context.Context) error {
-	for id, c := range w.clusters {
-		if !c.period.Mixed() {
-			continue
-		}
-		c.mixed = time.Time{}
-		err := w.deps.Bus.Load(ctx, topology.StreamEvents, topology.EventSubject(w.config.Tenant, topology.NounDrift, string(id)), func(m bus.Message) error {
-			var event driftv1.Event
-			if err := proto.Unmarshal(m.Data, &event); err != nil {
-				return fmt.Errorf("reading %s at %d: %w", m.Subject, m.Sequence, err)
-			}
-			for _, f := range event.GetFacts() {
-				if began := f.GetPeriodBegan().GetPeriod(); began != nil {
-					past := clusterWatch{period: codec.PeriodFromProto(began), mixed: c.mixed}
-					past.followMix()
-					c.mixed = past.mixed
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// followMix keeps in step with the period since when the cluster is mixed.
-func (c *clusterWatch) followMix() {
-	switch {
-	case !c.period.Mixed():
-		c.mixed = time.Time{}
-	case c.mixed.IsZero():
-		c.mixed = c.period.Began
-	}
 }
 
 // led is where a mix led that a period ends, nil for a cluster that nobody sees any
@@ -393,6 +356,7 @@ func (w *watch) keepPeriods(ctx context.Context, id string, m bus.Message) error
 		return bus.Permanent(fmt.Errorf("decoding %s at %d: %w", m.Subject, m.Sequence, err))
 	}
 	var rows []codec.Period
+	var mix, whole bool
 	for _, f := range event.GetFacts() {
 		p := f.GetPeriodEnded().GetPeriod()
 		if p == nil {
@@ -404,9 +368,41 @@ func (w *watch) keepPeriods(ctx context.Context, id string, m bus.Message) error
 		row := codec.Period{Period: codec.PeriodFromProto(p), StreamSequence: m.Sequence, RecordedAt: m.Time}
 		row.Cluster = fleet.ClusterID(id)
 		rows = append(rows, row)
+		mix, whole = mix || !row.Ended.IsZero() && row.Mixed(), whole || row.Ended.IsZero() && !row.Mixed()
+	}
+	if mix && whole {
+		// Before its rows are stored: who starts behind them reads it from there.
+		if err := w.learnEnded(ctx, rows[0].Period); err != nil {
+			return err
+		}
 	}
 	if err := w.deps.Store.InsertPeriods(ctx, w.config.Tenant, rows); err != nil {
 		return fmt.Errorf("storing the periods of %s at %d: %w", m.Subject, m.Sequence, err)
+	}
+	return nil
+}
+
+// mostOfMix is of how many periods a mix is made at most, to learn from it.
+const mostOfMix = 1000
+
+// learnEnded takes in the mix that ended with a period.
+func (w *watch) learnEnded(ctx context.Context, last drift.Period) error {
+	periods, err := w.deps.Store.Periods(ctx, w.config.Tenant, []fleet.ClusterID{last.Cluster}, codec.Span{To: last.Began}, mostOfMix)
+	if err != nil {
+		return fmt.Errorf("reading the mix of %s that ended at %s: %w", last.Cluster, last.Ended, err)
+	}
+	m := codec.Mix{Cluster: last.Cluster, Edge: last.Edge, Began: last.Began.Truncate(time.Millisecond)}
+	for _, p := range slices.Backward(periods) {
+		if !p.Mixed() || !p.Ended.Equal(m.Began) {
+			break
+		}
+		m.Began, m.Edge.From = p.Began, p.Edge.From
+	}
+	m.Took = last.Ended.Truncate(time.Millisecond).Sub(m.Began)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.limits.Learned != nil {
+		w.learnMix(m)
 	}
 	return nil
 }

@@ -2,11 +2,13 @@ package evaluator
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1/fleetv1connect"
 )
@@ -26,16 +28,12 @@ func (a fleetAPI) WatchClusters(ctx context.Context, req *fleetv1.WatchClustersR
 	if err != nil {
 		return err
 	}
-	a.watch.mu.Lock()
-	glances := slices.Collect(slices.Chunk(a.watch.named(req.GetIds()), glance))
-	a.watch.mu.Unlock()
-	if len(glances) == 0 {
-		glances = [][]*clusterWatch{nil} // That there is none is told once, too.
-	}
 	ticker := time.NewTicker(look)
 	defer ticker.Stop()
 	told := make(map[string]*fleetv1.Cluster)
 	for first := true; ; first = false {
+		// Clusters are declared and removed while somebody watches.
+		glances := a.watch.glances(req.GetIds(), told)
 		for i, some := range glances {
 			m := a.watch.news(some, f, told)
 			ends := first && i == len(glances)-1
@@ -55,17 +53,37 @@ func (a fleetAPI) WatchClusters(ctx context.Context, req *fleetv1.WatchClustersR
 	}
 }
 
+// glances are the ids to look at, in order: those of some clusters, or of all, and
+// those that were told of, which may be gone.
+func (w *watch) glances(ids []string, told map[string]*fleetv1.Cluster) [][]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := slices.Collect(maps.Keys(told))
+	for _, c := range w.named(ids) {
+		all = append(all, string(c.drift.ID))
+	}
+	slices.Sort(all)
+	glances := slices.Collect(slices.Chunk(slices.Compact(all), glance))
+	if len(glances) == 0 {
+		glances = [][]string{nil} // That there is none is told once, too.
+	}
+	return glances
+}
+
 // news returns what is different of some clusters from what was told of them,
 // and notes it as told.
-func (w *watch) news(some []*clusterWatch, f choice, told map[string]*fleetv1.Cluster) *fleetv1.WatchClustersResponse {
+func (w *watch) news(some []string, f choice, told map[string]*fleetv1.Cluster) *fleetv1.WatchClustersResponse {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	m, now := &fleetv1.WatchClustersResponse{}, w.deps.Now()
-	for _, c := range some {
-		outline := w.outline(c, now)
-		id := outline.GetId()
+	for _, id := range some {
+		c := w.clusters[fleet.ClusterID(id)]
+		var outline *fleetv1.Cluster
+		if c != nil {
+			outline = w.outline(c, now)
+		}
 		switch before := told[id]; {
-		case !f.matches(outline):
+		case c == nil || !f.matches(outline):
 			if before != nil {
 				m.Gone = append(m.Gone, id)
 				delete(told, id)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +39,8 @@ type watch struct {
 	// limits are those that hold: the configuration's or the declared ones, and what
 	// moves took in this fleet.
 	limits drift.Limits
+	// learned is the end of the last mix of each cluster that they know of.
+	learned map[fleet.ClusterID]time.Time
 	// twins says of clusters what follows from their reporting the place of another,
 	// as found at paired.
 	twins    map[fleet.ClusterID]string
@@ -46,6 +49,8 @@ type watch struct {
 	// recalled is what was stored before the start, of positions that nothing newer
 	// has come of.
 	recalled arrivals
+	// recalledSince is since when it was read then what ran.
+	recalledSince time.Time
 	// deaf are the partitions whose reports cannot be stored at present.
 	deaf [topology.Partitions]bool
 }
@@ -62,7 +67,7 @@ func newWatch(config Config, deps Deps) *watch {
 	w := &watch{
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch), open: make(map[fleet.ClusterID]map[string]*gateWatch),
-		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), limits: config.Limits,
+		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), limits: config.Limits, learned: make(map[fleet.ClusterID]time.Time),
 		catalog: catalogWatch{configured: config.Releases}, declared: declaredWatch{clusters: make(map[fleet.ClusterID]DeclaredCluster)},
 	}
 	for _, c := range config.Clusters {
@@ -99,9 +104,6 @@ func (w *watch) rebuild(ctx context.Context) error {
 		return err
 	}
 	w.reassign()
-	if err := w.recallMixes(ctx); err != nil {
-		return err
-	}
 	if err := load(topology.NounGate, w.recallGate); err != nil {
 		return err
 	}
@@ -131,7 +133,8 @@ func (w *watch) rebuild(ctx context.Context) error {
 
 // recallRows reads what was last seen of every cluster, and what moves took.
 func (w *watch) recallRows(ctx context.Context, now time.Time) error {
-	err := w.deps.Store.RecallInventories(ctx, w.config.Tenant, now.Add(-drift.Horizon), func(inventory fleet.Inventory) {
+	w.recalledSince = now.Add(-w.longestWindow() - w.limits.DarkAfter)
+	err := w.deps.Store.RecallInventories(ctx, w.config.Tenant, w.recalledSince, func(inventory fleet.Inventory) {
 		if c := w.clusters[inventory.Cluster]; c != nil {
 			inventory.ObservedAt = notAfter(inventory.ObservedAt, now)
 			c.drift = c.drift.Observe(inventory)
@@ -169,6 +172,25 @@ func (w *watch) recallRows(ctx context.Context, now time.Time) error {
 		c.vouch(w.limits.SplitAfter)
 	}
 	return nil
+}
+
+// longestWindow is how long a mix or a disagreement may last at most: what ran
+// before that decides nothing.
+func (w *watch) longestWindow() time.Duration {
+	longest := max(w.limits.MixedWindow, w.limits.SplitAfter)
+	for _, window := range w.limits.Steps {
+		longest = max(longest, window)
+	}
+	for _, edge := range w.limits.Edges {
+		longest = max(longest, edge.Window)
+	}
+	if w.limits.Learned != nil {
+		longest = max(longest, w.limits.Learned.Cap)
+	}
+	for _, c := range w.clusters {
+		longest = max(longest, c.drift.Window)
+	}
+	return min(longest, drift.Horizon)
 }
 
 // vouch has a cluster that was found overdue or split stay so: marks, and all but
@@ -276,7 +298,11 @@ func (w *watch) take(r codec.Record) {
 	case r.Inventory != nil:
 		inventory := *r.Inventory
 		inventory.ObservedAt = notAfter(inventory.ObservedAt, w.deps.Now())
-		c.drift = c.drift.Observe(inventory)
+		// What is older than what the start read would be taken to have held up to
+		// there: what was seen in between is not known.
+		if !inventory.ObservedAt.Before(w.recalledSince) || inventory.ObservedAt.After(c.drift.Inventory.ObservedAt) {
+			c.drift = c.drift.Observe(inventory)
+		}
 		w.deps.Meter.Observed("inventory", 1)
 		return
 	case r.Registration != nil:
@@ -386,24 +412,45 @@ func (w *watch) learnRollout(ctx context.Context, id string, d bus.Delivery) err
 	return nil
 }
 
-// pass judges everything because time has passed.
+// pass judges everything because time has passed. Between one cluster and the next
+// whoever else waits for the state has a turn, as many may change at once.
 func (w *watch) pass(ctx context.Context) error {
+	states := make(map[string]int)
+	for _, state := range drift.States() {
+		states[string(state)] = 0
+	}
+	var errs []error
+	for _, id := range w.beat() {
+		state, err := w.passOne(ctx, id)
+		if errs = append(errs, err); state != "" {
+			states[string(state)]++
+		}
+	}
+	w.deps.Meter.States(states)
+	return errors.Join(errs...)
+}
+
+// beat brings up to date what all judgements share, and returns the clusters that
+// there are.
+func (w *watch) beat() []fleet.ClusterID {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.deps.Now()
 	w.refresh(now)
 	w.pair(now)
-	var errs []error
-	states := make(map[string]int)
-	for _, state := range drift.States() {
-		states[string(state)] = 0
+	return slices.Collect(maps.Keys(w.clusters))
+}
+
+// passOne judges one cluster and returns its state, none for one that is gone.
+func (w *watch) passOne(ctx context.Context, id fleet.ClusterID) (drift.State, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := w.clusters[id]
+	if c == nil {
+		return "", nil
 	}
-	for id, c := range w.clusters {
-		errs = append(errs, w.judge(ctx, id))
-		states[string(c.period.State)]++
-	}
-	w.deps.Meter.States(states)
-	return errors.Join(errs...)
+	err := w.judge(ctx, id)
+	return c.period.State, err
 }
 
 // judge records what follows for one cluster now.

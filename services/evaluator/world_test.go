@@ -71,6 +71,38 @@ type store struct {
 	*clickhouse.Store
 	mu   sync.Mutex
 	hook func(when string, records []codec.Record) error
+	// history is the last event of which the periods of a cluster are stored.
+	history map[fleet.ClusterID]uint64
+}
+
+func (s *store) InsertPeriods(ctx context.Context, tenant fleet.TenantID, periods []codec.Period) error {
+	if err := s.Store.InsertPeriods(ctx, tenant, periods); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.history == nil {
+		s.history = make(map[fleet.ClusterID]uint64)
+	}
+	for _, p := range periods {
+		s.history[p.Cluster] = max(s.history[p.Cluster], p.StreamSequence)
+	}
+	return nil
+}
+
+// lose forgets what was stored.
+func (s *store) lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.history = nil
+}
+
+// stored returns the last event of which the periods of a cluster are stored, as
+// far as was seen.
+func (s *store) stored(cluster fleet.ClusterID) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.history[cluster]
 }
 
 func (s *store) script(hook func(when string, records []codec.Record) error) {
@@ -239,6 +271,19 @@ func (w *world) awaitBeats() {
 	}
 	enough := looks() + 20*len(w.config.Clusters)
 	await(w.t, "a look at the clock", func() bool { return looks() >= enough })
+}
+
+// awaitPasses waits until every cluster has been judged once at the least, by who is
+// at work now and handles no message.
+func (w *world) awaitPasses() {
+	w.t.Helper()
+	looks := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.looks
+	}
+	enough := looks() + 3*(len(w.config.Clusters)+3)
+	await(w.t, "a look at every cluster", func() bool { return looks() >= enough })
 }
 
 func (w *world) advance(d time.Duration) {
@@ -423,12 +468,18 @@ func (w *world) record(id rollout.ID, cluster fleet.ClusterID, kinds ...rollout.
 		}
 		event.Facts = append(event.Facts, codec.RolloutFactToProto(f))
 	}
+	w.event(topology.NounRollout, string(id), event)
+}
+
+// event appends one as its owner would.
+func (w *world) event(noun, id string, event proto.Message) {
+	w.t.Helper()
 	data, err := proto.Marshal(event)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.bus.Publish(w.t.Context(), bus.Message{
-		Subject: topology.EventSubject(fleet.DefaultTenant, topology.NounRollout, string(id)), Type: string(event.ProtoReflect().Descriptor().FullName()), Data: data,
+		Subject: topology.EventSubject(fleet.DefaultTenant, noun, id), Type: string(event.ProtoReflect().Descriptor().FullName()), Data: data,
 	}); err != nil {
 		w.t.Fatal(err)
 	}

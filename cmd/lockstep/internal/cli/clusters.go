@@ -54,7 +54,7 @@ Use it to find clusters by label or version, and to look into one.`,
 			case out == "name":
 				return s.names("cluster", idsOf(clusters))
 			case len(clusters) == 0:
-				s.noClusters(which.narrowed())
+				s.noClusters(which.narrowed(), which.asOf != "")
 				return nil
 			case len(ask.GetIds()) == 1:
 				return s.print(s.clusterText(clusters[0], now, wide))
@@ -76,11 +76,11 @@ func clusterTable(clusters []*fleetv1.Cluster, wide bool, now time.Time) *table 
 	for _, c := range clusters {
 		labels := pairs(c.GetLabels(), "=", ",")
 		if !wide {
-			t.add(c.GetId(), c.GetState(), labels, c.GetAssignedRelease(), healthy(c.GetInstances()), ago(now, c.GetLastSeen()))
+			t.add(c.GetId(), c.GetState(), labels, c.GetAssignedRelease(), healthy(c), ago(now, c.GetLastSeen()))
 			continue
 		}
 		t.add(c.GetId(), c.GetState(), ago(now, c.GetSince()), labels, linesText(c.GetLines()), c.GetAssignedRelease(), c.GetRollout(), c.GetTargetRelease(),
-			healthy(c.GetInstances()), ago(now, c.GetLastSeen()), bastions(c.GetBastions()), ago(now, c.GetLastReport()))
+			healthy(c), ago(now, c.GetLastSeen()), bastions(c.GetBastions()), ago(now, c.GetLastReport()))
 	}
 	return t
 }

@@ -316,6 +316,9 @@ func (c *client) importReleases(ctx context.Context, list []*catalogv1.Release, 
 	return done, nil
 }
 
+// mostListed is how many releases of a kind people are shown; machines get all.
+const mostListed = 10
+
 func (s *shell) printImport(done *catalogv1.ImportReleasesResponse, out string, dryRun, failed bool) error {
 	changed := len(done.GetAdded()) + len(done.GetUpdated()) + len(done.GetWithdrawn())
 	if failed && changed == 0 && done.GetUnchanged() == 0 {
@@ -329,7 +332,11 @@ func (s *shell) printImport(done *catalogv1.ImportReleasesResponse, out string, 
 		word string
 		ids  []string
 	}{{"added", done.GetAdded()}, {"updated", done.GetUpdated()}, {"withdrawn", done.GetWithdrawn()}} {
-		for _, id := range part.ids {
+		for i, id := range part.ids {
+			if left := len(part.ids) - i; i == mostListed && left > 1 && part.word != "withdrawn" {
+				t.add(fmt.Sprintf("… and %d more", left), part.word)
+				break
+			}
 			t.add(id, part.word)
 		}
 	}

@@ -15,8 +15,8 @@ func (s *shell) risksCommand() *cobra.Command {
 		Use:   "risks --release RELEASE --cluster CLUSTER",
 		Short: "Tell which named risks a move of one cluster meets",
 		Long: `Tell which named risks a move of one cluster to a release meets. A risk that matches,
-or of which it is not known whether it does, stands in the way until somebody has
-acknowledged it.
+or of which it is not known whether it does, is closed until somebody has
+acknowledged it. It tells and stops nothing: a rollout can be started all the same.
 
 Use it before a rollout, while there is time to ask.`,
 		Example: `  lockstep releases risks --release 4.53.0 --cluster berlin

@@ -134,12 +134,16 @@ func (s *shell) names(kind string, list []string) error {
 }
 
 // noClusters says why there is nothing to print.
-func (s *shell) noClusters(narrowed bool) {
+func (s *shell) noClusters(narrowed, past bool) {
 	if narrowed {
 		s.talk("No cluster matches.")
 		return
 	}
-	s.talk("There are no clusters; declare them under clusters: in fleet.yaml.")
+	if past {
+		s.talk("Nothing was known of any cluster at that time.")
+		return
+	}
+	s.talk("There are no clusters; declare them under clusters: in fleet.yaml, or `lockstep apply -f FILE`.")
 }
 
 // arrange sorts clusters that come in order of id.

@@ -72,7 +72,7 @@ Use it first of all, whatever the question is.`,
 				return err
 			}
 			arrange(clusters, order)
-			return s.printStatus(clusters, out, s.then(ask), which.narrowed())
+			return s.printStatus(clusters, out, s.then(ask), which.narrowed(), which.asOf != "")
 		},
 	}
 	s.connectionFlags(c)
@@ -93,7 +93,7 @@ func (s *shell) then(ask *fleetv1.ListClustersRequest) time.Time {
 	return s.Now()
 }
 
-func (s *shell) printStatus(clusters []*fleetv1.Cluster, out string, now time.Time, narrowed bool) error {
+func (s *shell) printStatus(clusters []*fleetv1.Cluster, out string, now time.Time, narrowed, past bool) error {
 	switch out {
 	case "json", "yaml":
 		return objects(s, clusters, out)
@@ -101,7 +101,7 @@ func (s *shell) printStatus(clusters []*fleetv1.Cluster, out string, now time.Ti
 		return s.names("cluster", idsOf(clusters))
 	}
 	if len(clusters) == 0 {
-		s.noClusters(narrowed)
+		s.noClusters(narrowed, past)
 		return nil
 	}
 	if err := s.print(statusTable(clusters, out == "wide", now).render(s.colour)); err != nil {
@@ -133,7 +133,7 @@ func statusTable(clusters []*fleetv1.Cluster, wide bool, now time.Time) *table {
 			continue
 		}
 		t.add(c.GetId(), c.GetState(), since, running(gateway), gateway.GetAssigned(), running(sra), sra.GetAssigned(), c.GetAssignedRelease(), c.GetRollout(),
-			healthy(c.GetInstances()), ago(now, c.GetLastSeen()), bastions(c.GetBastions()), ago(now, c.GetLastReport()), strings.Join(c.GetReasons(), "; "))
+			healthy(c), ago(now, c.GetLastSeen()), bastions(c.GetBastions()), ago(now, c.GetLastReport()), strings.Join(c.GetReasons(), "; "))
 	}
 	return t
 }
@@ -160,7 +160,11 @@ func firstReason(reasons []string) string {
 }
 
 // healthy counts the instances that no health check speaks against.
-func healthy(instances []*fleetv1.Instance) string {
+func healthy(c *fleetv1.Cluster) string {
+	instances := c.GetInstances()
+	if len(instances) == 0 && c.GetLastSeen() == nil {
+		return "" // nobody told, or not of that time
+	}
 	well := 0
 	for _, i := range instances {
 		if i.GetHealth() == "healthy" || i.GetHealth() == "none" {

@@ -1545,8 +1545,8 @@ func (x *ExplainDriftResponse) GetLines() []*StoryLine {
 // StoryLine is one line of a story.
 type StoryLine struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is about, a word or two: state, since, running, assigned, declared,
-	// reported, window, sessions, history, next.
+	// What it is about, in a word: state, why, running, assigned, declared, reported,
+	// window, sessions, history, next.
 	About string `protobuf:"bytes,1,opt,name=about,proto3" json:"about,omitempty"`
 	// What there is to say.
 	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
