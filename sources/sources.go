@@ -113,7 +113,6 @@ func (s *Set) add(one source) { s.sources = append(s.sources, one) }
 
 func (s *Set) composeProjects(file fleetfile.File) error {
 	log := s.log.With("part", "compose")
-	compose.RedirectLogs(log)
 	engines := make(map[string]*compose.Engine)
 	for _, c := range file.Clusters {
 		if c.Compose == nil {

@@ -39,14 +39,18 @@ func baselines() table[baseline] {
 	}}
 }
 
-// InsertBaseline stores a baseline and returns once it is on disk. Of several with
-// one id the one captured first stands.
-func (s *Store) InsertBaseline(ctx context.Context, tenant fleet.TenantID, b drift.Baseline) error {
-	whole, err := json.Marshal(b)
-	if err != nil {
-		return fmt.Errorf("encode the baseline %s: %w", b.ID, err)
+// InsertBaselines stores baselines and returns once they are on disk. Of several
+// with one id the one captured first stands.
+func (s *Store) InsertBaselines(ctx context.Context, tenant fleet.TenantID, list []drift.Baseline) error {
+	rows := make([]baseline, len(list))
+	for i, b := range list {
+		whole, err := json.Marshal(b)
+		if err != nil {
+			return fmt.Errorf("encode the baseline %s: %w", b.ID, err)
+		}
+		rows[i] = baseline{tenant, b, string(whole)}
 	}
-	return insert(ctx, s, baselines(), []baseline{{tenant, b, string(whole)}})
+	return insert(ctx, s, baselines(), rows)
 }
 
 // The whole of a baseline is read only of those that are asked for.

@@ -63,11 +63,11 @@ func TestBaselines(t *testing.T) {
 	oslo := drift.Baseline{ID: "b/oslo", Name: "b", Cluster: "oslo", At: b.At}
 	later := drift.Baseline{ID: "c/oslo", Name: "c", Cluster: "oslo", At: b.At.Add(time.Minute), Rollout: "r1"}
 	for _, b := range []drift.Baseline{again, b, oslo, later, again} {
-		if err := s.InsertBaseline(ctx, fleet.DefaultTenant, b); err != nil {
+		if err := s.InsertBaselines(ctx, fleet.DefaultTenant, []drift.Baseline{b}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.InsertBaseline(ctx, "another", drift.Baseline{ID: "b/rome", Cluster: "rome"}); err != nil {
+	if err := s.InsertBaselines(ctx, "another", []drift.Baseline{{ID: "b/rome", Cluster: "rome"}}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := s.Baseline(ctx, fleet.DefaultTenant, "b/berlin")

@@ -192,17 +192,17 @@ func TestMigrationsKeepRows(t *testing.T) {
 			exec(t, s, statement)
 		}
 	}
-	if _, err := s.Migrate(ctx, all); err != nil {
+	if err := s.InsertRecords(ctx, sessions(100, 10)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.InsertRecords(ctx, sessions(100, 10)); err != nil {
+	if n := count(t, s, "SELECT countIf(stored_at > now64() - INTERVAL 1 HOUR) FROM session_events"); n != 10 {
+		t.Errorf("%d sessions were stored just now, want 10", n)
+	}
+	if _, err := s.Migrate(ctx, all); err != nil {
 		t.Fatal(err)
 	}
 	if n := count(t, s, "SELECT count() FROM session_events WHERE user_name != '' AND source = 'vendor'"); n != 110 {
 		t.Errorf("%d sessions are there, want 110", n)
-	}
-	if n := count(t, s, "SELECT countIf(stored_at > now64() - INTERVAL 1 HOUR) FROM session_events"); n != 10 {
-		t.Errorf("%d sessions were stored just now, want 10", n)
 	}
 }
 

@@ -269,7 +269,7 @@ func millisOf(n int64) time.Duration { return time.Duration(n) * time.Millisecon
 
 // Of one mix the first period is the beginning and the last knows best where it led.
 const selectMixes = `
-SELECT cluster, argMax(edge_from, began), argMax(edge_to, began), min(began) AS mix_began, max(ended) - mix_began
+SELECT cluster, argMin(edge_from, began), argMax(edge_to, began), min(began) AS mix_began, max(ended) - mix_began
 FROM
 (
     SELECT *, sum(breaks) OVER (PARTITION BY cluster ORDER BY began) AS mix

@@ -101,7 +101,7 @@ func live(t *testing.T, s *Store, now time.Time) {
 	if err := s.RollUp(ctx, fleet.DefaultTenant); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.InsertBaseline(ctx, fleet.DefaultTenant, drift.Baseline{ID: "b/berlin", Name: "b", Cluster: "berlin", At: now}); err != nil {
+	if err := s.InsertBaselines(ctx, fleet.DefaultTenant, []drift.Baseline{{ID: "b/berlin", Name: "b", Cluster: "berlin", At: now}}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -16,33 +16,38 @@ import (
 // A session has a row for each status it was seen in. What ended well and failed
 // has failed.
 const selectSessionsOf = `
-SELECT countIf(NOT probe AND well AND NOT failed), countIf(NOT probe AND failed), countIf(NOT probe AND NOT well AND NOT failed AND NOT vanished),
+SELECT cluster, countIf(NOT probe AND well AND NOT failed), countIf(NOT probe AND failed), countIf(NOT probe AND NOT well AND NOT failed AND NOT vanished),
        countIf(probe), countIf(probe AND failed)
 FROM
 (
-    SELECT max(probe) AS probe, max(status IN ('completed', 'terminated')) AS well, max(status = 'failed') AS failed, max(status = 'vanished') AS vanished
+    SELECT cluster, max(probe) AS probe, max(status IN ('completed', 'terminated')) AS well, max(status = 'failed') AS failed, max(status = 'vanished') AS vanished
     FROM session_events
-    WHERE tenant = {tenant:String} AND cluster = {cluster:String}
+    WHERE tenant = {tenant:String}%s
       AND start_time >= {from:DateTime64(9, 'UTC')} AND start_time < {to:DateTime64(9, 'UTC')}
-    GROUP BY start_time, session_id
-)`
+    GROUP BY cluster, start_time, session_id
+)
+GROUP BY cluster`
 
-// SessionsOf counts the sessions of a cluster that started within a span. People's
-// sessions that vanished without an end are in no count.
-func (s *Store) SessionsOf(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, span codec.Span) (drift.Sessions, error) {
-	sessions := drift.Sessions{From: span.From, To: span.To}
-	err := s.read(ctx, "the sessions of "+string(cluster), selectSessionsOf, []any{
-		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)), exactly("from", span.From), exactly("to", span.To),
-	}, func(rows driver.Rows) error {
+// SessionsOf counts the sessions that started within a span, of each cluster that is
+// named, or of all. People's sessions that vanished without an end are in no count,
+// and a cluster without any session is left out.
+func (s *Store) SessionsOf(ctx context.Context, tenant fleet.TenantID, clusters []fleet.ClusterID, span codec.Span) (map[fleet.ClusterID]drift.Sessions, error) {
+	out := make(map[fleet.ClusterID]drift.Sessions)
+	among, args := only(clusters)
+	err := s.read(ctx, "sessions", fmt.Sprintf(selectSessionsOf, among), append(args,
+		ch.Named("tenant", string(tenant)), exactly("from", span.From), exactly("to", span.To),
+	), func(rows driver.Rows) error {
+		var cluster string
 		var succeeded, failed, open, probes, probesFailed uint64
-		if err := rows.Scan(&succeeded, &failed, &open, &probes, &probesFailed); err != nil {
+		if err := rows.Scan(&cluster, &succeeded, &failed, &open, &probes, &probesFailed); err != nil {
 			return err
 		}
-		sessions.Succeeded, sessions.Failed, sessions.Open = int(succeeded), int(failed), int(open)
-		sessions.Probes, sessions.ProbesFailed = int(probes), int(probesFailed)
+		out[fleet.ClusterID(cluster)] = drift.Sessions{
+			From: span.From, To: span.To, Succeeded: int(succeeded), Failed: int(failed), Open: int(open), Probes: int(probes), ProbesFailed: int(probesFailed),
+		}
 		return nil
 	})
-	return sessions, err
+	return out, err
 }
 
 // exactly is an instant as a parameter of a statement, to the nanosecond.

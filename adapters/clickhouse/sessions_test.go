@@ -340,7 +340,8 @@ func TestSessionsOf(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := s.SessionsOf(ctx, fleet.DefaultTenant, "berlin", codec.Span{From: minute(0), To: minute(10)})
+	all, err := s.SessionsOf(ctx, fleet.DefaultTenant, []fleet.ClusterID{"berlin"}, codec.Span{From: minute(0), To: minute(10)})
+	got := all["berlin"]
 	if err != nil {
 		t.Fatal(err)
 	}

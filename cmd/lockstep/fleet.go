@@ -51,6 +51,7 @@ func executorConfig(file fleetfile.File) executor.Config {
 
 // lookOnce asks every source once, for a person to see.
 func lookOnce(ctx context.Context, file fleetfile.File, clusters []string) (_ []cli.SourceReport, err error) {
+	compose.RedirectLogs(slog.New(slog.DiscardHandler))
 	set, err := sources.Open(file, slog.New(slog.DiscardHandler), time.Now)
 	if err != nil {
 		return nil, err

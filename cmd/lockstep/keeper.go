@@ -32,6 +32,9 @@ const (
 	// settle is how long the declared fleet has to be left alone before it is put to
 	// work: a large document comes in several events.
 	settle = 200 * time.Millisecond
+	// again is when a fleet that could not be opened is tried once more, and what
+	// nobody is at work with any more is looked for.
+	again = time.Minute
 	// outlive is how long what an earlier fleet opened stays open: a driver may be at
 	// work with it, for no longer than one command takes.
 	outlive = 2 * rollout.StepAllowance
@@ -58,6 +61,8 @@ type keeper struct {
 	changed chan struct{}
 	ready   chan struct{}
 	retired []retired
+	// owed says that the declared fleet could not be opened when it was tried last.
+	owed bool
 }
 
 // retired is what an earlier fleet opened.
@@ -216,8 +221,8 @@ func (k *keeper) reopen() bool {
 		return false
 	}
 	looks, err := sources.Open(file, k.log, k.now)
-	if err != nil {
-		k.log.Error("the declared fleet cannot be looked at; what was looked at before still is", "error", err)
+	if k.owed = err != nil; k.owed {
+		k.log.Error("the declared fleet cannot be looked at; what was looked at before still is, and it is tried again", "error", err)
 		return false
 	}
 	k.retired = append(k.retired, retired{k.looks, k.now().Add(outlive)})
@@ -246,17 +251,25 @@ func (k *keeper) until(ctx context.Context, service *collector.Service) error {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- service.Run(running) }()
+	look := time.NewTicker(again)
+	defer look.Stop()
 	for {
 		select {
 		case err := <-ended:
 			return err
 		case <-k.changed:
-		}
-		if rtime.Wait(running, settle) != nil || k.reopen() {
-			stop()
-			err := <-ended
+			if rtime.Wait(running, settle) != nil {
+				return <-ended
+			}
+		case <-look.C:
 			k.retire()
-			return err
+			if !k.owed {
+				continue
+			}
+		}
+		if k.reopen() {
+			stop()
+			return <-ended
 		}
 	}
 }

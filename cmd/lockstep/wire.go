@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lockstep-fleet/lockstep/adapters/compose"
 	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/fleetfile"
@@ -106,6 +107,7 @@ func wire(ctx context.Context, opts cli.ServerOptions, tel *obs.Telemetry, began
 	if err != nil {
 		return nil, err
 	}
+	compose.RedirectLogs(tel.Log.With("part", "compose"))
 	// What the configuration names is looked at before anything big starts.
 	looks, err := sources.Open(opts.Config, tel.Log, time.Now)
 	if err != nil {

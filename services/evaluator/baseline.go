@@ -21,32 +21,80 @@ import (
 // sessionsOf is how far back a baseline counts sessions.
 const sessionsOf = day
 
-// capture is a cluster as it is known now, to be kept under a name.
-func (w *watch) capture(ctx context.Context, c *clusterWatch, name, by, rollout string, at time.Time) (drift.Baseline, error) {
-	b := drift.Baseline{
-		ID: name + "/" + string(c.drift.ID), Name: name, Cluster: c.drift.ID, At: at, By: by, Rollout: rollout,
+// capture is a cluster as it is known now, to be kept under a name, without its
+// sessions.
+func (w *watch) capture(c *clusterWatch, name, by string, at time.Time) drift.Baseline {
+	return drift.Baseline{
+		ID: name + "/" + string(c.drift.ID), Name: name, Cluster: c.drift.ID, At: at, By: by,
 		State: w.judged(c, at).State, Assigned: c.expects(),
 		Inventory: c.drift.Inventory, Registration: c.drift.Registration, Package: c.drift.Package,
 	}
-	sessions, err := w.deps.Store.SessionsOf(ctx, w.config.Tenant, c.drift.ID, codec.Span{From: at.Add(-sessionsOf), To: at})
-	if err != nil {
-		return drift.Baseline{}, fmt.Errorf("counting the sessions of %s: %w", c.drift.ID, err)
+}
+
+// withSessions adds how sessions fared before, by one look at the store, for which
+// nobody waits who judges.
+func (w *watch) withSessions(ctx context.Context, list []drift.Baseline) error {
+	ids := make([]fleet.ClusterID, len(list))
+	for i, b := range list {
+		ids[i] = b.Cluster
 	}
-	b.Sessions = sessions
-	return b, nil
+	if len(list) == 0 {
+		return nil
+	}
+	span := codec.Span{From: list[0].At.Add(-sessionsOf), To: list[0].At}
+	counted, err := w.deps.Store.SessionsOf(ctx, w.config.Tenant, ids, span)
+	if err != nil {
+		return fmt.Errorf("counting sessions: %w", err)
+	}
+	for i, b := range list {
+		sessions := counted[b.Cluster]
+		sessions.From, sessions.To = span.From, span.To
+		list[i].Sessions = sessions
+	}
+	return nil
 }
 
 // captureFor keeps what a rollout finds in a cluster before it touches it. A
-// repeat, which may find what the rollout made of it, changes nothing.
+// repeat, which has the time of the first and may know more, changes nothing.
+// Whoever was away when the rollout began may have seen already what it made, so
+// what held then is asked of the history.
 func (w *watch) captureFor(ctx context.Context, id rollout.ID, f rollout.Fact) error {
 	if _, err := w.deps.Store.Baseline(ctx, w.config.Tenant, string(id)+"/"+string(f.Cluster)); errs.KindOf(err) != errs.NotFound {
 		return err
 	}
-	b, err := w.capture(ctx, w.clusters[f.Cluster], string(id), "", string(id), f.At)
-	if err != nil {
+	w.mu.Lock()
+	c := w.clusters[f.Cluster]
+	if c == nil {
+		w.mu.Unlock()
+		return nil
+	}
+	b := w.capture(c, string(id), "", f.At)
+	b.Rollout = string(id)
+	w.mu.Unlock()
+	if b.Inventory.ObservedAt.After(f.At) {
+		clusters := []fleet.ClusterID{f.Cluster}
+		inventories, err := w.deps.Store.InventoriesAt(ctx, w.config.Tenant, f.At, clusters)
+		if err != nil {
+			return fmt.Errorf("reading what ran in %s before rollout %s: %w", f.Cluster, id, err)
+		}
+		b.Inventory = fleet.Inventory{Cluster: f.Cluster}
+		for _, held := range inventories {
+			b.Inventory = held
+		}
+		periods, err := w.deps.Store.PeriodsAt(ctx, w.config.Tenant, f.At, w.deps.Now(), clusters)
+		if err != nil {
+			return fmt.Errorf("reading the state of %s before rollout %s: %w", f.Cluster, id, err)
+		}
+		b.State = drift.Unknown
+		for _, p := range periods {
+			b.State, b.Assigned = p.State, p.Assigned
+		}
+	}
+	list := []drift.Baseline{b}
+	if err := w.withSessions(ctx, list); err != nil {
 		return err
 	}
-	if err := w.deps.Store.InsertBaseline(ctx, w.config.Tenant, b); err != nil {
+	if err := w.deps.Store.InsertBaselines(ctx, w.config.Tenant, list); err != nil {
 		return fmt.Errorf("keeping the baseline of %s: %w", f.Cluster, err)
 	}
 	return nil
@@ -54,34 +102,42 @@ func (w *watch) captureFor(ctx context.Context, id rollout.ID, f rollout.Fact) e
 
 func (a driftAPI) CaptureBaseline(ctx context.Context, req *driftv1.CaptureBaselineRequest) (*driftv1.CaptureBaselineResponse, error) {
 	w := a.watch
+	now := w.deps.Now()
+	name := cmp.Or(req.GetName(), now.UTC().Format("2006-01-02t15-04-05"))
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	clusters, err := w.known(req.GetClusters())
+	list := make([]drift.Baseline, 0, len(clusters))
+	for _, c := range clusters {
+		list = append(list, w.capture(c, name, who(ctx), now))
+	}
+	w.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	now := w.deps.Now()
-	name := cmp.Or(req.GetName(), now.UTC().Format("2006-01-02t15-04-05"))
-	resp := &driftv1.CaptureBaselineResponse{}
-	for _, c := range clusters {
-		if _, err := w.deps.Store.Baseline(ctx, w.config.Tenant, name+"/"+string(c.drift.ID)); err == nil {
-			return nil, errs.New(errs.Conflict, "LS-DRF-003", "there is a baseline %s/%s already; give this one another name", name, c.drift.ID)
-		} else if errs.KindOf(err) != errs.NotFound {
-			return nil, err
+	taken, err := w.deps.Store.Baselines(ctx, w.config.Tenant, codec.BaselineFilter{Name: name}, mostNamed)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range taken {
+		if slices.ContainsFunc(list, func(own drift.Baseline) bool { return own.ID == b.ID }) {
+			return nil, errs.New(errs.Conflict, "LS-DRF-003", "there is a baseline %s already; give this one another name", b.ID)
 		}
 	}
-	for _, c := range clusters {
-		b, err := w.capture(ctx, c, name, who(ctx), "", now)
-		if err != nil {
-			return nil, err
-		}
-		if err := w.deps.Store.InsertBaseline(ctx, w.config.Tenant, b); err != nil {
-			return nil, fmt.Errorf("keeping the baseline of %s: %w", c.drift.ID, err)
-		}
+	if err := w.withSessions(ctx, list); err != nil {
+		return nil, err
+	}
+	if err := w.deps.Store.InsertBaselines(ctx, w.config.Tenant, list); err != nil {
+		return nil, fmt.Errorf("keeping the baselines %s: %w", name, err)
+	}
+	resp := &driftv1.CaptureBaselineResponse{}
+	for _, b := range list {
 		resp.Baselines = append(resp.Baselines, baselineToProto(b))
 	}
 	return resp, nil
 }
+
+// mostNamed bounds how many baselines can share a name.
+const mostNamed = 100_000
 
 func (a driftAPI) ListBaselines(ctx context.Context, req *driftv1.ListBaselinesRequest) (*driftv1.ListBaselinesResponse, error) {
 	list, err := a.watch.deps.Store.Baselines(ctx, a.watch.config.Tenant, codec.BaselineFilter{
@@ -143,13 +199,17 @@ func (a driftAPI) CompareBaseline(ctx context.Context, req *driftv1.CompareBasel
 
 // present is a cluster as it is now, in the shape of a baseline.
 func (a driftAPI) present(ctx context.Context, id fleet.ClusterID) (drift.Baseline, error) {
-	a.watch.mu.Lock()
-	defer a.watch.mu.Unlock()
-	c := a.watch.clusters[id]
+	w := a.watch
+	w.mu.Lock()
+	c := w.clusters[id]
 	if c == nil {
+		w.mu.Unlock()
 		return drift.Baseline{}, unknownClusters([]string{string(id)})
 	}
-	return a.watch.capture(ctx, c, "now", who(ctx), "", a.watch.deps.Now())
+	list := []drift.Baseline{w.capture(c, "now", who(ctx), w.deps.Now())}
+	w.mu.Unlock()
+	err := w.withSessions(ctx, list)
+	return list[0], err
 }
 
 func baselineToProto(b drift.Baseline) *driftv1.Baseline {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/catalog"
+	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
@@ -377,21 +378,25 @@ func (a catalogAPI) ListAcknowledgements(context.Context, *catalogv1.ListAcknowl
 func (a catalogAPI) AssessMove(ctx context.Context, req *catalogv1.AssessMoveRequest) (*catalogv1.AssessMoveResponse, error) {
 	w := a.watch
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	c := w.clusters[fleet.ClusterID(req.GetCluster())]
+	c, acknowledgements := w.clusters[fleet.ClusterID(req.GetCluster())], w.catalog.state.Acknowledgements
+	entry, known := w.catalog.index.Release(fleet.ReleaseID(req.GetRelease()))
+	var cluster drift.Cluster
+	if c != nil {
+		cluster = c.drift
+	}
+	w.mu.Unlock()
 	if c == nil {
 		return nil, unknownClusters([]string{req.GetCluster()})
 	}
-	entry, known := w.catalog.index.Release(fleet.ReleaseID(req.GetRelease()))
 	if !known {
 		return nil, unknownRelease(req.GetRelease())
 	}
-	move, err := w.moveOf(ctx, c, entry)
+	move, err := w.moveOf(ctx, cluster, entry)
 	if err != nil {
 		return nil, err
 	}
 	resp := &catalogv1.AssessMoveResponse{}
-	for _, assessment := range catalog.Assess(move, w.catalog.state.Acknowledgements, w.deps.Now()) {
+	for _, assessment := range catalog.Assess(move, acknowledgements, w.deps.Now()) {
 		resp.Assessments = append(resp.Assessments, codec.AssessmentToProto(assessment))
 	}
 	return resp, nil

@@ -1,6 +1,7 @@
 package evaluator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/catalog"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
@@ -112,6 +114,12 @@ func (w *watch) followDeclared(f *fleetv1.Fact) error {
 		if err != nil {
 			return err
 		}
+		// What moves took is known already, or read at the next beat.
+		if known := w.limits.Learned; known != nil && limits.Learned != nil {
+			known.Cap = limits.Learned.Cap
+			limits.Learned = known
+		}
+		w.unlearned = w.unlearned || limits.Learned != w.limits.Learned
 		w.declared.limits, w.limits = k.LimitsDeclared.GetDefinition(), limits
 	}
 	return nil
@@ -230,8 +238,8 @@ func (w *watch) plan(ctx context.Context, d Declaration, req *fleetv1.ApplyFleet
 			if named[id] {
 				continue
 			}
-			if m := w.clusters[id].drift.Move; m != nil {
-				busy = append(busy, fmt.Sprintf("%s (rollout %s)", id, m.Rollout))
+			if r := w.planned(id); r != "" {
+				busy = append(busy, fmt.Sprintf("%s (rollout %s)", id, r))
 			}
 			own, _ := w.configured(id)
 			p.changes = append(p.changes, &fleetv1.FleetChange{Kind: "cluster", Id: string(id), Action: removed, Lines: w.deps.Documents.Diff(w.definition(id), own.Definition)})
@@ -268,6 +276,19 @@ func (w *watch) knows(r catalog.Release) bool {
 	})
 }
 
+// planned is the unfinished rollout that has a cluster in hand or still before it,
+// empty for none.
+func (w *watch) planned(id fleet.ClusterID) rollout.ID {
+	for _, r := range w.rollouts {
+		run, part := r.state.Find(id)
+		over := r.state.Phase.Resting() && r.state.Phase != rollout.PhaseHeld
+		if part && (run.Phase.Busy() || run.Phase == rollout.ClusterWaiting && !over) {
+			return r.state.ID
+		}
+	}
+	return ""
+}
+
 // worded is a set of images for people, line by line.
 func worded(sign string, r catalog.Release) []string {
 	var out []string
@@ -286,12 +307,12 @@ const perEvent = 200
 
 func (a fleetAPI) ApplyFleet(ctx context.Context, req *fleetv1.ApplyFleetRequest) (*fleetv1.ApplyFleetResponse, error) {
 	w := a.watch
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	declaration, err := w.deps.Documents.Declare([]byte(req.GetDocument()))
 	if err != nil {
 		return nil, err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if req.GetPrune() && len(declaration.Clusters) == 0 {
 		return nil, errs.New(errs.Invalid, "LS-FLT-009", "the document names no cluster, and with prune every applied one would go; name those that stay")
 	}
@@ -315,14 +336,17 @@ func (a fleetAPI) ApplyFleet(ctx context.Context, req *fleetv1.ApplyFleetRequest
 		if err != nil {
 			return nil, err
 		}
+		w.declared.revision = revision
 		for _, f := range some {
+			if err := w.leave(ctx, f, now); err != nil {
+				return nil, err
+			}
 			if err := w.followDeclared(f); err != nil {
 				return nil, err
 			}
 		}
-		w.declared.revision = revision
 	}
-	if err := w.learnDeclared(ctx, p.facts, now); err != nil {
+	if err := w.learnDeclared(ctx, p.facts); err != nil {
 		return nil, err
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.assigns)) {
@@ -334,17 +358,22 @@ func (a fleetAPI) ApplyFleet(ctx context.Context, req *fleetv1.ApplyFleetRequest
 	return resp, nil
 }
 
-// learnDeclared takes in what is known of what was declared: of a cluster that was
-// declared before, how it stood, and for other limits what moves took.
-func (w *watch) learnDeclared(ctx context.Context, facts []*fleetv1.Fact, now time.Time) error {
+// leave ends the history of a cluster that a fact removes.
+func (w *watch) leave(ctx context.Context, f *fleetv1.Fact, now time.Time) error {
+	id := fleet.ClusterID(f.GetClusterRemoved().GetId())
+	c := w.clusters[id]
+	if _, own := w.configured(id); c == nil || own {
+		return nil
+	}
+	return w.forget(ctx, c, now)
+}
+
+// learnDeclared takes in what is known of clusters that were declared before: how
+// they stood.
+func (w *watch) learnDeclared(ctx context.Context, facts []*fleetv1.Fact) error {
 	for _, f := range facts {
-		switch k := f.GetKind().(type) {
-		case *fleetv1.Fact_ClusterDeclared:
-			if err := w.recall(ctx, topology.EventSubject(w.config.Tenant, topology.NounDrift, k.ClusterDeclared.GetId())); err != nil {
-				return err
-			}
-		case *fleetv1.Fact_LimitsDeclared:
-			if err := w.learnWindows(ctx, now); err != nil {
+		if id := f.GetClusterDeclared().GetId(); id != "" && w.clusters[fleet.ClusterID(id)].revision == 0 {
+			if err := w.recall(ctx, topology.EventSubject(w.config.Tenant, topology.NounDrift, id)); err != nil {
 				return err
 			}
 		}
@@ -360,8 +389,25 @@ func (w *watch) log(ctx context.Context, what string, args ...any) {
 // assignNow has a cluster expect a release, none for an empty one, and records it.
 func (w *watch) assignNow(ctx context.Context, c *clusterWatch, release fleet.ReleaseID, reason string, now time.Time) error {
 	entry, _ := w.catalog.index.Release(release)
+	before := c.assigned
+	if before != nil && !now.After(before.At) {
+		now = before.At.Add(time.Nanosecond) // a clock that was put back
+	}
 	w.assign(c, &assignment{Release: release, Versions: entry.Release.Versions, At: now, By: who(ctx), Reason: reason})
-	return w.judgeState(ctx, c)
+	err := w.judgeState(ctx, c)
+	if err == nil {
+		return nil
+	}
+	// What was refused must not be recorded later.
+	c.assigned = before
+	if c.recorded != nil && (before == nil || c.recorded.At.After(before.At)) {
+		c.assigned = c.recorded
+	}
+	c.drift.Assigned = w.expected(c)
+	if errors.Is(err, bus.ErrConflict) {
+		return errs.New(errs.Conflict, "LS-FLT-010", "cluster %s was changed at the same time; repeat what is left", c.drift.ID)
+	}
+	return err
 }
 
 func (a fleetAPI) AssignRelease(ctx context.Context, req *fleetv1.AssignReleaseRequest) (*fleetv1.AssignReleaseResponse, error) {
@@ -399,28 +445,27 @@ func (a fleetAPI) AssignRelease(ctx context.Context, req *fleetv1.AssignReleaseR
 }
 
 func (a fleetAPI) ExportFleet(context.Context, *fleetv1.ExportFleetRequest) (*fleetv1.ExportFleetResponse, error) {
-	w := a.watch
+	clusters, releases, limits := a.watch.declaration()
+	document, err := a.watch.deps.Documents.Export(clusters, releases, limits)
+	if err != nil {
+		return nil, fmt.Errorf("writing the document: %w", err)
+	}
+	return &fleetv1.ExportFleetResponse{Document: document}, nil
+}
+
+// declaration is the fleet as a document would declare it.
+func (w *watch) declaration() (clusters []DeclaredCluster, releases []catalog.Release, limits string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var clusters []DeclaredCluster
 	for _, id := range slices.Sorted(maps.Keys(w.clusters)) {
 		d := DeclaredCluster{Definition: w.definition(id)}
 		d.ID, d.Release = id, w.clusters[id].expects()
 		clusters = append(clusters, d)
 	}
-	var releases []catalog.Release
 	for _, e := range w.catalog.entries {
 		if e.Release.Chart == "" {
 			releases = append(releases, e.Release)
 		}
 	}
-	limits := w.declared.limits
-	if limits == "" {
-		limits = w.config.LimitsDefinition
-	}
-	document, err := w.deps.Documents.Export(clusters, releases, limits)
-	if err != nil {
-		return nil, fmt.Errorf("writing the document: %w", err)
-	}
-	return &fleetv1.ExportFleetResponse{Document: document}, nil
+	return clusters, releases, cmp.Or(w.declared.limits, w.config.LimitsDefinition)
 }

@@ -183,11 +183,12 @@ func TestPrune(t *testing.T) {
 	l := w.start()
 	l.mustApply(&fleetv1.ApplyFleetRequest{Document: "cluster paris env=prod\ncluster rome release=winter\ncluster oslo release=winter"})
 	rome, paris := w.source("rome"), w.source("paris")
-	rome.send(w.inventory("rome", "1", "1"))
+	rome.send(w.inventory("rome", "3", "3"))
 	paris.send(w.inventory("paris", "1", "1"))
-	w.awaitStates("rome", "locked")
+	w.awaitStates("rome", "drifted")
 	w.awaitStates("paris", "locked")
 	w.advance(time.Minute)
+	gone := w.now()
 	same(t, "without prune", []string{"cluster oslo unchanged"}, l.mustApply(&fleetv1.ApplyFleetRequest{Document: "cluster oslo"}))
 	same(t, "with prune", []string{"cluster oslo unchanged", "cluster paris removed - env=prod", "cluster rome removed - cluster, - rome"},
 		l.mustApply(&fleetv1.ApplyFleetRequest{Document: "cluster oslo", Prune: true}))
@@ -203,7 +204,11 @@ func TestPrune(t *testing.T) {
 	before := w.store.count(t, "SELECT count() FROM inventory_instances FINAL WHERE cluster = 'rome'")
 	w.awaitHandled(rome.send(w.inventory("rome", "2", "2")), paris.send(w.inventory("paris", "1", "1")))
 	same(t, "rows of what was removed", before, w.store.count(t, "SELECT count() FROM inventory_instances FINAL WHERE cluster = 'rome'"))
-	same(t, "states of what was removed", []string{"locked"}, w.states("rome"))
+	// Its history ended when it was removed.
+	same(t, "states of what was removed", []string{"locked", "unknown"}, w.states("rome"))
+	await(t, "the end of its history", func() bool {
+		return w.store.count(t, "SELECT countIf(ended_at = 0) FROM drift_periods FINAL WHERE cluster = 'rome'") == 0
+	})
 	_, err := l.assign("winter", "rome")
 	refused(t, err, "LS-FLT-001", "rome")
 
@@ -214,8 +219,31 @@ func TestPrune(t *testing.T) {
 	await(t, "the first judgement", func() bool { return len(l.cluster("rome").GetInstances()) == 2 })
 	same(t, "its state", "locked", l.cluster("rome").GetState())
 	same(t, "its release", "spring", l.cluster("rome").GetAssignedRelease())
+	await(t, "its new history", func() bool {
+		return w.store.count(t, "SELECT countIf(ended_at = 0) FROM drift_periods FINAL WHERE cluster = 'rome'") == 1
+	})
+}
+
+// A start that does not find a cluster declared any more ends its history, and its
+// episode.
+func TestAClusterThatIsConfiguredNoMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris", "rome")
+	l := w.start()
+	w.source("rome").send(w.inventory("rome", "9", "9"))
+	w.awaitStates("rome", "drifted")
+	l.stop()
+	w.config.Clusters = w.config.Clusters[:1]
+	w.advance(time.Minute)
+	l = w.start()
+	w.awaitStates("rome", "drifted", "unknown")
+	await(t, "the end of its history", func() bool {
+		return w.store.count(t, "SELECT countIf(ended_at = 0) FROM drift_periods FINAL WHERE cluster = 'rome'") == 0
+	})
+	l.stop()
+	w.start()
 	w.awaitBeats()
-	w.checkPeriods("rome")
+	same(t, "states after another start", []string{"drifted", "unknown"}, w.states("rome"))
 }
 
 // Of two that apply documents at once the second is told, and so is one whose

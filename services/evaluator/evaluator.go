@@ -102,12 +102,14 @@ type History interface {
 	// time.
 	RollUp(ctx context.Context, tenant fleet.TenantID) error
 	Impact(ctx context.Context, tenant fleet.TenantID, span codec.Span, group codec.Group) ([]codec.Impact, error)
-	SessionsOf(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, span codec.Span) (drift.Sessions, error)
+	// SessionsOf counts the sessions of some clusters, or of all, that began within a
+	// span; a cluster without any is left out.
+	SessionsOf(ctx context.Context, tenant fleet.TenantID, clusters []fleet.ClusterID, span codec.Span) (map[fleet.ClusterID]drift.Sessions, error)
 	// Failures counts people's failed sessions by class, and their open ones over SSH.
 	Failures(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, span codec.Span) (byClass map[fleet.Failure]int, openSSH int, err error)
-	// InsertBaseline keeps the first of one id. Baseline's error is of the kind not
+	// InsertBaselines keeps the first of each id. Baseline's error is of the kind not
 	// found when there is none.
-	InsertBaseline(ctx context.Context, tenant fleet.TenantID, b drift.Baseline) error
+	InsertBaselines(ctx context.Context, tenant fleet.TenantID, list []drift.Baseline) error
 	Baselines(ctx context.Context, tenant fleet.TenantID, filter codec.BaselineFilter, limit int) ([]drift.Baseline, error)
 	Baseline(ctx context.Context, tenant fleet.TenantID, id string) (drift.Baseline, error)
 }

@@ -30,10 +30,11 @@ func (a driftAPI) ExplainDrift(ctx context.Context, req *driftv1.ExplainDriftReq
 	}
 	resp := &driftv1.ExplainDriftResponse{Cluster: w.describe(c, now)}
 	w.mu.Unlock()
-	t.sessions, err = w.deps.Store.SessionsOf(ctx, w.config.Tenant, t.cluster.ID, codec.Span{From: now.Add(-day), To: now})
+	counted, err := w.deps.Store.SessionsOf(ctx, w.config.Tenant, []fleet.ClusterID{t.cluster.ID}, codec.Span{From: now.Add(-day), To: now})
 	if err != nil {
 		return nil, err
 	}
+	t.sessions = counted[t.cluster.ID]
 	month := codec.Span{From: now.Add(-30 * day), To: now}
 	mixed, err := w.deps.Store.MixedTime(ctx, w.config.Tenant, month, codec.ByCluster, now)
 	if err != nil {

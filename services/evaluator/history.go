@@ -171,12 +171,15 @@ func (a driftAPI) ListDrifts(ctx context.Context, req *driftv1.ListDriftsRequest
 	w.mu.Lock()
 	var ids []fleet.ClusterID
 	var drifts []*driftv1.Drift
+	over := make(map[fleet.ClusterID]time.Time)
 	for _, c := range w.named(req.GetClusters()) {
 		if !selector.Matches(c.labels) {
 			continue
 		}
 		ids = append(ids, c.drift.ID)
-		if !c.opened.IsZero() {
+		if c.opened.IsZero() {
+			over[c.drift.ID] = c.since
+		} else {
 			drifts = append(drifts, &driftv1.Drift{
 				Cluster: string(c.drift.ID), State: string(c.period.State), OpenedAt: timestamppb.New(c.opened), Reasons: c.period.Reasons,
 				States: []string{string(c.period.State)}, AssignedRelease: string(c.period.Assigned),
@@ -185,16 +188,23 @@ func (a driftAPI) ListDrifts(ctx context.Context, req *driftv1.ListDriftsRequest
 	}
 	now := w.deps.Now()
 	w.mu.Unlock()
-	if since := codec.Instant(req.GetSince()); !since.IsZero() {
+	if since := codec.Instant(req.GetSince()); !since.IsZero() && len(ids) > 0 {
 		span, err := w.span(since, now, 0)
 		if err != nil {
 			return nil, err
 		}
+		// An episode may have begun in another state before.
+		span.From = span.From.Add(-episodes)
 		periods, err := w.deps.Store.Periods(ctx, w.config.Tenant, ids, span, mostPeriods)
 		if err != nil {
 			return nil, err
 		}
-		drifts = withHistory(drifts, periods)
+		if len(periods) == mostPeriods {
+			return nil, errs.New(errs.Exhausted, "LS-DRF-006", "there are more than %d periods in that time; ask for fewer clusters, or since later", mostPeriods)
+		}
+		drifts = slices.DeleteFunc(withHistory(drifts, over, periods), func(d *driftv1.Drift) bool {
+			return d.GetClosedAt() != nil && d.GetClosedAt().AsTime().Before(since)
+		})
 	}
 	slices.SortStableFunc(drifts, func(a, b *driftv1.Drift) int { return strings.Compare(driftKey(a), driftKey(b)) })
 	some, next, err := codec.Page(req, drifts, driftKey, func(d *driftv1.Drift) bool {
@@ -206,6 +216,10 @@ func (a driftAPI) ListDrifts(ctx context.Context, req *driftv1.ListDriftsRequest
 	return &driftv1.ListDriftsResponse{Drifts: some, NextPageToken: next}, nil
 }
 
+// episodes is how long before the time asked for an episode's beginning is looked
+// for.
+const episodes = 30 * day
+
 // mostPeriods bounds how much history one list of episodes is made from.
 const mostPeriods = 200_000
 
@@ -215,8 +229,9 @@ func driftKey(d *driftv1.Drift) string {
 }
 
 // withHistory returns open episodes and those that periods tell of, oldest period
-// first of each cluster.
-func withHistory(open []*driftv1.Drift, periods []codec.Period) []*driftv1.Drift {
+// first of each cluster. Over is since when clusters are in their state that have no
+// open one.
+func withHistory(open []*driftv1.Drift, over map[fleet.ClusterID]time.Time, periods []codec.Period) []*driftv1.Drift {
 	var out []*driftv1.Drift
 	last := make(map[fleet.ClusterID]*driftv1.Drift)
 	told := make(map[string]*driftv1.Drift)
@@ -240,8 +255,12 @@ func withHistory(open []*driftv1.Drift, periods []codec.Period) []*driftv1.Drift
 		}
 	}
 	// What goes on is known best by who watches it; its rows may be a moment behind.
-	for _, d := range last {
-		told[d.GetCluster()] = d
+	for cluster, d := range last {
+		if at, ended := over[cluster]; ended {
+			d.ClosedAt = timestamppb.New(at)
+		} else {
+			told[d.GetCluster()] = d
+		}
 	}
 	for _, d := range open {
 		if known := told[d.GetCluster()]; known != nil {

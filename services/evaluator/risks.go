@@ -16,12 +16,12 @@ const failuresOf = 7 * day
 
 // moveOf is what is known of a move of a cluster to a release. What nobody told
 // stays unknown, and a risk that rests on it is closed.
-func (w *watch) moveOf(ctx context.Context, c *clusterWatch, to catalog.Entry) (catalog.Move, error) {
+func (w *watch) moveOf(ctx context.Context, c drift.Cluster, to catalog.Entry) (catalog.Move, error) {
 	m := catalog.Move{
-		Cluster: c.drift.ID, From: whole(drift.Running(c.drift.Inventory)), To: to.Release.Versions, Release: to.Release.ID,
-		RemoteAccess: c.drift.Package.RemoteAccess,
+		Cluster: c.ID, From: whole(drift.Running(c.Inventory)), To: to.Release.Versions, Release: to.Release.ID,
+		RemoteAccess: c.Package.RemoteAccess,
 	}
-	switch p := c.drift.Package; {
+	switch p := c.Package; {
 	case len(p.Helm) > 0:
 		m.Engine = catalog.EngineKubernetes
 		m.Chart, m.ChartVersion = to.Release.Chart, to.Release.ChartVersion
@@ -35,13 +35,13 @@ func (w *watch) moveOf(ctx context.Context, c *clusterWatch, to catalog.Entry) (
 		m.Engine = catalog.EngineCompose
 	}
 	now := w.deps.Now()
-	failures, open, err := w.deps.Store.Failures(ctx, w.config.Tenant, c.drift.ID, codec.Span{From: now.Add(-failuresOf), To: now})
+	failures, open, err := w.deps.Store.Failures(ctx, w.config.Tenant, c.ID, codec.Span{From: now.Add(-failuresOf), To: now})
 	if err != nil {
-		return m, fmt.Errorf("counting the failures of %s: %w", c.drift.ID, err)
+		return m, fmt.Errorf("counting the failures of %s: %w", c.ID, err)
 	}
 	// Without a registration no source of sessions has been heard, and none that
 	// failed would say nothing.
-	if !c.drift.Registration.ObservedAt.IsZero() {
+	if !c.Registration.ObservedAt.IsZero() {
 		m.Failures, m.OpenSSH = failures, &open
 	}
 	if m.Engine == catalog.EngineCompose {

@@ -77,7 +77,7 @@ func (w *watch) expected(c *clusterWatch) *drift.Assignment {
 	if release == "" {
 		return nil
 	}
-	if entry, known := w.catalog.index.Release(release); known && c.assigned.byPerson() {
+	if entry, known := w.catalog.index.Release(release); known && (c.assigned.byPerson() || len(versions) == 0) {
 		versions = entry.Release.Versions
 	}
 	if len(versions) == 0 {
@@ -113,8 +113,10 @@ func (w *watch) assign(c *clusterWatch, a *assignment) {
 // learnWindows has the limits know what moves took, as far as history tells.
 func (w *watch) learnWindows(ctx context.Context, now time.Time) error {
 	if w.limits.Learned == nil {
+		w.unlearned = false
 		return nil
 	}
+	w.unlearned = true
 	mixes, err := w.deps.Store.Mixes(ctx, w.config.Tenant, now.Add(-learnFrom))
 	if err != nil {
 		return err
@@ -123,6 +125,7 @@ func (w *watch) learnWindows(ctx context.Context, now time.Time) error {
 	for _, m := range mixes {
 		w.learnMix(m)
 	}
+	w.unlearned = false
 	return nil
 }
 
@@ -206,7 +209,11 @@ func (w *watch) recallDrift(id string, m bus.Message) error {
 		return fmt.Errorf("reading %s at %d: %w", m.Subject, m.Sequence, err)
 	}
 	c, known := w.clusters[fleet.ClusterID(id)]
-	if !known || m.Sequence <= c.revision {
+	if !known {
+		c = newCluster(ClusterConfig{ID: fleet.ClusterID(id)})
+		w.orphans = append(w.orphans, c)
+	}
+	if m.Sequence <= c.revision {
 		return nil
 	}
 	c.revision = m.Sequence
@@ -218,6 +225,9 @@ func (w *watch) recallDrift(id string, m bus.Message) error {
 				c.since = changed.GetAt().AsTime()
 				c.period = drift.Period{State: drift.State(changed.GetTo()), Began: c.since, Reasons: changed.GetReasons()}
 			}
+		}
+		if c.period.State.Alarming() {
+			c.opened = c.since
 		}
 		return nil
 	}
@@ -282,16 +292,7 @@ func (w *watch) judgeState(ctx context.Context, c *clusterWatch) error {
 	} else {
 		p = c.period
 	}
-	event.Standing = &driftv1.Standing{Assigned: c.assigned.toProto()}
-	if !p.Began.IsZero() {
-		event.Standing.Period, event.Standing.StateSince = codec.PeriodToProto(p), timestamppb.New(since)
-	}
-	if !opened.IsZero() {
-		event.Standing.DriftOpenedAt = timestamppb.New(opened)
-	}
-	if m := c.moved; m != nil {
-		event.Standing.Moved = &driftv1.MoveBegan{Rollout: string(m.rollout), At: timestamppb.New(m.at), Before: m.before.toProto()}
-	}
+	event.Standing = c.standing(p, since, opened)
 	revision, err := w.append(ctx, topology.EventSubject(w.config.Tenant, topology.NounDrift, string(c.drift.ID)), event, c.revision)
 	if err != nil {
 		return err
@@ -302,6 +303,46 @@ func (w *watch) judgeState(ctx context.Context, c *clusterWatch) error {
 	}
 	c.revision, c.period, c.since, c.opened, c.recorded = revision, p, since, opened, c.assigned
 	return nil
+}
+
+// forget ends the history of a cluster that is no longer declared, in one message:
+// its period and its episode. What it was to run is kept, should it come back.
+func (w *watch) forget(ctx context.Context, c *clusterWatch, now time.Time) error {
+	if c.period.Began.IsZero() {
+		return nil
+	}
+	ended := c.period
+	ended.Ended = now
+	ended.Edge.To = nil // where a mix led nobody will see
+	event := &driftv1.Event{
+		Cluster: string(c.drift.ID), Standing: c.standing(drift.Period{}, time.Time{}, time.Time{}),
+		Facts: []*driftv1.Fact{{Kind: &driftv1.Fact_PeriodEnded{PeriodEnded: &driftv1.PeriodEnded{Period: codec.PeriodToProto(ended)}}}},
+	}
+	gone := drift.Judgement{State: drift.Unknown, Reasons: []string{"the cluster is no longer declared"}}
+	event.Facts = append(event.Facts, changed(c.period.State, gone, now)...)
+	episode, _ := episodeOf(c.period.State, gone, now, c.opened)
+	event.Facts = append(event.Facts, episode...)
+	revision, err := w.append(ctx, topology.EventSubject(w.config.Tenant, topology.NounDrift, string(c.drift.ID)), event, c.revision)
+	if err != nil {
+		return err
+	}
+	c.revision, c.period, c.since, c.opened = revision, drift.Period{State: drift.Unknown}, time.Time{}, time.Time{}
+	return nil
+}
+
+// standing is where a cluster stands with a period that goes on, or with none.
+func (c *clusterWatch) standing(p drift.Period, since, opened time.Time) *driftv1.Standing {
+	m := &driftv1.Standing{Assigned: c.assigned.toProto()}
+	if !p.Began.IsZero() {
+		m.Period, m.StateSince = codec.PeriodToProto(p), timestamppb.New(since)
+	}
+	if !opened.IsZero() {
+		m.DriftOpenedAt = timestamppb.New(opened)
+	}
+	if moved := c.moved; moved != nil {
+		m.Moved = &driftv1.MoveBegan{Rollout: string(moved.rollout), At: timestamppb.New(moved.at), Before: moved.before.toProto()}
+	}
+	return m
 }
 
 // led is where a mix led that a period ends, nil for a cluster that nobody sees any

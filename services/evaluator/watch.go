@@ -39,6 +39,10 @@ type watch struct {
 	// limits are those that hold: the configuration's or the declared ones, and what
 	// moves took in this fleet.
 	limits drift.Limits
+	// unlearned says that what moves took has still to be read.
+	unlearned bool
+	// orphans are clusters of the log that a start did not find declared.
+	orphans []*clusterWatch
 	// learned is the end of the last mix of each cluster that they know of.
 	learned map[fleet.ClusterID]time.Time
 	// twins says of clusters what follows from their reporting the place of another,
@@ -128,6 +132,13 @@ func (w *watch) rebuild(ctx context.Context) error {
 			}
 		}
 	}
+	// What was watched before and is declared no more has no state from now.
+	for _, c := range w.orphans {
+		if err := w.forget(ctx, c, now); err != nil && !errors.Is(err, bus.ErrConflict) {
+			return err
+		}
+	}
+	w.orphans = nil
 	return w.openMissing(ctx)
 }
 
@@ -193,17 +204,17 @@ func (w *watch) longestWindow() time.Duration {
 	return min(longest, drift.Horizon)
 }
 
-// vouch has a cluster that was found overdue or split stay so: marks, and all but
-// the newest package and registration, are not read again, and what a period rests
-// on had lasted when it began.
+// vouch has a cluster that was found overdue, drifted or split stay so: marks, and
+// all but the newest package and registration, are not read again, and what a
+// period rests on had lasted when it began.
 func (c *clusterWatch) vouch(splitAfter time.Duration) {
-	if c.period.State != drift.Overdue && c.period.State != drift.Split {
+	if !slices.Contains([]drift.State{drift.Overdue, drift.Drifted, drift.Split}, c.period.State) {
 		return
 	}
 	for _, kind := range []fleet.Kind{fleet.KindInventory, fleet.KindPackage, fleet.KindRegistration} {
 		c.drift = c.drift.Confirm(fleet.Mark{Cluster: c.drift.ID, About: kind, CompleteUntil: c.period.Began})
 	}
-	if c.period.State == drift.Overdue {
+	if c.period.State != drift.Split {
 		return
 	}
 	since := c.period.Began.Add(-splitAfter)
@@ -269,8 +280,9 @@ func (w *watch) follow(state rollout.State, f rollout.Fact) {
 	case rollout.ClusterStarted:
 		if c.moved == nil || f.At.After(c.moved.at) {
 			c.moved = &move{rollout: state.ID, at: f.At, before: assignment{At: f.At}}
+			c.moved.before.Release = c.expects()
 			if a := c.drift.Assigned; a != nil {
-				c.moved.before.Release, c.moved.before.Versions = a.Release, a.Versions
+				c.moved.before.Versions = a.Versions
 			}
 		}
 	case rollout.ClusterDone:
@@ -376,22 +388,31 @@ func (w *watch) learn(ctx context.Context, d bus.Delivery) error {
 
 // learnRollout follows a rollout: its steps open gates, its clusters move.
 func (w *watch) learnRollout(ctx context.Context, id string, d bus.Delivery) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if _, err := w.recallRollout(id, d.Message); err != nil {
-		return bus.Permanent(err)
-	}
 	// Judged by the message and not by what was new in it: a repeat after a crash
 	// must still open the gate that the crash prevented.
 	var event rolloutv1.Event
 	if err := proto.Unmarshal(d.Data, &event); err != nil {
 		return bus.Permanent(err)
 	}
+	var facts []rollout.Fact
 	for _, p := range event.GetFacts() {
 		f, err := codec.RolloutFactFromProto(p)
 		if err != nil {
 			continue
 		}
+		facts = append(facts, f)
+		if _, ok := f.Kind.(rollout.ClusterStarted); ok {
+			if err := w.captureFor(ctx, rollout.ID(id), f); err != nil {
+				return err
+			}
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, err := w.recallRollout(id, d.Message); err != nil {
+		return bus.Permanent(err)
+	}
+	for _, f := range facts {
 		if applied, ok := f.Kind.(rollout.StepApplied); ok {
 			if err := w.openGate(ctx, rollout.ID(id), f, applied); err != nil {
 				return err
@@ -399,11 +420,6 @@ func (w *watch) learnRollout(ctx context.Context, id string, d bus.Delivery) err
 		}
 		if f.Cluster == "" || w.clusters[f.Cluster] == nil {
 			continue
-		}
-		if _, ok := f.Kind.(rollout.ClusterStarted); ok {
-			if err := w.captureFor(ctx, rollout.ID(id), f); err != nil {
-				return err
-			}
 		}
 		if err := w.judge(ctx, f.Cluster); err != nil {
 			return err
@@ -420,7 +436,7 @@ func (w *watch) pass(ctx context.Context) error {
 		states[string(state)] = 0
 	}
 	var errs []error
-	for _, id := range w.beat() {
+	for _, id := range w.beat(ctx) {
 		state, err := w.passOne(ctx, id)
 		if errs = append(errs, err); state != "" {
 			states[string(state)]++
@@ -432,12 +448,17 @@ func (w *watch) pass(ctx context.Context) error {
 
 // beat brings up to date what all judgements share, and returns the clusters that
 // there are.
-func (w *watch) beat() []fleet.ClusterID {
+func (w *watch) beat(ctx context.Context) []fleet.ClusterID {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.deps.Now()
 	w.refresh(now)
 	w.pair(now)
+	if w.unlearned {
+		if err := w.learnWindows(ctx, now); err != nil {
+			w.deps.Log.Warn("reading what moves took failed; it is tried again", "error", err)
+		}
+	}
 	return slices.Collect(maps.Keys(w.clusters))
 }
 

@@ -138,7 +138,7 @@ ALTER TABLE checks MODIFY TTL toDateTime(at) + INTERVAL 100 DAY;
 ALTER TABLE session_events MODIFY TTL toDateTime(start_time) + INTERVAL 1100 DAY;
 ALTER TABLE progress_marks MODIFY TTL
     toDateTime(observed_at) + INTERVAL 400 DAY,
-    toDateTime(observed_at) + INTERVAL 3 DAY DELETE WHERE about != 'session';
+    toDateTime(observed_at) + INTERVAL 10 DAY DELETE WHERE about != 'session';
 
 -- What people's own dashboards read; docs/reference/history.md promises it.
 

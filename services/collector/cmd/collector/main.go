@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lockstep-fleet/lockstep/adapters/compose"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/kit/app"
@@ -103,6 +104,7 @@ func run(ctx context.Context, args []string, env func(string) string, out io.Wri
 
 // collect wires the one service and runs it.
 func collect(ctx context.Context, file fleetfile.File, tel *obs.Telemetry) (err error) {
+	compose.RedirectLogs(tel.Log.With("part", "compose"))
 	looks, err := sources.Open(file, tel.Log, time.Now)
 	if err != nil {
 		return err
