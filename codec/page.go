@@ -43,8 +43,8 @@ func Page[T any](req ListRequest, items []T, key func(T) string, match func(T) b
 	if len(rest) > 0 {
 		first := slices.IndexFunc(items, func(item T) bool { return key(item) == key(rest[0]) })
 		for _, item := range items[first:] {
-			// One more than any page holds says that there is a next one.
-			if len(matching) > page.MaxSize {
+			// One more than the page holds says that there is a next one.
+			if len(matching) > page.Size(req.GetPageSize()) {
 				break
 			}
 			if match(item) {

@@ -105,7 +105,7 @@ func Consumers() []bus.Consumer {
 	for i := range Partitions {
 		out = append(out, EvaluatorObservations(i))
 	}
-	return append(out, EvaluatorEvents(), ConductorEvents(), DriverCommands(), NotifierEvents("<sink>"))
+	return append(out, EvaluatorArchive(), EvaluatorRollouts(), ConductorEvents(), DriverCommands(), NotifierEvents("<sink>"))
 }
 
 // Partitions is among how many consumers the parts of observations are dealt out,
@@ -125,9 +125,14 @@ func EvaluatorObservations(partition int) bus.Consumer {
 	return consumer(StreamObservations, fmt.Sprintf("evaluator-observations-%d", partition), Evaluator, filters...)
 }
 
-// EvaluatorEvents tells the evaluator of rollouts, and lets it archive all facts.
-func EvaluatorEvents() bus.Consumer {
-	return consumer(StreamEvents, "evaluator-events", Evaluator)
+// EvaluatorArchive lets the evaluator keep all facts in the store.
+func EvaluatorArchive() bus.Consumer {
+	return consumer(StreamEvents, "evaluator-archive", Evaluator)
+}
+
+// EvaluatorRollouts tells the evaluator of rollouts.
+func EvaluatorRollouts() bus.Consumer {
+	return consumer(StreamEvents, "evaluator-rollouts", Evaluator, EventFilter(NounRollout))
 }
 
 // ConductorEvents brings gate decisions and driver results to the conductor.

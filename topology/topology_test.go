@@ -135,7 +135,7 @@ func TestEverySubjectHasOneStream(t *testing.T) {
 		topology.ObservationSubject("default", "hub", topology.Part("oslo"), "session"): topology.StreamObservations,
 		topology.EventSubject("default", topology.NounStep, "r1", "oslo"):               topology.StreamEvents,
 		topology.CommandSubject("default", "oslo"):                                      topology.StreamCommands,
-		topology.EvaluatorEvents().DeadLetter:                                           topology.StreamDeadLetters,
+		topology.EvaluatorRollouts().DeadLetter:                                         topology.StreamDeadLetters,
 	} {
 		if got := streamsOf(subject); !slices.Equal(got, []string{want}) {
 			t.Errorf("%s is in %v, want %s alone", subject, got, want)

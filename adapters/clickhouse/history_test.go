@@ -108,7 +108,7 @@ func historyIsKept(t *testing.T, w way) {
 	if got := positions[codec.Position{Source: "vendor", Incarnation: "i1", Part: 7}]; got != 9 {
 		t.Errorf("position is %d, want 9", got)
 	}
-	if err := s.InsertFact(ctx, codec.Fact{Tenant: fleet.DefaultTenant, Noun: "gate", ID: "g", StreamSequence: 1, Type: "x", RecordedAt: now, JSON: "{}"}); err != nil {
+	if err := s.InsertFacts(ctx, []codec.Fact{{Tenant: fleet.DefaultTenant, Noun: "gate", ID: "g", StreamSequence: 1, Type: "x", RecordedAt: now, JSON: "{}"}}); err != nil {
 		t.Fatal(err)
 	}
 	registration := fleet.Registration{Cluster: "berlin", ObservedAt: now, LastReport: now.Add(-time.Second), Bastions: []fleet.Bastion{{ID: "b1", Version: "3.1.0"}},
@@ -282,7 +282,7 @@ func olderCodeRunsOnNewerTables(t *testing.T, w way) {
 	if err := s.InsertRecords(ctx, records); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.InsertFact(ctx, codec.Fact{Tenant: fleet.DefaultTenant, Noun: "gate", ID: "g"}); err != nil {
+	if err := s.InsertFacts(ctx, []codec.Fact{{Tenant: fleet.DefaultTenant, Noun: "gate", ID: "g"}}); err != nil {
 		t.Fatal(err)
 	}
 	if n := count(t, s, "SELECT count() FROM session_events WHERE newer = 'as before'"); n != 3 {

@@ -225,15 +225,18 @@ func (s *Store) InsertRecords(ctx context.Context, records []codec.Record) error
 			checked = append(checked, r)
 		}
 	}
-	failed := make([]error, 5)
+	failed := make([]error, 6)
 	var inserts sync.WaitGroup
 	inserts.Go(func() { failed[0] = insert(ctx, s, inventoryInstances(), instances) })
 	inserts.Go(func() { failed[1] = insert(ctx, s, registrations(), registered) })
 	inserts.Go(func() { failed[2] = insert(ctx, s, sessionEvents(), sessions) })
 	inserts.Go(func() { failed[3] = insert(ctx, s, packages(), units) })
 	inserts.Go(func() { failed[4] = insert(ctx, s, checks(), checked) })
+	if len(sessions) == 0 {
+		inserts.Go(func() { failed[5] = insert(ctx, s, progressMarks(), marked) })
+	}
 	inserts.Wait()
-	if err := errors.Join(failed...); err != nil {
+	if err := errors.Join(failed...); err != nil || len(sessions) == 0 {
 		return err
 	}
 	// Marks last: a mark on disk promises the sessions before it.
@@ -470,10 +473,10 @@ func each[T any](in []T, of func(T) string) []string {
 	return out
 }
 
-// InsertFact archives one event message. A repeat is as harmless as in
+// InsertFacts archives event messages. A repeat is as harmless as in
 // InsertRecords.
-func (s *Store) InsertFact(ctx context.Context, f codec.Fact) error {
-	return insert(ctx, s, facts(), []codec.Fact{f})
+func (s *Store) InsertFacts(ctx context.Context, list []codec.Fact) error {
+	return insert(ctx, s, facts(), list)
 }
 
 func facts() table[codec.Fact] {

@@ -91,7 +91,7 @@ func TestPending(t *testing.T) {
 		}
 	}
 	// Who uses tables that are not there is told how to make them.
-	if err := s.InsertFact(ctx, codec.Fact{}); errs.IDOf(err) != "LS-STO-008" || !strings.Contains(err.Error(), "lockstep migrate") {
+	if err := s.InsertFacts(ctx, []codec.Fact{{}}); errs.IDOf(err) != "LS-STO-008" || !strings.Contains(err.Error(), "lockstep migrate") {
 		t.Errorf("an insert into nothing gives %v", err)
 	}
 	if n, err := s.Migrate(ctx, folder(map[string]string{"0001_a.sql": one})); err != nil || n != 1 {

@@ -328,8 +328,8 @@ func TestALocationThatCannotBeRead(t *testing.T) {
 		"too big":                 {answer(huge), "LS-REL-006", errs.Exhausted, "the index is larger"},
 		"another's certificate":   {helm.Options{Location: strange.URL}, "LS-REL-007", errs.Unavailable, "certificate"},
 		"no TLS":                  {helm.Options{Location: strings.Replace(plain.URL, "http:", "https:", 1)}, "LS-REL-007", errs.Unavailable, "no TLS"},
-		"a way in the clear":      {answer(http.RedirectHandler(plain.URL, 302)), "LS-REL-007", errs.Unavailable, "from https to http"},
-		"round in circles":        {answer(http.RedirectHandler("/charts/index.yaml", 302)), "LS-REL-001", errs.Unavailable, "more than ten times"},
+		"a way in the clear":      {answer(http.RedirectHandler(plain.URL, http.StatusFound)), "LS-REL-007", errs.Unavailable, "from https to http"},
+		"round in circles":        {answer(http.RedirectHandler("/charts/index.yaml", http.StatusFound)), "LS-REL-001", errs.Unavailable, "more than ten times"},
 		"nothing":                 {helm.Options{}, "LS-REL-008", errs.Invalid, "not said"},
 		"another kind":            {helm.Options{Location: "s3://me:" + secret + "@bucket/charts"}, "LS-REL-008", errs.Invalid, "s3://"},
 		"no address":              {helm.Options{Location: "https://me:" + secret + "@[::1/charts"}, "LS-REL-008", errs.Invalid, "no address"},
@@ -458,7 +458,7 @@ func TestWhoAsksARepository(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	from := "http://me:" + secret + "@" + hostOf(t, http.RedirectHandler("http://localhost:"+port+"/index.yaml", 302))
+	from := "http://me:" + secret + "@" + hostOf(t, http.RedirectHandler("http://localhost:"+port+"/index.yaml", http.StatusFound))
 	if got, _ := read(t, helm.Options{Location: from}); len(got) == 0 {
 		t.Error("nothing was read after a redirect")
 	}

@@ -128,7 +128,7 @@ func TestARegistryWithoutTLS(t *testing.T) {
 
 func TestWhoAsksARegistry(t *testing.T) {
 	t.Parallel()
-	var open http.Handler = newHub()
+	open := newHub()
 	pushed, _ := serve(t, open)
 	push(t, pushed, pair("1.0.0", "4.23.0", "2.3.1"), time.Unix(1, 0))
 	server, ca := serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {

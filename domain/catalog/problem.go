@@ -48,14 +48,6 @@ func (p Problems) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// err is the problems as an error, nil when there are none.
-func (p Problems) err() error {
-	if len(p) == 0 {
-		return nil
-	}
-	return p
-}
-
 func (p *Problems) add(id, format string, args ...any) { p.at(-1, id, format, args...) }
 
 func (p *Problems) at(place int, id, format string, args ...any) {

@@ -168,14 +168,18 @@ func (j *judging) resting() {
 const restart = 2 * time.Minute
 
 // restarting says whether all that differs from the assigned release is that
-// nothing of a line runs, and not for long: before, it ran.
+// nothing of a line runs, and not for long: before, it ran, or was on its way.
 func (j *judging) restarting() bool {
 	sights, want := j.cluster.sights, j.cluster.Assigned.Versions
 	if !j.sight.lacks(want) {
 		return false
 	}
 	gap := sights.run(func(s *sight) bool { return s.lacks(want) })
-	return gap.first > 0 && sights.at(gap.first-1).says.meets(want) && !j.reached(gap.since.Add(restart), j.seen)
+	if gap.first == 0 {
+		return false
+	}
+	before := sights.at(gap.first - 1).says
+	return (before.meets(want) || j.mixed(before)) && !j.reached(gap.since.Add(restart), j.seen)
 }
 
 // carrying names the releases that run, empty for none that is known.

@@ -235,11 +235,26 @@ func watch(b *testing.B) *watched {
 	})
 	b.ReportMetric(time.Since(began).Seconds(), "first-states-s")
 	w.until("the archive of every state", func() bool {
-		c, err := w.raw.Consumer(b.Context(), topology.StreamEvents, topology.EvaluatorEvents().Durable)
+		stream, err := w.raw.Stream(b.Context(), topology.StreamEvents)
 		if err != nil {
 			b.Fatal(err)
 		}
-		return c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
+		kv, err := w.raw.KeyValue(b.Context(), bus.Positions)
+		if err != nil {
+			b.Fatal(err)
+		}
+		c := topology.EvaluatorArchive()
+		entry, err := kv.Get(b.Context(), c.Stream+"."+c.Durable)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var position struct {
+			Sequence uint64 `json:"sequence"`
+		}
+		if err := json.Unmarshal(entry.Value(), &position); err != nil {
+			b.Fatal(err)
+		}
+		return position.Sequence >= stream.CachedInfo().State.LastSeq
 	})
 	b.ReportMetric(time.Since(began).Seconds(), "first-archived-s")
 	return w

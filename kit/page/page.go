@@ -19,10 +19,7 @@ const (
 // last item of the page before, so that items which come and go do not shift
 // pages; an item that has gone makes its token invalid.
 func Of[T any](items []T, key func(T) string, size int32, token string) ([]T, string, error) {
-	if size <= 0 {
-		size = DefaultSize
-	}
-	size = min(size, MaxSize)
+	most := Size(size)
 	if token != "" {
 		last, err := base64.RawURLEncoding.DecodeString(token)
 		at := -1
@@ -34,9 +31,17 @@ func Of[T any](items []T, key func(T) string, size int32, token string) ([]T, st
 		}
 		items = items[at+1:]
 	}
-	if len(items) <= int(size) {
+	if len(items) <= most {
 		return items, "", nil
 	}
-	items = items[:size]
-	return items, base64.RawURLEncoding.EncodeToString([]byte(key(items[size-1]))), nil
+	items = items[:most]
+	return items, base64.RawURLEncoding.EncodeToString([]byte(key(items[most-1]))), nil
+}
+
+// Size is how many items a page holds that a request asks for in a size.
+func Size(asked int32) int {
+	if asked <= 0 {
+		return DefaultSize
+	}
+	return int(min(asked, MaxSize))
 }

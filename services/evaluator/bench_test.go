@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -245,11 +246,32 @@ func (p *plant) evaluate(s evaluator.Store, messages int) (start, work stretch) 
 // archived says whether every event is in the history.
 func (p *plant) archived() bool {
 	p.b.Helper()
-	c, err := p.raw.Consumer(p.b.Context(), topology.StreamEvents, topology.EvaluatorEvents().Durable)
+	return archived(p.b, p.raw)
+}
+
+// archived says whether the archive has come to the end of the events.
+func archived(b *testing.B, js jetstream.JetStream) bool {
+	b.Helper()
+	stream, err := js.Stream(b.Context(), topology.StreamEvents)
 	if err != nil {
-		p.b.Fatal(err)
+		b.Fatal(err)
 	}
-	return c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
+	kv, err := js.KeyValue(b.Context(), bus.Positions)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := topology.EvaluatorArchive()
+	entry, err := kv.Get(b.Context(), c.Stream+"."+c.Durable)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var position struct {
+		Sequence uint64 `json:"sequence"`
+	}
+	if err := json.Unmarshal(entry.Value(), &position); err != nil {
+		b.Fatal(err)
+	}
+	return position.Sequence >= stream.CachedInfo().State.LastSeq
 }
 
 // handled is a meter that says when enough messages were.

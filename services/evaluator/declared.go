@@ -85,6 +85,7 @@ func (w *watch) recallDeclared(m bus.Message) error {
 
 // followDeclared has the watch be as a fact of the declared fleet says.
 func (w *watch) followDeclared(f *fleetv1.Fact) error {
+	w.ids = nil
 	switch k := f.GetKind().(type) {
 	case *fleetv1.Fact_ClusterDeclared:
 		d, err := w.deps.Documents.Cluster(k.ClusterDeclared.GetDefinition())

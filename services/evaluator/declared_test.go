@@ -205,7 +205,10 @@ func TestPrune(t *testing.T) {
 	w.awaitHandled(rome.send(w.inventory("rome", "2", "2")), paris.send(w.inventory("paris", "1", "1")))
 	same(t, "rows of what was removed", before, w.store.count(t, "SELECT count() FROM inventory_instances FINAL WHERE cluster = 'rome'"))
 	// Its history ended when it was removed.
-	same(t, "states of what was removed", []string{"locked", "unknown"}, w.states("rome"))
+	same(t, "states of what was removed", []string{"drifted", "unknown"}, w.states("rome"))
+	if told := w.episodes("rome"); len(told) != 2 || !strings.HasPrefix(told[1], w.after(gone)+" closed unknown") {
+		t.Errorf("the episode of what was removed is told as %q", told)
+	}
 	await(t, "the end of its history", func() bool {
 		return w.store.count(t, "SELECT countIf(ended_at = 0) FROM drift_periods FINAL WHERE cluster = 'rome'") == 0
 	})
@@ -219,9 +222,12 @@ func TestPrune(t *testing.T) {
 	await(t, "the first judgement", func() bool { return len(l.cluster("rome").GetInstances()) == 2 })
 	same(t, "its state", "locked", l.cluster("rome").GetState())
 	same(t, "its release", "spring", l.cluster("rome").GetAssignedRelease())
-	await(t, "its new history", func() bool {
-		return w.store.count(t, "SELECT countIf(ended_at = 0) FROM drift_periods FINAL WHERE cluster = 'rome'") == 1
-	})
+	w.awaitStates("rome", "drifted", "unknown", "locked")
+	w.awaitHistory("rome")
+	rows := w.periods("rome")
+	if len(rows) != 2 || !rows[0].Ended.Equal(gone) || !rows[1].Began.Equal(w.now()) || !rows[1].Ended.IsZero() {
+		t.Errorf("the history of what was away for a minute is %v", rows)
+	}
 }
 
 // A start that does not find a cluster declared any more ends its history, and its

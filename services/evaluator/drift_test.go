@@ -100,17 +100,22 @@ func (w *world) periods(cluster fleet.ClusterID) []codec.Period {
 func (w *world) awaitHistory(clusters ...fleet.ClusterID) {
 	w.t.Helper()
 	last := make(map[fleet.ClusterID]uint64)
-	for _, cluster := range clusters {
-		w.driftEvents(cluster, func(m bus.Message, event *driftv1.Event) {
-			for _, f := range event.GetFacts() {
-				if f.GetPeriodBegan() != nil {
-					last[cluster] = m.Sequence
-				}
+	if err := w.bus.Load(w.t.Context(), topology.StreamEvents, topology.EventFilter(topology.NounDrift), func(m bus.Message) error {
+		var event driftv1.Event
+		if err := proto.Unmarshal(m.Data, &event); err != nil {
+			return err
+		}
+		for _, f := range event.GetFacts() {
+			if f.GetPeriodBegan() != nil || f.GetPeriodEnded() != nil {
+				last[fleet.ClusterID(event.GetCluster())] = m.Sequence
 			}
-		})
+		}
+		return nil
+	}); err != nil {
+		w.t.Fatal(err)
 	}
-	for cluster, sequence := range last {
-		await(w.t, "the history of "+string(cluster), func() bool { return w.store.stored(cluster) >= sequence })
+	for _, cluster := range clusters {
+		await(w.t, "the history of "+string(cluster), func() bool { return w.store.stored(cluster) >= last[cluster] })
 	}
 }
 
@@ -243,10 +248,9 @@ func TestDriftIsToldOnce(t *testing.T) {
 			w.forget(consumers()...)
 			return w.start()
 		}},
-		"every message thrice":        {thrice: true},
-		"every acknowledgement lost":  {losesAcks: true},
-		"another one at every step":   {before: func(w *world, l *life) *life { w.start(); return l }},
-		"restarted, acknowledgements": {losesAcks: true, during: func(w *world, l *life) *life { l.stop(); return w.start() }},
+		"every message thrice, every acknowledgement lost": {thrice: true, losesAcks: true},
+		"another one at every step":                        {before: func(w *world, l *life) *life { w.start(); return l }},
+		"restarted, acknowledgements":                      {losesAcks: true, during: func(w *world, l *life) *life { l.stop(); return w.start() }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -292,7 +296,7 @@ func TestDriftIsToldOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.store.lose()
-			w.forget(topology.EvaluatorEvents())
+			w.forget(topology.EvaluatorArchive())
 			w.start()
 			w.awaitHistory("paris")
 			same(t, "the history told anew", rows, w.periods("paris"))
@@ -535,4 +539,55 @@ func TestTwins(t *testing.T) {
 	if reasons := l.clusters(&fleetv1.ListClustersRequest{Ids: []string{"old"}}).GetClusters()[0].GetReasons(); len(reasons) < 2 {
 		t.Errorf("the old name is dark because of %q alone", reasons)
 	}
+}
+
+// A mix that ends out of sight led nowhere that is known.
+func TestAMixThatGoesDarkLeadsNowhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris")
+	w.config.Releases = append(w.config.Releases, spring())
+	w.start()
+	s := w.source("paris")
+	s.sees(w.inventory("paris", "1", "1"))
+	w.advance(time.Minute)
+	s.sees(w.inventory("paris", "2", "1"))
+	w.advance(2 * time.Minute)
+	w.awaitStates("paris", "locked", "stepping", "dark")
+	edge := w.checkPeriods("paris")[1].Edge
+	same(t, "where it came from", running(), edge.From)
+	same(t, "where it led", fleet.VersionSet(nil), edge.To)
+}
+
+// What is declared is known whole, too, once a message is stored whole of which a
+// part was stored when the evaluator died.
+func TestAHalfStoredPackageIsKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "paris")
+	l := w.start()
+	failed := make(chan struct{})
+	once := sync.OnceFunc(func() { close(failed) })
+	w.store.script(func(when string, records []codec.Record) error {
+		if when != "before" {
+			return nil
+		}
+		defer once()
+		inventories := slices.DeleteFunc(slices.Clone(records), func(r codec.Record) bool { return r.Inventory == nil })
+		return errors.Join(errors.New("connection reset"), w.store.Store.InsertRecords(w.t.Context(), inventories))
+	})
+	sequence := w.source("paris").send(w.inventory("paris", "1", "1"), w.helm("paris", "1", "1"))
+	<-failed
+	l.stop()
+	// It is stored when the next one has read what there is.
+	stored := make(chan struct{})
+	w.store.script(func(when string, _ []codec.Record) error {
+		if when == "before" {
+			<-stored
+		}
+		return nil
+	})
+	l = w.start()
+	same(t, "what is declared, before it is stored", 0, len(l.cluster("paris").GetDeclared().GetHelm()))
+	close(stored)
+	w.awaitHandled(sequence)
+	same(t, "what is declared", 1, len(l.cluster("paris").GetDeclared().GetHelm()))
 }

@@ -64,8 +64,8 @@ type Bus interface {
 type Store interface {
 	// InsertRecords returns once the rows are durable. Rows seen before are harmless.
 	InsertRecords(ctx context.Context, records []codec.Record) error
-	// InsertFact archives one event message.
-	InsertFact(ctx context.Context, fact codec.Fact) error
+	// InsertFacts archives event messages.
+	InsertFacts(ctx context.Context, facts []codec.Fact) error
 	// Evidence calls fn with the sessions that started at or after from, and the
 	// marks received since, of one cluster, in stream order, up to a sequence
 	// (0: all).
@@ -184,7 +184,8 @@ func (s *Service) Run(ctx context.Context) error {
 			})
 		})
 	}
-	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorEvents(), s.watch.learn) })
+	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorRollouts(), s.watch.learnRollout) })
+	group.Go(func() error { return s.deps.Bus.ConsumeBatch(ctx, topology.EvaluatorArchive(), s.watch.archive) })
 	group.Go(func() error { return s.beat(ctx) })
 	group.Go(func() error { return s.rollUp(ctx) })
 	return group.Wait()

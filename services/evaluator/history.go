@@ -83,7 +83,7 @@ func (a driftAPI) ListAdoption(ctx context.Context, req *driftv1.ListAdoptionReq
 		return nil, errs.New(errs.Invalid, "LS-DRF-002", "a step of %s makes %d instants, and %d are the most; take a longer step or a shorter span", step, steps, mostSteps)
 	}
 	// The newest instant is the end of the span, which is now unless it was asked for.
-	span = codec.Span{From: span.To.Add(-span.To.Sub(span.From) / step * step), To: span.To.Add(time.Millisecond)}
+	span = codec.Span{From: span.From.Add(span.To.Sub(span.From) % step), To: span.To.Add(time.Millisecond)}
 	rows, err := a.watch.deps.Store.Adoption(ctx, a.watch.config.Tenant, fleet.Line(req.GetLine()), span, step)
 	if err != nil {
 		return nil, err

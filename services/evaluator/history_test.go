@@ -453,7 +453,7 @@ func TestBaselines(t *testing.T) {
 	w.advance(time.Minute)
 	paris.sees(w.inventory("paris", "2", "1"), w.helm("paris", "2", "2"))
 	l.stop()
-	w.forget(topology.EvaluatorEvents())
+	w.forget(topology.EvaluatorRollouts())
 	l = w.start()
 	_, gateID = w.apply("rome") // Events come in order: those of before were handled again.
 	w.awaitOpen(gateID)

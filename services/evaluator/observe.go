@@ -85,11 +85,13 @@ func (w *watch) observe(ctx context.Context, partition int, deliveries []bus.Del
 func (w *watch) clusterIDs() map[fleet.ClusterID]bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	out := make(map[fleet.ClusterID]bool, len(w.clusters))
-	for id := range w.clusters {
-		out[id] = true
+	if w.ids == nil {
+		w.ids = make(map[fleet.ClusterID]bool, len(w.clusters))
+		for id := range w.clusters {
+			w.ids[id] = true
+		}
 	}
-	return out
+	return w.ids
 }
 
 // insert stores messages. A hole is stored after what came before it and before
@@ -107,7 +109,7 @@ func (w *watch) insert(ctx context.Context, came []*arrival, known map[fleet.Clu
 		}
 		if len(a.hole) > 0 {
 			for _, rows := range [][]codec.Record{records, a.hole} {
-				if err := w.deps.Store.InsertRecords(ctx, rows); err != nil {
+				if err := w.commits.InsertRecords(ctx, rows); err != nil {
 					return err
 				}
 			}
@@ -115,7 +117,7 @@ func (w *watch) insert(ctx context.Context, came []*arrival, known map[fleet.Clu
 		}
 		records = append(appendKept(records, a.records), a.trace...)
 	}
-	return w.deps.Store.InsertRecords(ctx, records)
+	return w.commits.InsertRecords(ctx, records)
 }
 
 // appendKept appends the records of a message that history has a use for. That an

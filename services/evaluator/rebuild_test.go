@@ -144,6 +144,7 @@ func day(t *testing.T, seed uint64, step time.Time, killed bool) map[string]stri
 	w.config.Limits = drift.Limits{MixedWindow: 10 * time.Minute, DarkAfter: 48 * time.Hour, SplitAfter: 48 * time.Hour}
 	w.config.Releases = append(w.config.Releases, spring())
 	w.windows = time.Hour
+	w.config.Beat = 25 * time.Millisecond
 	l := w.start()
 	var players []*player
 	for i, cluster := range clusters {

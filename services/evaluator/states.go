@@ -255,7 +255,8 @@ func (w *watch) recallDrift(id string, m bus.Message) error {
 // judgeState records a cluster's state where it is another, in one message with
 // all that follows from it.
 func (w *watch) judgeState(ctx context.Context, c *clusterWatch) error {
-	now := w.deps.Now()
+	// To the millisecond, as the history keeps it.
+	now := w.deps.Now().Truncate(time.Millisecond)
 	if w.deaf[topology.Partition(c.drift.ID)] {
 		// Every report waits behind the one that cannot be stored: the silence is
 		// the evaluator's own.
@@ -387,63 +388,4 @@ func episodeOf(from drift.State, j drift.Judgement, now, opened time.Time) ([]*d
 		}}}}, time.Time{}
 	}
 	return nil, opened
-}
-
-// keepPeriods writes the periods of a cluster's event into the history. A repeat
-// writes the same rows.
-func (w *watch) keepPeriods(ctx context.Context, id string, m bus.Message) error {
-	var event driftv1.Event
-	if err := proto.Unmarshal(m.Data, &event); err != nil {
-		return bus.Permanent(fmt.Errorf("decoding %s at %d: %w", m.Subject, m.Sequence, err))
-	}
-	var rows []codec.Period
-	var mix, whole bool
-	for _, f := range event.GetFacts() {
-		p := f.GetPeriodEnded().GetPeriod()
-		if p == nil {
-			p = f.GetPeriodBegan().GetPeriod()
-		}
-		if p == nil {
-			continue
-		}
-		row := codec.Period{Period: codec.PeriodFromProto(p), StreamSequence: m.Sequence, RecordedAt: m.Time}
-		row.Cluster = fleet.ClusterID(id)
-		rows = append(rows, row)
-		mix, whole = mix || !row.Ended.IsZero() && row.Mixed(), whole || row.Ended.IsZero() && !row.Mixed()
-	}
-	if mix && whole {
-		// Before its rows are stored: who starts behind them reads it from there.
-		if err := w.learnEnded(ctx, rows[0].Period); err != nil {
-			return err
-		}
-	}
-	if err := w.deps.Store.InsertPeriods(ctx, w.config.Tenant, rows); err != nil {
-		return fmt.Errorf("storing the periods of %s at %d: %w", m.Subject, m.Sequence, err)
-	}
-	return nil
-}
-
-// mostOfMix is of how many periods a mix is made at most, to learn from it.
-const mostOfMix = 1000
-
-// learnEnded takes in the mix that ended with a period.
-func (w *watch) learnEnded(ctx context.Context, last drift.Period) error {
-	periods, err := w.deps.Store.Periods(ctx, w.config.Tenant, []fleet.ClusterID{last.Cluster}, codec.Span{To: last.Began}, mostOfMix)
-	if err != nil {
-		return fmt.Errorf("reading the mix of %s that ended at %s: %w", last.Cluster, last.Ended, err)
-	}
-	m := codec.Mix{Cluster: last.Cluster, Edge: last.Edge, Began: last.Began.Truncate(time.Millisecond)}
-	for _, p := range slices.Backward(periods) {
-		if !p.Mixed() || !p.Ended.Equal(m.Began) {
-			break
-		}
-		m.Began, m.Edge.From = p.Began, p.Edge.From
-	}
-	m.Took = last.Ended.Truncate(time.Millisecond).Sub(m.Began)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.limits.Learned != nil {
-		w.learnMix(m)
-	}
-	return nil
 }

@@ -9,9 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
@@ -30,7 +28,10 @@ type watch struct {
 
 	mu       sync.Mutex
 	clusters map[fleet.ClusterID]*clusterWatch
-	gates    map[string]*gateWatch
+	// ids are those of clusters, nil when they have to be collected anew; what was
+	// handed out is not changed.
+	ids   map[fleet.ClusterID]bool
+	gates map[string]*gateWatch
 	// open are the gates without a decision, by cluster.
 	open     map[fleet.ClusterID]map[string]*gateWatch
 	rollouts map[rollout.ID]*rolloutWatch
@@ -49,6 +50,7 @@ type watch struct {
 	// as found at paired.
 	twins    map[fleet.ClusterID]string
 	paired   time.Time
+	commits  *commits
 	arrivals arrivals
 	// recalled is what was stored before the start, of positions that nothing newer
 	// has come of.
@@ -72,6 +74,7 @@ func newWatch(config Config, deps Deps) *watch {
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch), open: make(map[fleet.ClusterID]map[string]*gateWatch),
 		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), limits: config.Limits, learned: make(map[fleet.ClusterID]time.Time),
+		commits: &commits{insert: func(ctx context.Context, records []codec.Record) error { return deps.Store.InsertRecords(ctx, records) }},
 		catalog: catalogWatch{configured: config.Releases}, declared: declaredWatch{clusters: make(map[fleet.ClusterID]DeclaredCluster)},
 	}
 	for _, c := range config.Clusters {
@@ -361,33 +364,12 @@ func notAfter(seen, now time.Time) time.Time {
 	return seen
 }
 
-// learn handles one event: it is archived, and a rollout's facts open gates and
-// move assignments.
-func (w *watch) learn(ctx context.Context, d bus.Delivery) error {
-	noun, id, ok := topology.EventNoun(d.Subject)
+// learnRollout follows a rollout: its steps open gates, its clusters move.
+func (w *watch) learnRollout(ctx context.Context, d bus.Delivery) error {
+	_, id, ok := topology.EventNoun(d.Subject)
 	if !ok {
 		return bus.Permanent(fmt.Errorf("subject %s names no event", d.Subject))
 	}
-	text, err := eventJSON(d.Message)
-	if err != nil {
-		return bus.Permanent(err)
-	}
-	if err := w.deps.Store.InsertFact(ctx, codec.Fact{
-		Tenant: w.config.Tenant, Noun: noun, ID: id, StreamSequence: d.Sequence, Type: d.Type, RecordedAt: d.Time, JSON: text,
-	}); err != nil {
-		return fmt.Errorf("archiving %s at %d: %w", d.Subject, d.Sequence, err)
-	}
-	switch noun {
-	case topology.NounDrift:
-		return w.keepPeriods(ctx, id, d.Message)
-	case topology.NounRollout:
-		return w.learnRollout(ctx, id, d)
-	}
-	return nil
-}
-
-// learnRollout follows a rollout: its steps open gates, its clusters move.
-func (w *watch) learnRollout(ctx context.Context, id string, d bus.Delivery) error {
 	// Judged by the message and not by what was new in it: a repeat after a crash
 	// must still open the gate that the crash prevented.
 	var event rolloutv1.Event
@@ -519,21 +501,4 @@ func (w *watch) recall(ctx context.Context, subject string) error {
 		}
 		return nil
 	})
-}
-
-// eventJSON renders an event of any known type for the archive.
-func eventJSON(m bus.Message) (string, error) {
-	kind, err := protoregistry.GlobalTypes.FindMessageByURL(m.Type)
-	if err != nil {
-		return "", fmt.Errorf("event type %q is not known: %w", m.Type, err)
-	}
-	event := kind.New().Interface()
-	if err := proto.Unmarshal(m.Data, event); err != nil {
-		return "", fmt.Errorf("decoding %s: %w", m.Type, err)
-	}
-	text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(event)
-	if err != nil {
-		return "", fmt.Errorf("rendering %s: %w", m.Type, err)
-	}
-	return string(text), nil
 }

@@ -592,7 +592,7 @@ func (l *life) clusters(request *fleetv1.ListClustersRequest) *fleetv1.ListClust
 
 // consumers are all that an evaluator reads by.
 func consumers() []bus.Consumer {
-	out := []bus.Consumer{topology.EvaluatorEvents()}
+	out := []bus.Consumer{topology.EvaluatorArchive(), topology.EvaluatorRollouts()}
 	for partition := range topology.Partitions {
 		out = append(out, topology.EvaluatorObservations(partition))
 	}

@@ -212,7 +212,7 @@ func (s *shell) watchStatus(ctx context.Context, cl *client, ask *fleetv1.ListCl
 		})
 		switch {
 		case ctx.Err() != nil:
-			return nil // interrupted, which is how a watch ends
+			return nil //nolint:nilerr // interrupted, which is how a watch ends
 		case err != nil && (!ever || !passing(err)):
 			return err
 		case !lost:
