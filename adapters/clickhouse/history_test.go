@@ -88,17 +88,17 @@ func historyIsKept(t *testing.T, w way) {
 	if got := read(2); len(got) != 0 {
 		t.Errorf("up to sequence 2 there is nothing, got %d rows", len(got))
 	}
-	inventories, err := s.Inventories(ctx, fleet.DefaultTenant, "berlin", now.Add(time.Hour))
-	if err != nil {
-		t.Fatal(err)
+	since := func(at time.Time) (out []fleet.Inventory) {
+		t.Helper()
+		if err := s.RecallInventories(ctx, fleet.DefaultTenant, at, func(in fleet.Inventory) { out = append(out, in) }); err != nil {
+			t.Fatal(err)
+		}
+		return out
 	}
-	if diff := cmp.Diff([]fleet.Inventory{*inventory.Inventory}, inventories); diff != "" {
+	if diff := cmp.Diff([]fleet.Inventory{*inventory.Inventory}, since(now.Add(time.Hour))); diff != "" {
 		t.Errorf("the newest inventory (-want +got):\n%s", diff)
 	}
-	if inventories, err = s.Inventories(ctx, fleet.DefaultTenant, "berlin", now.Add(-time.Minute)); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]fleet.Inventory{*before.Inventory, *inventory.Inventory}, inventories); diff != "" {
+	if diff := cmp.Diff([]fleet.Inventory{*before.Inventory, *inventory.Inventory}, since(now.Add(-time.Minute))); diff != "" {
 		t.Errorf("since a minute ago, with the inventory that held then (-want +got):\n%s", diff)
 	}
 	positions, err := s.Positions(ctx, fleet.DefaultTenant)
@@ -116,11 +116,11 @@ func historyIsKept(t *testing.T, w way) {
 	if err := s.InsertRecords(ctx, []codec.Record{record(10, 0, codec.Observation{Registration: &registration})}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.Registration(ctx, fleet.DefaultTenant, "berlin")
+	got, err := s.Registrations(ctx, fleet.DefaultTenant)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(registration, got); diff != "" {
+	if diff := cmp.Diff([]fleet.Registration{registration}, got); diff != "" {
 		t.Errorf("registration (-want +got):\n%s", diff)
 	}
 }

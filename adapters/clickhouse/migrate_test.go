@@ -213,7 +213,7 @@ func TestOldMarksGo(t *testing.T) {
 	ctx := limited(t, time.Minute)
 	now := time.Now().UTC()
 	var records []codec.Record
-	for i, at := range []time.Time{now, now.AddDate(0, 0, -4), now.AddDate(0, 0, -399), now.AddDate(0, 0, -401)} {
+	for i, at := range []time.Time{now, now.AddDate(0, 0, -11), now.AddDate(0, 0, -399), now.AddDate(0, 0, -401)} {
 		for _, about := range []fleet.Kind{fleet.KindSession, fleet.KindInventory} {
 			records = append(records, codec.Record{
 				Observation: codec.Observation{Mark: &fleet.Mark{Cluster: "berlin", About: about}}, Tenant: fleet.DefaultTenant, ObservedAt: at, RecordedAt: at,

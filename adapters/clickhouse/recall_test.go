@@ -102,24 +102,6 @@ func TestInventoriesOfAll(t *testing.T) {
 	}, recalled); diff != "" {
 		t.Errorf("since the ninth minute, with what held then (-want +got):\n%s", diff)
 	}
-	// Whoever asks for each of the clusters gets the same.
-	for _, cluster := range []fleet.ClusterID{"ahead", "berlin", "oslo", "rome"} {
-		one, err := s.Inventories(ctx, fleet.DefaultTenant, cluster, minute(9))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var all []fleet.Inventory
-		if err := s.RecallInventories(ctx, fleet.DefaultTenant, minute(9), func(in fleet.Inventory) {
-			if in.Cluster == cluster {
-				all = append(all, in)
-			}
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(one, all); diff != "" && cluster != "ahead" { // by the source's clock, one cluster's has more
-			t.Errorf("%s (-one +all):\n%s", cluster, diff)
-		}
-	}
 }
 
 func TestRegistrationsAndPackagesOfAll(t *testing.T) {

@@ -142,12 +142,16 @@ const mostNamed = 100_000
 func (a driftAPI) ListBaselines(ctx context.Context, req *driftv1.ListBaselinesRequest) (*driftv1.ListBaselinesResponse, error) {
 	list, err := a.watch.deps.Store.Baselines(ctx, a.watch.config.Tenant, codec.BaselineFilter{
 		Cluster: fleet.ClusterID(req.GetCluster()), Name: req.GetName(), Rollout: req.GetRollout(),
-	}, limited(req.GetLimit()))
+	}, mostNamed)
 	if err != nil {
 		return nil, err
 	}
-	resp := &driftv1.ListBaselinesResponse{}
-	for _, b := range list {
+	some, next, err := codec.Page(req, list, func(b drift.Baseline) string { return b.ID }, func(drift.Baseline) bool { return true })
+	if err != nil {
+		return nil, err
+	}
+	resp := &driftv1.ListBaselinesResponse{NextPageToken: next}
+	for _, b := range some {
 		m := baselineToProto(b)
 		m.Cluster.Instances, m.Cluster.Declared, m.Cluster.Bastions = nil, nil, nil
 		resp.Baselines = append(resp.Baselines, m)

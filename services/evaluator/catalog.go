@@ -360,10 +360,10 @@ func (a catalogAPI) RevokeAcknowledgement(ctx context.Context, req *catalogv1.Re
 	return &catalogv1.RevokeAcknowledgementResponse{}, nil
 }
 
-func (a catalogAPI) ListAcknowledgements(context.Context, *catalogv1.ListAcknowledgementsRequest) (*catalogv1.ListAcknowledgementsResponse, error) {
+func (a catalogAPI) GetAcknowledgements(context.Context, *catalogv1.GetAcknowledgementsRequest) (*catalogv1.GetAcknowledgementsResponse, error) {
 	a.watch.mu.Lock()
 	defer a.watch.mu.Unlock()
-	resp, now := &catalogv1.ListAcknowledgementsResponse{}, a.watch.deps.Now()
+	resp, now := &catalogv1.GetAcknowledgementsResponse{}, a.watch.deps.Now()
 	for _, acknowledgement := range a.watch.catalog.state.Acknowledgements {
 		if acknowledgement.InForce(now) {
 			resp.Acknowledgements = append(resp.Acknowledgements, codec.AcknowledgementToProto(acknowledgement))

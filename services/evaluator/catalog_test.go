@@ -259,7 +259,7 @@ func TestAcknowledgementsAndAssessments(t *testing.T) {
 		return err
 	}
 	list := func() []string {
-		resp, err := l.catalog.ListAcknowledgements(t.Context(), &catalogv1.ListAcknowledgementsRequest{})
+		resp, err := l.catalog.GetAcknowledgements(t.Context(), &catalogv1.GetAcknowledgementsRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -70,7 +70,7 @@ func (a driftAPI) SumMixedTime(ctx context.Context, req *driftv1.SumMixedTimeReq
 	return resp, nil
 }
 
-func (a driftAPI) ListAdoption(ctx context.Context, req *driftv1.ListAdoptionRequest) (*driftv1.ListAdoptionResponse, error) {
+func (a driftAPI) SumAdoption(ctx context.Context, req *driftv1.SumAdoptionRequest) (*driftv1.SumAdoptionResponse, error) {
 	span, err := a.watch.span(codec.Instant(req.GetFrom()), codec.Instant(req.GetTo()), 30*day)
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func (a driftAPI) ListAdoption(ctx context.Context, req *driftv1.ListAdoptionReq
 	if err != nil {
 		return nil, err
 	}
-	resp := &driftv1.ListAdoptionResponse{}
+	resp := &driftv1.SumAdoptionResponse{}
 	for _, r := range rows {
 		resp.Rows = append(resp.Rows, &driftv1.Adoption{At: timestamppb.New(r.At), Version: r.Version, Clusters: int64(r.Clusters), Mixed: int64(r.Mixed)})
 	}
@@ -98,7 +98,7 @@ func (a driftAPI) ListAdoption(ctx context.Context, req *driftv1.ListAdoptionReq
 // mostSteps bounds the instants of one answer.
 const mostSteps = 5000
 
-func (a driftAPI) ListConvergence(ctx context.Context, req *driftv1.ListConvergenceRequest) (*driftv1.ListConvergenceResponse, error) {
+func (a driftAPI) SumConvergence(ctx context.Context, req *driftv1.SumConvergenceRequest) (*driftv1.SumConvergenceResponse, error) {
 	span, err := a.watch.span(codec.Instant(req.GetFrom()), codec.Instant(req.GetTo()), 90*day)
 	if err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func (a driftAPI) ListConvergence(ctx context.Context, req *driftv1.ListConverge
 	if err != nil {
 		return nil, err
 	}
-	resp := &driftv1.ListConvergenceResponse{}
+	resp := &driftv1.SumConvergenceResponse{}
 	for _, r := range rows {
 		m := &driftv1.Convergence{
 			Release: string(r.Release), BeganAt: timestamppb.New(r.Began), Clusters: int64(r.Clusters), Converged: int64(r.Converged),
@@ -151,12 +151,17 @@ func (a driftAPI) ListPeriods(ctx context.Context, req *driftv1.ListPeriodsReque
 	if err != nil {
 		return nil, err
 	}
-	periods, err := a.watch.deps.Store.Periods(ctx, a.watch.config.Tenant, []fleet.ClusterID{fleet.ClusterID(req.GetCluster())}, span, limited(req.GetLimit()))
+	periods, err := a.watch.deps.Store.Periods(ctx, a.watch.config.Tenant, []fleet.ClusterID{fleet.ClusterID(req.GetCluster())}, span, mostPeriods)
 	if err != nil {
 		return nil, err
 	}
-	resp := &driftv1.ListPeriodsResponse{}
-	for _, p := range slices.Backward(periods) {
+	slices.Reverse(periods)
+	some, next, err := codec.Page(req, periods, func(p codec.Period) string { return strconv.FormatInt(p.Began.UnixMilli(), 10) }, func(codec.Period) bool { return true })
+	if err != nil {
+		return nil, err
+	}
+	resp := &driftv1.ListPeriodsResponse{NextPageToken: next}
+	for _, p := range some {
 		resp.Periods = append(resp.Periods, codec.PeriodToProto(p.Period))
 	}
 	return resp, nil

@@ -279,7 +279,7 @@ func TestListDrifts(t *testing.T) {
 		return strings.Join(out, " ")
 	}
 	same(t, "periods", "drifted overdue stepping locked", periods(&driftv1.ListPeriodsRequest{}))
-	same(t, "the newest", "drifted overdue", periods(&driftv1.ListPeriodsRequest{Limit: 2}))
+	same(t, "the newest", "drifted overdue", periods(&driftv1.ListPeriodsRequest{PageSize: 2}))
 	same(t, "those of a span", "overdue stepping", periods(&driftv1.ListPeriodsRequest{From: timestamppb.New(closed.Add(-6 * time.Minute)), To: timestamppb.New(closed)}))
 	_, err = l.drift.ListPeriods(t.Context(), &driftv1.ListPeriodsRequest{Cluster: "atlantis"})
 	refused(t, err, "LS-FLT-001")
@@ -340,7 +340,7 @@ func TestFigures(t *testing.T) {
 	_, err := l.drift.SumMixedTime(t.Context(), &driftv1.SumMixedTimeRequest{From: to, To: from})
 	refused(t, err, "LS-DRF-001")
 
-	adoption, err := l.drift.ListAdoption(t.Context(), &driftv1.ListAdoptionRequest{Line: "gateway", From: from, To: to, Step: durationpb.New(30 * minute)})
+	adoption, err := l.drift.SumAdoption(t.Context(), &driftv1.SumAdoptionRequest{Line: "gateway", From: from, To: to, Step: durationpb.New(30 * minute)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,10 +356,10 @@ func TestFigures(t *testing.T) {
 		"1h0m0s":  "1: 0 and 1 mixed; 2: 1 and 1 mixed; ",
 		"1h30m0s": "2: 2 and 0 mixed; ",
 	}, counts)
-	_, err = l.drift.ListAdoption(t.Context(), &driftv1.ListAdoptionRequest{Line: "gateway", Step: durationpb.New(time.Minute)})
+	_, err = l.drift.SumAdoption(t.Context(), &driftv1.SumAdoptionRequest{Line: "gateway", Step: durationpb.New(time.Minute)})
 	refused(t, err, "LS-DRF-002")
 
-	convergence, err := l.drift.ListConvergence(t.Context(), &driftv1.ListConvergenceRequest{})
+	convergence, err := l.drift.SumConvergence(t.Context(), &driftv1.SumConvergenceRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -494,7 +494,7 @@ func TestBaselines(t *testing.T) {
 		"of a cluster": {&driftv1.ListBaselinesRequest{Cluster: "paris"}, []string{"before/paris", "r-paris/paris"}},
 		"of a name":    {&driftv1.ListBaselinesRequest{Name: "before"}, []string{"before/paris", "before/rome"}},
 		"of a rollout": {&driftv1.ListBaselinesRequest{Rollout: "r-rome"}, []string{"r-rome/rome"}},
-		"newest":       {&driftv1.ListBaselinesRequest{Limit: 1}, []string{"r-rome/rome"}},
+		"newest":       {&driftv1.ListBaselinesRequest{PageSize: 1}, []string{"r-rome/rome"}},
 	} {
 		resp, err := l.drift.ListBaselines(t.Context(), c.req)
 		if err != nil {

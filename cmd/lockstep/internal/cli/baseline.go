@@ -102,7 +102,7 @@ Use it to find the one from before a change.`,
 			}
 			defer cl.close()
 			res, err := cl.drift.ListBaselines(c.Context(), &driftv1.ListBaselinesRequest{
-				Cluster: named(cluster, "cluster"), Name: name, Rollout: named(rollout, "rollout"), Limit: int32(limit),
+				Cluster: named(cluster, "cluster"), Name: name, Rollout: named(rollout, "rollout"), PageSize: int32(limit),
 			})
 			if err != nil {
 				return cl.failed("list baselines", err)

@@ -35,7 +35,7 @@ func TestBaselineListAndShow(t *testing.T) {
 	}
 	f := serve(t, &fake{})
 	f.run(t, "baseline", "list", "--cluster", "cluster/paris", "--name", "x", "--rollout", "rollout/r1", "-n", "5").wants(t, 0, "There are no baselines; `lockstep baseline capture` makes one.\n")
-	askedFor(t, f, &driftv1.ListBaselinesRequest{Cluster: "paris", Name: "x", Rollout: "r1", Limit: 5})
+	askedFor(t, f, &driftv1.ListBaselinesRequest{Cluster: "paris", Name: "x", Rollout: "r1", PageSize: 5})
 	f.run(t, "baseline", "show", "x/paris").wants(t, 1, "get baseline x/paris: there is no baseline x/paris")
 	for _, id := range []string{"paris", "X/paris", "x/", "/paris", "x/y/z", "x/P"} {
 		f.run(t, "baseline", "show", id).wants(t, 2, "is not the id of a baseline; write NAME/CLUSTER")

@@ -141,7 +141,7 @@ func (s *shell) releaseIDs(ctx context.Context, cl *client) ([]cobra.Completion,
 }
 
 func riskIDs(ctx context.Context, cl *client) ([]cobra.Completion, error) {
-	res, err := cl.catalog.ListAcknowledgements(ctx, &catalogv1.ListAcknowledgementsRequest{})
+	res, err := cl.catalog.GetAcknowledgements(ctx, &catalogv1.GetAcknowledgementsRequest{})
 	if err != nil {
 		return nil, cl.failed("list risks", err)
 	}
@@ -153,7 +153,7 @@ func riskIDs(ctx context.Context, cl *client) ([]cobra.Completion, error) {
 }
 
 func baselineIDs(ctx context.Context, cl *client) ([]cobra.Completion, error) {
-	res, err := cl.drift.ListBaselines(ctx, &driftv1.ListBaselinesRequest{Limit: completionPage})
+	res, err := cl.drift.ListBaselines(ctx, &driftv1.ListBaselinesRequest{PageSize: completionPage})
 	if err != nil {
 		return nil, cl.failed("list baselines", err)
 	}

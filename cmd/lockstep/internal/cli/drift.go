@@ -139,7 +139,7 @@ Use it to see when a cluster began to differ, and what ran at some time.`,
 				return err
 			}
 			defer cl.close()
-			res, err := cl.drift.ListPeriods(c.Context(), &driftv1.ListPeriodsRequest{Cluster: clusters[0], From: from, To: to, Limit: int32(limit)})
+			res, err := cl.drift.ListPeriods(c.Context(), &driftv1.ListPeriodsRequest{Cluster: clusters[0], From: from, To: to, PageSize: int32(limit)})
 			if err != nil {
 				return cl.failed("list the history of "+clusters[0], err)
 			}

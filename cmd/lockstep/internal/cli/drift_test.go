@@ -62,7 +62,7 @@ func TestDriftHistory(t *testing.T) {
 	}
 	f := serve(t, &fake{periods: somePeriods()})
 	f.run(t, "drift", "history", "cluster/paris", "--from", "7d", "--to", "2026-02-28", "-n", "3").wants(t, 0, "There may be more than these 3; --limit shows up to 1000.\n")
-	askedFor(t, f, &driftv1.ListPeriodsRequest{Cluster: "paris", From: at(7 * 24 * time.Hour), To: at(36 * time.Hour), Limit: 3})
+	askedFor(t, f, &driftv1.ListPeriodsRequest{Cluster: "paris", From: at(7 * 24 * time.Hour), To: at(36 * time.Hour), PageSize: 3})
 	f.run(t, "drift", "history", "paris", "-n", "1001").wants(t, 2, "--limit 1001: it is at least 1 and at most 1000")
 	f.run(t, "drift", "history").wants(t, 2, "lockstep drift history takes CLUSTER, got 0 arguments")
 	f.run(t, "drift", "history", "paris", "--last", "x").wants(t, 2, `--last "x" is not a length of time`)

@@ -93,7 +93,7 @@ type fake struct {
 	releases []*catalogv1.Entry
 	graph    *catalogv1.GetGraphResponse
 	assessed []*catalogv1.Assessment
-	acked    *catalogv1.ListAcknowledgementsResponse
+	acked    *catalogv1.GetAcknowledgementsResponse
 	imported func(*catalogv1.ImportReleasesRequest) (*catalogv1.ImportReleasesResponse, error)
 	assigned []*fleetv1.AssignedCluster
 	changes  *fleetv1.ApplyFleetResponse
@@ -313,12 +313,12 @@ func (f *fake) SumMixedTime(_ context.Context, r *driftv1.SumMixedTimeRequest) (
 	return f.mixed, f.ask(r)
 }
 
-func (f *fake) ListAdoption(_ context.Context, r *driftv1.ListAdoptionRequest) (*driftv1.ListAdoptionResponse, error) {
-	return &driftv1.ListAdoptionResponse{Rows: f.adopted}, f.ask(r)
+func (f *fake) SumAdoption(_ context.Context, r *driftv1.SumAdoptionRequest) (*driftv1.SumAdoptionResponse, error) {
+	return &driftv1.SumAdoptionResponse{Rows: f.adopted}, f.ask(r)
 }
 
-func (f *fake) ListConvergence(_ context.Context, r *driftv1.ListConvergenceRequest) (*driftv1.ListConvergenceResponse, error) {
-	return &driftv1.ListConvergenceResponse{Rows: f.came}, f.ask(r)
+func (f *fake) SumConvergence(_ context.Context, r *driftv1.SumConvergenceRequest) (*driftv1.SumConvergenceResponse, error) {
+	return &driftv1.SumConvergenceResponse{Rows: f.came}, f.ask(r)
 }
 
 func (f *fake) SumImpact(_ context.Context, r *driftv1.SumImpactRequest) (*driftv1.SumImpactResponse, error) {
@@ -385,7 +385,7 @@ func (f *fake) RevokeAcknowledgement(_ context.Context, r *catalogv1.RevokeAckno
 	return &catalogv1.RevokeAcknowledgementResponse{}, f.ask(r)
 }
 
-func (f *fake) ListAcknowledgements(_ context.Context, r *catalogv1.ListAcknowledgementsRequest) (*catalogv1.ListAcknowledgementsResponse, error) {
+func (f *fake) GetAcknowledgements(_ context.Context, r *catalogv1.GetAcknowledgementsRequest) (*catalogv1.GetAcknowledgementsResponse, error) {
 	return f.acked, f.ask(r)
 }
 

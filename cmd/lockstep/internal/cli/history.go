@@ -150,7 +150,7 @@ Use it to see how a version came into the fleet, and how long an old one stays.`
 			if err != nil {
 				return err
 			}
-			ask := &driftv1.ListAdoptionRequest{Line: name, From: from, To: to}
+			ask := &driftv1.SumAdoptionRequest{Line: name, From: from, To: to}
 			if step != "" {
 				long, ok := parseLength(step)
 				if !ok || long < time.Minute {
@@ -163,7 +163,7 @@ Use it to see how a version came into the fleet, and how long an old one stays.`
 				return err
 			}
 			defer cl.close()
-			res, err := cl.drift.ListAdoption(c.Context(), ask)
+			res, err := cl.drift.SumAdoption(c.Context(), ask)
 			if err != nil {
 				return cl.failed("count the versions of "+name, err)
 			}
@@ -238,7 +238,7 @@ Use it to plan a maintenance window, and to see which release is stuck.`,
 				return err
 			}
 			defer cl.close()
-			res, err := cl.drift.ListConvergence(c.Context(), &driftv1.ListConvergenceRequest{From: from, To: to})
+			res, err := cl.drift.SumConvergence(c.Context(), &driftv1.SumConvergenceRequest{From: from, To: to})
 			if err != nil {
 				return cl.failed("list how fast releases came to run", err)
 			}

@@ -63,11 +63,11 @@ func TestHistoryAdoption(t *testing.T) {
 		got := f.run(t, append([]string{"history", "adoption", "--line", "sra", "--last", "2d", "--step", "1d"}, args...)...)
 		got.wants(t, 0, "")
 		golden(t, name, got.out)
-		askedFor(t, f, &driftv1.ListAdoptionRequest{Line: "sra", From: at(48 * time.Hour), Step: durationpb.New(24 * time.Hour)})
+		askedFor(t, f, &driftv1.SumAdoptionRequest{Line: "sra", From: at(48 * time.Hour), Step: durationpb.New(24 * time.Hour)})
 	}
 	f := serve(t, &fake{})
 	f.run(t, "history", "adoption").wants(t, 0, "Nothing ran in that time.\n")
-	askedFor(t, f, &driftv1.ListAdoptionRequest{Line: "gateway"})
+	askedFor(t, f, &driftv1.SumAdoptionRequest{Line: "gateway"})
 	f.run(t, "history", "adoption", "--step", "30s").wants(t, 2, `--step "30s" is not a length of time of a minute or more`)
 }
 
@@ -85,7 +85,7 @@ func TestHistoryConvergence(t *testing.T) {
 	}
 	f := serve(t, &fake{})
 	f.run(t, "history", "convergence", "--last", "1d").wants(t, 0, "No release was assigned or rolled out in that time.\n")
-	askedFor(t, f, &driftv1.ListConvergenceRequest{From: at(24 * time.Hour)})
+	askedFor(t, f, &driftv1.SumConvergenceRequest{From: at(24 * time.Hour)})
 }
 
 func TestHistorySessions(t *testing.T) {

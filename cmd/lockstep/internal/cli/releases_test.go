@@ -218,8 +218,8 @@ func TestReleaseGraph(t *testing.T) {
 	serve(t, &fake{graph: &catalogv1.GetGraphResponse{}}).run(t, "releases", "graph").wants(t, 0, "There are no releases of this chart.\n")
 }
 
-func someAcks() *catalogv1.ListAcknowledgementsResponse {
-	return &catalogv1.ListAcknowledgementsResponse{
+func someAcks() *catalogv1.GetAcknowledgementsResponse {
+	return &catalogv1.GetAcknowledgementsResponse{
 		Risks: []*catalogv1.NamedRisk{
 			{Id: "legacy-issuer-users", Title: "older gateways need session_* users", Remedy: "allow them on the issuer"},
 			{Id: "legacy-ssh-algorithms", Title: "old OpenSSH targets need old algorithms", Remedy: "set them on the bastion"},
@@ -270,7 +270,7 @@ func TestAcknowledgements(t *testing.T) {
 	askedFor(t, f, &catalogv1.RevokeAcknowledgementRequest{Risk: "legacy-ssh-algorithms", Release: "1.2.0", Cluster: "berlin", Reason: "an old switch came"})
 	f.run(t, "releases", "ack", "x").wants(t, 2, "say why, for the record: --reason TEXT")
 	f.run(t, "releases", "unack", "x").wants(t, 2, "say why, for the record: --reason TEXT")
-	none := serve(t, &fake{acked: &catalogv1.ListAcknowledgementsResponse{}}).run(t, "releases", "acks")
+	none := serve(t, &fake{acked: &catalogv1.GetAcknowledgementsResponse{}}).run(t, "releases", "acks")
 	none.wants(t, 0, "None is acknowledged.\n")
 	if none.out != "" {
 		t.Errorf("printed %q", none.out)

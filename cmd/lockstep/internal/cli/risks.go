@@ -212,7 +212,7 @@ Use it to review what was waved through, and until when.`,
 				return err
 			}
 			defer cl.close()
-			res, err := cl.catalog.ListAcknowledgements(c.Context(), &catalogv1.ListAcknowledgementsRequest{})
+			res, err := cl.catalog.GetAcknowledgements(c.Context(), &catalogv1.GetAcknowledgementsRequest{})
 			if err != nil {
 				return cl.failed("list acknowledgements", err)
 			}

@@ -1686,27 +1686,27 @@ func (*RevokeAcknowledgementResponse) Descriptor() ([]byte, []int) {
 	return file_lockstep_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
-// ListAcknowledgementsRequest asks for all that hold.
-type ListAcknowledgementsRequest struct {
+// GetAcknowledgementsRequest asks for all that hold.
+type GetAcknowledgementsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ListAcknowledgementsRequest) Reset() {
-	*x = ListAcknowledgementsRequest{}
+func (x *GetAcknowledgementsRequest) Reset() {
+	*x = GetAcknowledgementsRequest{}
 	mi := &file_lockstep_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ListAcknowledgementsRequest) String() string {
+func (x *GetAcknowledgementsRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ListAcknowledgementsRequest) ProtoMessage() {}
+func (*GetAcknowledgementsRequest) ProtoMessage() {}
 
-func (x *ListAcknowledgementsRequest) ProtoReflect() protoreflect.Message {
+func (x *GetAcknowledgementsRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_lockstep_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1718,13 +1718,13 @@ func (x *ListAcknowledgementsRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ListAcknowledgementsRequest.ProtoReflect.Descriptor instead.
-func (*ListAcknowledgementsRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetAcknowledgementsRequest.ProtoReflect.Descriptor instead.
+func (*GetAcknowledgementsRequest) Descriptor() ([]byte, []int) {
 	return file_lockstep_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
-// ListAcknowledgementsResponse lists them.
-type ListAcknowledgementsResponse struct {
+// GetAcknowledgementsResponse lists them.
+type GetAcknowledgementsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order of risk, release and cluster.
 	Acknowledgements []*Acknowledgement `protobuf:"bytes,1,rep,name=acknowledgements,proto3" json:"acknowledgements,omitempty"`
@@ -1734,20 +1734,20 @@ type ListAcknowledgementsResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ListAcknowledgementsResponse) Reset() {
-	*x = ListAcknowledgementsResponse{}
+func (x *GetAcknowledgementsResponse) Reset() {
+	*x = GetAcknowledgementsResponse{}
 	mi := &file_lockstep_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ListAcknowledgementsResponse) String() string {
+func (x *GetAcknowledgementsResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ListAcknowledgementsResponse) ProtoMessage() {}
+func (*GetAcknowledgementsResponse) ProtoMessage() {}
 
-func (x *ListAcknowledgementsResponse) ProtoReflect() protoreflect.Message {
+func (x *GetAcknowledgementsResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_lockstep_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1759,19 +1759,19 @@ func (x *ListAcknowledgementsResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ListAcknowledgementsResponse.ProtoReflect.Descriptor instead.
-func (*ListAcknowledgementsResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetAcknowledgementsResponse.ProtoReflect.Descriptor instead.
+func (*GetAcknowledgementsResponse) Descriptor() ([]byte, []int) {
 	return file_lockstep_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
-func (x *ListAcknowledgementsResponse) GetAcknowledgements() []*Acknowledgement {
+func (x *GetAcknowledgementsResponse) GetAcknowledgements() []*Acknowledgement {
 	if x != nil {
 		return x.Acknowledgements
 	}
 	return nil
 }
 
-func (x *ListAcknowledgementsResponse) GetRisks() []*NamedRisk {
+func (x *GetAcknowledgementsResponse) GetRisks() []*NamedRisk {
 	if x != nil {
 		return x.Risks
 	}
@@ -2423,28 +2423,28 @@ const file_lockstep_catalog_v1_catalog_proto_rawDesc = "" +
 	"\aupdated\x18\x02 \x03(\tR\aupdated\x12\x1c\n" +
 	"\tunchanged\x18\x03 \x01(\x05R\tunchanged\x12\x1c\n" +
 	"\twithdrawn\x18\x04 \x03(\tR\twithdrawn\x12&\n" +
-	"\x0econtradictions\x18\x05 \x03(\tR\x0econtradictions\"\xc8\x01\n" +
+	"\x0econtradictions\x18\x05 \x03(\tR\x0econtradictions\"\xd2\x01\n" +
 	"\x13BlockReleaseRequest\x124\n" +
 	"\arelease\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\x12\x1e\n" +
-	"\x05owner\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05owner\x129\n" +
+	"\x05owner\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05owner\x12C\n" +
 	"\n" +
-	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"L\n" +
+	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\texpiresAt\"L\n" +
 	"\x14BlockReleaseResponse\x124\n" +
 	"\arelease\x18\x01 \x01(\v2\x1a.lockstep.catalog.v1.EntryR\arelease\"o\n" +
 	"\x15UnblockReleaseRequest\x124\n" +
 	"\arelease\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"N\n" +
 	"\x16UnblockReleaseResponse\x124\n" +
-	"\arelease\x18\x01 \x01(\v2\x1a.lockstep.catalog.v1.EntryR\arelease\"\xb5\x02\n" +
+	"\arelease\x18\x01 \x01(\v2\x1a.lockstep.catalog.v1.EntryR\arelease\"\xbf\x02\n" +
 	"\x16AcknowledgeRiskRequest\x12-\n" +
 	"\x04risk\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9.-]{1,63}$R\x04risk\x127\n" +
 	"\arelease\x18\x02 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x126\n" +
 	"\acluster\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12 \n" +
 	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\x12\x1e\n" +
-	"\x05owner\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05owner\x129\n" +
+	"\x05owner\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05owner\x12C\n" +
 	"\n" +
-	"expires_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"i\n" +
+	"expires_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\texpiresAt\"i\n" +
 	"\x17AcknowledgeRiskResponse\x12N\n" +
 	"\x0facknowledgement\x18\x01 \x01(\v2$.lockstep.catalog.v1.AcknowledgementR\x0facknowledgement\"\xe0\x01\n" +
 	"\x1cRevokeAcknowledgementRequest\x12-\n" +
@@ -2452,9 +2452,9 @@ const file_lockstep_catalog_v1_catalog_proto_rawDesc = "" +
 	"\arelease\x18\x02 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x126\n" +
 	"\acluster\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12 \n" +
 	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"\x1f\n" +
-	"\x1dRevokeAcknowledgementResponse\"\x1d\n" +
-	"\x1bListAcknowledgementsRequest\"\xa6\x01\n" +
-	"\x1cListAcknowledgementsResponse\x12P\n" +
+	"\x1dRevokeAcknowledgementResponse\"\x1c\n" +
+	"\x1aGetAcknowledgementsRequest\"\xa5\x01\n" +
+	"\x1bGetAcknowledgementsResponse\x12P\n" +
 	"\x10acknowledgements\x18\x01 \x03(\v2$.lockstep.catalog.v1.AcknowledgementR\x10acknowledgements\x124\n" +
 	"\x05risks\x18\x02 \x03(\v2\x1e.lockstep.catalog.v1.NamedRiskR\x05risks\"I\n" +
 	"\tNamedRisk\x12\x0e\n" +
@@ -2486,18 +2486,18 @@ const file_lockstep_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x04risk\x18\x01 \x01(\tR\x04risk\x12\x18\n" +
 	"\arelease\x18\x02 \x01(\tR\arelease\x12\x18\n" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason2\x97\b\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason2\xa3\b\n" +
 	"\x0eCatalogService\x12l\n" +
 	"\fListReleases\x12(.lockstep.catalog.v1.ListReleasesRequest\x1a).lockstep.catalog.v1.ListReleasesResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12`\n" +
 	"\bGetGraph\x12$.lockstep.catalog.v1.GetGraphRequest\x1a%.lockstep.catalog.v1.GetGraphResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12f\n" +
 	"\n" +
-	"AssessMove\x12&.lockstep.catalog.v1.AssessMoveRequest\x1a'.lockstep.catalog.v1.AssessMoveResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12o\n" +
-	"\x0eImportReleases\x12*.lockstep.catalog.v1.ImportReleasesRequest\x1a+.lockstep.catalog.v1.ImportReleasesResponse\"\x04\xb0\xc6\x1c\x02\x12i\n" +
-	"\fBlockRelease\x12(.lockstep.catalog.v1.BlockReleaseRequest\x1a).lockstep.catalog.v1.BlockReleaseResponse\"\x04\xb0\xc6\x1c\x02\x12o\n" +
-	"\x0eUnblockRelease\x12*.lockstep.catalog.v1.UnblockReleaseRequest\x1a+.lockstep.catalog.v1.UnblockReleaseResponse\"\x04\xb0\xc6\x1c\x02\x12r\n" +
-	"\x0fAcknowledgeRisk\x12+.lockstep.catalog.v1.AcknowledgeRiskRequest\x1a,.lockstep.catalog.v1.AcknowledgeRiskResponse\"\x04\xb0\xc6\x1c\x02\x12\x84\x01\n" +
-	"\x15RevokeAcknowledgement\x121.lockstep.catalog.v1.RevokeAcknowledgementRequest\x1a2.lockstep.catalog.v1.RevokeAcknowledgementResponse\"\x04\xb0\xc6\x1c\x02\x12\x84\x01\n" +
-	"\x14ListAcknowledgements\x120.lockstep.catalog.v1.ListAcknowledgementsRequest\x1a1.lockstep.catalog.v1.ListAcknowledgementsResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01B\xe1\x01\n" +
+	"AssessMove\x12&.lockstep.catalog.v1.AssessMoveRequest\x1a'.lockstep.catalog.v1.AssessMoveResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12r\n" +
+	"\x0eImportReleases\x12*.lockstep.catalog.v1.ImportReleasesRequest\x1a+.lockstep.catalog.v1.ImportReleasesResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12l\n" +
+	"\fBlockRelease\x12(.lockstep.catalog.v1.BlockReleaseRequest\x1a).lockstep.catalog.v1.BlockReleaseResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12r\n" +
+	"\x0eUnblockRelease\x12*.lockstep.catalog.v1.UnblockReleaseRequest\x1a+.lockstep.catalog.v1.UnblockReleaseResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12u\n" +
+	"\x0fAcknowledgeRisk\x12+.lockstep.catalog.v1.AcknowledgeRiskRequest\x1a,.lockstep.catalog.v1.AcknowledgeRiskResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12\x87\x01\n" +
+	"\x15RevokeAcknowledgement\x121.lockstep.catalog.v1.RevokeAcknowledgementRequest\x1a2.lockstep.catalog.v1.RevokeAcknowledgementResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12\x81\x01\n" +
+	"\x13GetAcknowledgements\x12/.lockstep.catalog.v1.GetAcknowledgementsRequest\x1a0.lockstep.catalog.v1.GetAcknowledgementsResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01B\xe1\x01\n" +
 	"\x17com.lockstep.catalog.v1B\fCatalogProtoP\x01ZJgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1;catalogv1\xa2\x02\x03LCX\xaa\x02\x13Lockstep.Catalog.V1\xca\x02\x13Lockstep\\Catalog\\V1\xe2\x02\x1fLockstep\\Catalog\\V1\\GPBMetadata\xea\x02\x15Lockstep::Catalog::V1b\x06proto3"
 
 var (
@@ -2538,8 +2538,8 @@ var file_lockstep_catalog_v1_catalog_proto_goTypes = []any{
 	(*AcknowledgeRiskResponse)(nil),       // 21: lockstep.catalog.v1.AcknowledgeRiskResponse
 	(*RevokeAcknowledgementRequest)(nil),  // 22: lockstep.catalog.v1.RevokeAcknowledgementRequest
 	(*RevokeAcknowledgementResponse)(nil), // 23: lockstep.catalog.v1.RevokeAcknowledgementResponse
-	(*ListAcknowledgementsRequest)(nil),   // 24: lockstep.catalog.v1.ListAcknowledgementsRequest
-	(*ListAcknowledgementsResponse)(nil),  // 25: lockstep.catalog.v1.ListAcknowledgementsResponse
+	(*GetAcknowledgementsRequest)(nil),    // 24: lockstep.catalog.v1.GetAcknowledgementsRequest
+	(*GetAcknowledgementsResponse)(nil),   // 25: lockstep.catalog.v1.GetAcknowledgementsResponse
 	(*NamedRisk)(nil),                     // 26: lockstep.catalog.v1.NamedRisk
 	(*Event)(nil),                         // 27: lockstep.catalog.v1.Event
 	(*Fact)(nil),                          // 28: lockstep.catalog.v1.Fact
@@ -2576,8 +2576,8 @@ var file_lockstep_catalog_v1_catalog_proto_depIdxs = []int32{
 	1,  // 19: lockstep.catalog.v1.UnblockReleaseResponse.release:type_name -> lockstep.catalog.v1.Entry
 	37, // 20: lockstep.catalog.v1.AcknowledgeRiskRequest.expires_at:type_name -> google.protobuf.Timestamp
 	3,  // 21: lockstep.catalog.v1.AcknowledgeRiskResponse.acknowledgement:type_name -> lockstep.catalog.v1.Acknowledgement
-	3,  // 22: lockstep.catalog.v1.ListAcknowledgementsResponse.acknowledgements:type_name -> lockstep.catalog.v1.Acknowledgement
-	26, // 23: lockstep.catalog.v1.ListAcknowledgementsResponse.risks:type_name -> lockstep.catalog.v1.NamedRisk
+	3,  // 22: lockstep.catalog.v1.GetAcknowledgementsResponse.acknowledgements:type_name -> lockstep.catalog.v1.Acknowledgement
+	26, // 23: lockstep.catalog.v1.GetAcknowledgementsResponse.risks:type_name -> lockstep.catalog.v1.NamedRisk
 	28, // 24: lockstep.catalog.v1.Event.facts:type_name -> lockstep.catalog.v1.Fact
 	37, // 25: lockstep.catalog.v1.Fact.at:type_name -> google.protobuf.Timestamp
 	29, // 26: lockstep.catalog.v1.Fact.releases_imported:type_name -> lockstep.catalog.v1.ReleasesImported
@@ -2596,7 +2596,7 @@ var file_lockstep_catalog_v1_catalog_proto_depIdxs = []int32{
 	18, // 39: lockstep.catalog.v1.CatalogService.UnblockRelease:input_type -> lockstep.catalog.v1.UnblockReleaseRequest
 	20, // 40: lockstep.catalog.v1.CatalogService.AcknowledgeRisk:input_type -> lockstep.catalog.v1.AcknowledgeRiskRequest
 	22, // 41: lockstep.catalog.v1.CatalogService.RevokeAcknowledgement:input_type -> lockstep.catalog.v1.RevokeAcknowledgementRequest
-	24, // 42: lockstep.catalog.v1.CatalogService.ListAcknowledgements:input_type -> lockstep.catalog.v1.ListAcknowledgementsRequest
+	24, // 42: lockstep.catalog.v1.CatalogService.GetAcknowledgements:input_type -> lockstep.catalog.v1.GetAcknowledgementsRequest
 	5,  // 43: lockstep.catalog.v1.CatalogService.ListReleases:output_type -> lockstep.catalog.v1.ListReleasesResponse
 	7,  // 44: lockstep.catalog.v1.CatalogService.GetGraph:output_type -> lockstep.catalog.v1.GetGraphResponse
 	12, // 45: lockstep.catalog.v1.CatalogService.AssessMove:output_type -> lockstep.catalog.v1.AssessMoveResponse
@@ -2605,7 +2605,7 @@ var file_lockstep_catalog_v1_catalog_proto_depIdxs = []int32{
 	19, // 48: lockstep.catalog.v1.CatalogService.UnblockRelease:output_type -> lockstep.catalog.v1.UnblockReleaseResponse
 	21, // 49: lockstep.catalog.v1.CatalogService.AcknowledgeRisk:output_type -> lockstep.catalog.v1.AcknowledgeRiskResponse
 	23, // 50: lockstep.catalog.v1.CatalogService.RevokeAcknowledgement:output_type -> lockstep.catalog.v1.RevokeAcknowledgementResponse
-	25, // 51: lockstep.catalog.v1.CatalogService.ListAcknowledgements:output_type -> lockstep.catalog.v1.ListAcknowledgementsResponse
+	25, // 51: lockstep.catalog.v1.CatalogService.GetAcknowledgements:output_type -> lockstep.catalog.v1.GetAcknowledgementsResponse
 	43, // [43:52] is the sub-list for method output_type
 	34, // [34:43] is the sub-list for method input_type
 	34, // [34:34] is the sub-list for extension type_name

@@ -1332,7 +1332,10 @@ type ListPeriodsRequest struct {
 	// Only periods that began before this; absent is until now.
 	To *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
 	// At most this many; 0 means 100, more than 1000 is taken as 1000.
-	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same filters; empty for the
+	// first page.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1388,18 +1391,27 @@ func (x *ListPeriodsRequest) GetTo() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *ListPeriodsRequest) GetLimit() int32 {
+func (x *ListPeriodsRequest) GetPageSize() int32 {
 	if x != nil {
-		return x.Limit
+		return x.PageSize
 	}
 	return 0
+}
+
+func (x *ListPeriodsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
 }
 
 // ListPeriodsResponse lists them.
 type ListPeriodsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The newest first.
-	Periods       []*Period `protobuf:"bytes,1,rep,name=periods,proto3" json:"periods,omitempty"`
+	Periods []*Period `protobuf:"bytes,1,rep,name=periods,proto3" json:"periods,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1439,6 +1451,13 @@ func (x *ListPeriodsResponse) GetPeriods() []*Period {
 		return x.Periods
 	}
 	return nil
+}
+
+func (x *ListPeriodsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // ExplainDriftRequest names a cluster.
@@ -1818,8 +1837,8 @@ func (x *MixedTime) GetLongest() *durationpb.Duration {
 	return nil
 }
 
-// ListAdoptionRequest names a line and a span.
-type ListAdoptionRequest struct {
+// SumAdoptionRequest names a line and a span.
+type SumAdoptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The line.
 	Line string `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
@@ -1833,20 +1852,20 @@ type ListAdoptionRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ListAdoptionRequest) Reset() {
-	*x = ListAdoptionRequest{}
+func (x *SumAdoptionRequest) Reset() {
+	*x = SumAdoptionRequest{}
 	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ListAdoptionRequest) String() string {
+func (x *SumAdoptionRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ListAdoptionRequest) ProtoMessage() {}
+func (*SumAdoptionRequest) ProtoMessage() {}
 
-func (x *ListAdoptionRequest) ProtoReflect() protoreflect.Message {
+func (x *SumAdoptionRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1858,41 +1877,41 @@ func (x *ListAdoptionRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ListAdoptionRequest.ProtoReflect.Descriptor instead.
-func (*ListAdoptionRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use SumAdoptionRequest.ProtoReflect.Descriptor instead.
+func (*SumAdoptionRequest) Descriptor() ([]byte, []int) {
 	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{24}
 }
 
-func (x *ListAdoptionRequest) GetLine() string {
+func (x *SumAdoptionRequest) GetLine() string {
 	if x != nil {
 		return x.Line
 	}
 	return ""
 }
 
-func (x *ListAdoptionRequest) GetFrom() *timestamppb.Timestamp {
+func (x *SumAdoptionRequest) GetFrom() *timestamppb.Timestamp {
 	if x != nil {
 		return x.From
 	}
 	return nil
 }
 
-func (x *ListAdoptionRequest) GetTo() *timestamppb.Timestamp {
+func (x *SumAdoptionRequest) GetTo() *timestamppb.Timestamp {
 	if x != nil {
 		return x.To
 	}
 	return nil
 }
 
-func (x *ListAdoptionRequest) GetStep() *durationpb.Duration {
+func (x *SumAdoptionRequest) GetStep() *durationpb.Duration {
 	if x != nil {
 		return x.Step
 	}
 	return nil
 }
 
-// ListAdoptionResponse lists counts.
-type ListAdoptionResponse struct {
+// SumAdoptionResponse lists counts.
+type SumAdoptionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order of time, then of version.
 	Rows          []*Adoption `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
@@ -1900,20 +1919,20 @@ type ListAdoptionResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ListAdoptionResponse) Reset() {
-	*x = ListAdoptionResponse{}
+func (x *SumAdoptionResponse) Reset() {
+	*x = SumAdoptionResponse{}
 	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ListAdoptionResponse) String() string {
+func (x *SumAdoptionResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ListAdoptionResponse) ProtoMessage() {}
+func (*SumAdoptionResponse) ProtoMessage() {}
 
-func (x *ListAdoptionResponse) ProtoReflect() protoreflect.Message {
+func (x *SumAdoptionResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1925,12 +1944,12 @@ func (x *ListAdoptionResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ListAdoptionResponse.ProtoReflect.Descriptor instead.
-func (*ListAdoptionResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use SumAdoptionResponse.ProtoReflect.Descriptor instead.
+func (*SumAdoptionResponse) Descriptor() ([]byte, []int) {
 	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{25}
 }
 
-func (x *ListAdoptionResponse) GetRows() []*Adoption {
+func (x *SumAdoptionResponse) GetRows() []*Adoption {
 	if x != nil {
 		return x.Rows
 	}
@@ -2010,8 +2029,8 @@ func (x *Adoption) GetMixed() int64 {
 	return 0
 }
 
-// ListConvergenceRequest names a span.
-type ListConvergenceRequest struct {
+// SumConvergenceRequest names a span.
+type SumConvergenceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Releases that were assigned or rolled out from then on; absent is 90 days
 	// before to.
@@ -2022,20 +2041,20 @@ type ListConvergenceRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ListConvergenceRequest) Reset() {
-	*x = ListConvergenceRequest{}
+func (x *SumConvergenceRequest) Reset() {
+	*x = SumConvergenceRequest{}
 	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ListConvergenceRequest) String() string {
+func (x *SumConvergenceRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ListConvergenceRequest) ProtoMessage() {}
+func (*SumConvergenceRequest) ProtoMessage() {}
 
-func (x *ListConvergenceRequest) ProtoReflect() protoreflect.Message {
+func (x *SumConvergenceRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2047,27 +2066,27 @@ func (x *ListConvergenceRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ListConvergenceRequest.ProtoReflect.Descriptor instead.
-func (*ListConvergenceRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use SumConvergenceRequest.ProtoReflect.Descriptor instead.
+func (*SumConvergenceRequest) Descriptor() ([]byte, []int) {
 	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{27}
 }
 
-func (x *ListConvergenceRequest) GetFrom() *timestamppb.Timestamp {
+func (x *SumConvergenceRequest) GetFrom() *timestamppb.Timestamp {
 	if x != nil {
 		return x.From
 	}
 	return nil
 }
 
-func (x *ListConvergenceRequest) GetTo() *timestamppb.Timestamp {
+func (x *SumConvergenceRequest) GetTo() *timestamppb.Timestamp {
 	if x != nil {
 		return x.To
 	}
 	return nil
 }
 
-// ListConvergenceResponse lists releases.
-type ListConvergenceResponse struct {
+// SumConvergenceResponse lists releases.
+type SumConvergenceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The one that began last first.
 	Rows          []*Convergence `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
@@ -2075,20 +2094,20 @@ type ListConvergenceResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ListConvergenceResponse) Reset() {
-	*x = ListConvergenceResponse{}
+func (x *SumConvergenceResponse) Reset() {
+	*x = SumConvergenceResponse{}
 	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ListConvergenceResponse) String() string {
+func (x *SumConvergenceResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ListConvergenceResponse) ProtoMessage() {}
+func (*SumConvergenceResponse) ProtoMessage() {}
 
-func (x *ListConvergenceResponse) ProtoReflect() protoreflect.Message {
+func (x *SumConvergenceResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_lockstep_drift_v1_drift_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2100,12 +2119,12 @@ func (x *ListConvergenceResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ListConvergenceResponse.ProtoReflect.Descriptor instead.
-func (*ListConvergenceResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use SumConvergenceResponse.ProtoReflect.Descriptor instead.
+func (*SumConvergenceResponse) Descriptor() ([]byte, []int) {
 	return file_lockstep_drift_v1_drift_proto_rawDescGZIP(), []int{28}
 }
 
-func (x *ListConvergenceResponse) GetRows() []*Convergence {
+func (x *SumConvergenceResponse) GetRows() []*Convergence {
 	if x != nil {
 		return x.Rows
 	}
@@ -2808,7 +2827,10 @@ type ListBaselinesRequest struct {
 	// Only captured by this rollout; empty means any.
 	Rollout string `protobuf:"bytes,3,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// At most this many; 0 means 100, more than 1000 is taken as 1000.
-	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same filters; empty for the
+	// first page.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2864,18 +2886,27 @@ func (x *ListBaselinesRequest) GetRollout() string {
 	return ""
 }
 
-func (x *ListBaselinesRequest) GetLimit() int32 {
+func (x *ListBaselinesRequest) GetPageSize() int32 {
 	if x != nil {
-		return x.Limit
+		return x.PageSize
 	}
 	return 0
+}
+
+func (x *ListBaselinesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
 }
 
 // ListBaselinesResponse lists them.
 type ListBaselinesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The newest first, without instances and what is declared.
-	Baselines     []*Baseline `protobuf:"bytes,1,rep,name=baselines,proto3" json:"baselines,omitempty"`
+	Baselines []*Baseline `protobuf:"bytes,1,rep,name=baselines,proto3" json:"baselines,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2915,6 +2946,13 @@ func (x *ListBaselinesResponse) GetBaselines() []*Baseline {
 		return x.Baselines
 	}
 	return nil
+}
+
+func (x *ListBaselinesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // GetBaselineRequest names one.
@@ -3305,15 +3343,15 @@ const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\vDriftClosed\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x127\n" +
-	"\topened_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\"\xd6\x02\n" +
+	"\topened_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\"\xe0\x02\n" +
 	"\x11ListDriftsRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12?\n" +
 	"\bclusters\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x12N\n" +
 	"\x06states\x18\x04 \x03(\tB6\xbaH3\x92\x010\x18\x01\",r*R\aoverdueR\adriftedR\x05splitR\twithdrawnR\x04darkR\x06states\x12/\n" +
-	"\x0elabel_selector\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\rlabelSelector\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"n\n" +
+	"\x0elabel_selector\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\rlabelSelector\x12:\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x05since\"n\n" +
 	"\x12ListDriftsResponse\x120\n" +
 	"\x06drifts\x18\x01 \x03(\v2\x18.lockstep.drift.v1.DriftR\x06drifts\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x86\x02\n" +
@@ -3324,14 +3362,17 @@ const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\tclosed_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bclosedAt\x12\x18\n" +
 	"\areasons\x18\x05 \x03(\tR\areasons\x12\x16\n" +
 	"\x06states\x18\x06 \x03(\tR\x06states\x12)\n" +
-	"\x10assigned_release\x18\a \x01(\tR\x0fassignedRelease\"\xc4\x01\n" +
+	"\x10assigned_release\x18\a \x01(\tR\x0fassignedRelease\"\x88\x02\n" +
 	"\x12ListPeriodsRequest\x123\n" +
-	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12.\n" +
-	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
-	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x1d\n" +
-	"\x05limit\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05limit\"J\n" +
+	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x128\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x04from\x124\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x02to\x12$\n" +
+	"\tpage_size\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\"r\n" +
 	"\x13ListPeriodsResponse\x123\n" +
-	"\aperiods\x18\x01 \x03(\v2\x19.lockstep.drift.v1.PeriodR\aperiods\"J\n" +
+	"\aperiods\x18\x01 \x03(\v2\x19.lockstep.drift.v1.PeriodR\aperiods\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"J\n" +
 	"\x13ExplainDriftRequest\x123\n" +
 	"\acluster\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\"\x80\x01\n" +
 	"\x14ExplainDriftResponse\x124\n" +
@@ -3339,10 +3380,10 @@ const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\x05lines\x18\x02 \x03(\v2\x1c.lockstep.drift.v1.StoryLineR\x05lines\"5\n" +
 	"\tStoryLine\x12\x14\n" +
 	"\x05about\x18\x01 \x01(\tR\x05about\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"\xca\x01\n" +
-	"\x13SumMixedTimeRequest\x12.\n" +
-	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
-	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x128\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xde\x01\n" +
+	"\x13SumMixedTimeRequest\x128\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x04from\x124\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x02to\x128\n" +
 	"\x05group\x18\x03 \x01(\tB\"\xbaH\x1f\xd8\x01\x01r\x1aR\x03allR\aclusterR\x04edgeR\x04weekR\x05group\x12\x1d\n" +
 	"\x05limit\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05limit\"\xa4\x01\n" +
 	"\x14SumMixedTimeResponse\x120\n" +
@@ -3354,24 +3395,24 @@ const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\x06inside\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06inside\x123\n" +
 	"\aoutside\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\aoutside\x12\x14\n" +
 	"\x05mixes\x18\x04 \x01(\x03R\x05mixes\x123\n" +
-	"\alongest\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\alongest\"\xdb\x01\n" +
-	"\x13ListAdoptionRequest\x12-\n" +
-	"\x04line\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x04line\x12.\n" +
-	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
-	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x129\n" +
+	"\alongest\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\alongest\"\xee\x01\n" +
+	"\x12SumAdoptionRequest\x12-\n" +
+	"\x04line\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x04line\x128\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x04from\x124\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x02to\x129\n" +
 	"\x04step\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\n" +
-	"\xbaH\a\xaa\x01\x042\x02\b<R\x04step\"G\n" +
-	"\x14ListAdoptionResponse\x12/\n" +
+	"\xbaH\a\xaa\x01\x042\x02\b<R\x04step\"F\n" +
+	"\x13SumAdoptionResponse\x12/\n" +
 	"\x04rows\x18\x01 \x03(\v2\x1b.lockstep.drift.v1.AdoptionR\x04rows\"\x82\x01\n" +
 	"\bAdoption\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
 	"\bclusters\x18\x03 \x01(\x03R\bclusters\x12\x14\n" +
-	"\x05mixed\x18\x04 \x01(\x03R\x05mixed\"t\n" +
-	"\x16ListConvergenceRequest\x12.\n" +
-	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
-	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"M\n" +
-	"\x17ListConvergenceResponse\x122\n" +
+	"\x05mixed\x18\x04 \x01(\x03R\x05mixed\"\x87\x01\n" +
+	"\x15SumConvergenceRequest\x128\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x04from\x124\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x02to\"L\n" +
+	"\x16SumConvergenceResponse\x122\n" +
 	"\x04rows\x18\x01 \x03(\v2\x1e.lockstep.drift.v1.ConvergenceR\x04rows\"\xde\x02\n" +
 	"\vConvergence\x12\x18\n" +
 	"\arelease\x18\x01 \x01(\tR\arelease\x125\n" +
@@ -3381,10 +3422,10 @@ const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\tconverged\x18\x05 \x01(\x03R\tconverged\x12+\n" +
 	"\x03p50\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03p50\x12+\n" +
 	"\x03p90\x18\a \x01(\v2\x19.google.protobuf.DurationR\x03p90\x123\n" +
-	"\alongest\x18\b \x01(\v2\x19.google.protobuf.DurationR\alongest\"\xc1\x01\n" +
-	"\x10SumImpactRequest\x12.\n" +
-	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
-	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x122\n" +
+	"\alongest\x18\b \x01(\v2\x19.google.protobuf.DurationR\alongest\"\xd5\x01\n" +
+	"\x10SumImpactRequest\x128\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x04from\x124\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x02to\x122\n" +
 	"\x05group\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x14R\x03allR\aclusterR\x04weekR\x05group\x12\x1d\n" +
 	"\x05limit\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05limit\"\x9e\x01\n" +
 	"\x11SumImpactResponse\x12-\n" +
@@ -3421,14 +3462,17 @@ const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\x06failed\x18\x04 \x01(\x03R\x06failed\x12\x12\n" +
 	"\x04open\x18\x05 \x01(\x03R\x04open\x12\x16\n" +
 	"\x06probes\x18\x06 \x01(\x03R\x06probes\x12#\n" +
-	"\rprobes_failed\x18\a \x01(\x03R\fprobesFailed\"\xe0\x01\n" +
+	"\rprobes_failed\x18\a \x01(\x03R\fprobesFailed\"\x90\x02\n" +
 	"\x14ListBaselinesRequest\x126\n" +
 	"\acluster\x18\x01 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x129\n" +
 	"\x04name\x18\x02 \x01(\tB%\xbaH\"\xd8\x01\x01r\x1d2\x1b^[a-z0-9][a-z0-9._-]{0,62}$R\x04name\x126\n" +
-	"\arollout\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x12\x1d\n" +
-	"\x05limit\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05limit\"R\n" +
+	"\arollout\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x12$\n" +
+	"\tpage_size\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\"z\n" +
 	"\x15ListBaselinesResponse\x129\n" +
-	"\tbaselines\x18\x01 \x03(\v2\x1b.lockstep.drift.v1.BaselineR\tbaselines\"Y\n" +
+	"\tbaselines\x18\x01 \x03(\v2\x1b.lockstep.drift.v1.BaselineR\tbaselines\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"Y\n" +
 	"\x12GetBaselineRequest\x12C\n" +
 	"\x02id\x18\x01 \x01(\tB3\xbaH0r.2,^[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9_-]{1,63}$R\x02id\"N\n" +
 	"\x13GetBaselineResponse\x127\n" +
@@ -3447,17 +3491,17 @@ const file_lockstep_drift_v1_drift_proto_rawDesc = "" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x16\n" +
 	"\x06before\x18\x03 \x01(\tR\x06before\x12\x14\n" +
 	"\x05after\x18\x04 \x01(\tR\x05after\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text2\xa2\t\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text2\x9f\t\n" +
 	"\fDriftService\x12b\n" +
 	"\n" +
 	"ListDrifts\x12$.lockstep.drift.v1.ListDriftsRequest\x1a%.lockstep.drift.v1.ListDriftsResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12e\n" +
 	"\vListPeriods\x12%.lockstep.drift.v1.ListPeriodsRequest\x1a&.lockstep.drift.v1.ListPeriodsResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12h\n" +
 	"\fExplainDrift\x12&.lockstep.drift.v1.ExplainDriftRequest\x1a'.lockstep.drift.v1.ExplainDriftResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12h\n" +
-	"\fSumMixedTime\x12&.lockstep.drift.v1.SumMixedTimeRequest\x1a'.lockstep.drift.v1.SumMixedTimeResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12h\n" +
-	"\fListAdoption\x12&.lockstep.drift.v1.ListAdoptionRequest\x1a'.lockstep.drift.v1.ListAdoptionResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12q\n" +
-	"\x0fListConvergence\x12).lockstep.drift.v1.ListConvergenceRequest\x1a*.lockstep.drift.v1.ListConvergenceResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12_\n" +
-	"\tSumImpact\x12#.lockstep.drift.v1.SumImpactRequest\x1a$.lockstep.drift.v1.SumImpactResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12n\n" +
-	"\x0fCaptureBaseline\x12).lockstep.drift.v1.CaptureBaselineRequest\x1a*.lockstep.drift.v1.CaptureBaselineResponse\"\x04\xb0\xc6\x1c\x02\x12k\n" +
+	"\fSumMixedTime\x12&.lockstep.drift.v1.SumMixedTimeRequest\x1a'.lockstep.drift.v1.SumMixedTimeResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12e\n" +
+	"\vSumAdoption\x12%.lockstep.drift.v1.SumAdoptionRequest\x1a&.lockstep.drift.v1.SumAdoptionResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12n\n" +
+	"\x0eSumConvergence\x12(.lockstep.drift.v1.SumConvergenceRequest\x1a).lockstep.drift.v1.SumConvergenceResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12_\n" +
+	"\tSumImpact\x12#.lockstep.drift.v1.SumImpactRequest\x1a$.lockstep.drift.v1.SumImpactResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12q\n" +
+	"\x0fCaptureBaseline\x12).lockstep.drift.v1.CaptureBaselineRequest\x1a*.lockstep.drift.v1.CaptureBaselineResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12k\n" +
 	"\rListBaselines\x12'.lockstep.drift.v1.ListBaselinesRequest\x1a(.lockstep.drift.v1.ListBaselinesResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12e\n" +
 	"\vGetBaseline\x12%.lockstep.drift.v1.GetBaselineRequest\x1a&.lockstep.drift.v1.GetBaselineResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12q\n" +
 	"\x0fCompareBaseline\x12).lockstep.drift.v1.CompareBaselineRequest\x1a*.lockstep.drift.v1.CompareBaselineResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01B\xd1\x01\n" +
@@ -3502,11 +3546,11 @@ var file_lockstep_drift_v1_drift_proto_goTypes = []any{
 	(*SumMixedTimeRequest)(nil),     // 21: lockstep.drift.v1.SumMixedTimeRequest
 	(*SumMixedTimeResponse)(nil),    // 22: lockstep.drift.v1.SumMixedTimeResponse
 	(*MixedTime)(nil),               // 23: lockstep.drift.v1.MixedTime
-	(*ListAdoptionRequest)(nil),     // 24: lockstep.drift.v1.ListAdoptionRequest
-	(*ListAdoptionResponse)(nil),    // 25: lockstep.drift.v1.ListAdoptionResponse
+	(*SumAdoptionRequest)(nil),      // 24: lockstep.drift.v1.SumAdoptionRequest
+	(*SumAdoptionResponse)(nil),     // 25: lockstep.drift.v1.SumAdoptionResponse
 	(*Adoption)(nil),                // 26: lockstep.drift.v1.Adoption
-	(*ListConvergenceRequest)(nil),  // 27: lockstep.drift.v1.ListConvergenceRequest
-	(*ListConvergenceResponse)(nil), // 28: lockstep.drift.v1.ListConvergenceResponse
+	(*SumConvergenceRequest)(nil),   // 27: lockstep.drift.v1.SumConvergenceRequest
+	(*SumConvergenceResponse)(nil),  // 28: lockstep.drift.v1.SumConvergenceResponse
 	(*Convergence)(nil),             // 29: lockstep.drift.v1.Convergence
 	(*SumImpactRequest)(nil),        // 30: lockstep.drift.v1.SumImpactRequest
 	(*SumImpactResponse)(nil),       // 31: lockstep.drift.v1.SumImpactResponse
@@ -3581,14 +3625,14 @@ var file_lockstep_drift_v1_drift_proto_depIdxs = []int32{
 	51, // 46: lockstep.drift.v1.MixedTime.inside:type_name -> google.protobuf.Duration
 	51, // 47: lockstep.drift.v1.MixedTime.outside:type_name -> google.protobuf.Duration
 	51, // 48: lockstep.drift.v1.MixedTime.longest:type_name -> google.protobuf.Duration
-	49, // 49: lockstep.drift.v1.ListAdoptionRequest.from:type_name -> google.protobuf.Timestamp
-	49, // 50: lockstep.drift.v1.ListAdoptionRequest.to:type_name -> google.protobuf.Timestamp
-	51, // 51: lockstep.drift.v1.ListAdoptionRequest.step:type_name -> google.protobuf.Duration
-	26, // 52: lockstep.drift.v1.ListAdoptionResponse.rows:type_name -> lockstep.drift.v1.Adoption
+	49, // 49: lockstep.drift.v1.SumAdoptionRequest.from:type_name -> google.protobuf.Timestamp
+	49, // 50: lockstep.drift.v1.SumAdoptionRequest.to:type_name -> google.protobuf.Timestamp
+	51, // 51: lockstep.drift.v1.SumAdoptionRequest.step:type_name -> google.protobuf.Duration
+	26, // 52: lockstep.drift.v1.SumAdoptionResponse.rows:type_name -> lockstep.drift.v1.Adoption
 	49, // 53: lockstep.drift.v1.Adoption.at:type_name -> google.protobuf.Timestamp
-	49, // 54: lockstep.drift.v1.ListConvergenceRequest.from:type_name -> google.protobuf.Timestamp
-	49, // 55: lockstep.drift.v1.ListConvergenceRequest.to:type_name -> google.protobuf.Timestamp
-	29, // 56: lockstep.drift.v1.ListConvergenceResponse.rows:type_name -> lockstep.drift.v1.Convergence
+	49, // 54: lockstep.drift.v1.SumConvergenceRequest.from:type_name -> google.protobuf.Timestamp
+	49, // 55: lockstep.drift.v1.SumConvergenceRequest.to:type_name -> google.protobuf.Timestamp
+	29, // 56: lockstep.drift.v1.SumConvergenceResponse.rows:type_name -> lockstep.drift.v1.Convergence
 	49, // 57: lockstep.drift.v1.Convergence.began_at:type_name -> google.protobuf.Timestamp
 	49, // 58: lockstep.drift.v1.Convergence.ended_at:type_name -> google.protobuf.Timestamp
 	51, // 59: lockstep.drift.v1.Convergence.p50:type_name -> google.protobuf.Duration
@@ -3617,8 +3661,8 @@ var file_lockstep_drift_v1_drift_proto_depIdxs = []int32{
 	16, // 82: lockstep.drift.v1.DriftService.ListPeriods:input_type -> lockstep.drift.v1.ListPeriodsRequest
 	18, // 83: lockstep.drift.v1.DriftService.ExplainDrift:input_type -> lockstep.drift.v1.ExplainDriftRequest
 	21, // 84: lockstep.drift.v1.DriftService.SumMixedTime:input_type -> lockstep.drift.v1.SumMixedTimeRequest
-	24, // 85: lockstep.drift.v1.DriftService.ListAdoption:input_type -> lockstep.drift.v1.ListAdoptionRequest
-	27, // 86: lockstep.drift.v1.DriftService.ListConvergence:input_type -> lockstep.drift.v1.ListConvergenceRequest
+	24, // 85: lockstep.drift.v1.DriftService.SumAdoption:input_type -> lockstep.drift.v1.SumAdoptionRequest
+	27, // 86: lockstep.drift.v1.DriftService.SumConvergence:input_type -> lockstep.drift.v1.SumConvergenceRequest
 	30, // 87: lockstep.drift.v1.DriftService.SumImpact:input_type -> lockstep.drift.v1.SumImpactRequest
 	34, // 88: lockstep.drift.v1.DriftService.CaptureBaseline:input_type -> lockstep.drift.v1.CaptureBaselineRequest
 	38, // 89: lockstep.drift.v1.DriftService.ListBaselines:input_type -> lockstep.drift.v1.ListBaselinesRequest
@@ -3628,8 +3672,8 @@ var file_lockstep_drift_v1_drift_proto_depIdxs = []int32{
 	17, // 93: lockstep.drift.v1.DriftService.ListPeriods:output_type -> lockstep.drift.v1.ListPeriodsResponse
 	19, // 94: lockstep.drift.v1.DriftService.ExplainDrift:output_type -> lockstep.drift.v1.ExplainDriftResponse
 	22, // 95: lockstep.drift.v1.DriftService.SumMixedTime:output_type -> lockstep.drift.v1.SumMixedTimeResponse
-	25, // 96: lockstep.drift.v1.DriftService.ListAdoption:output_type -> lockstep.drift.v1.ListAdoptionResponse
-	28, // 97: lockstep.drift.v1.DriftService.ListConvergence:output_type -> lockstep.drift.v1.ListConvergenceResponse
+	25, // 96: lockstep.drift.v1.DriftService.SumAdoption:output_type -> lockstep.drift.v1.SumAdoptionResponse
+	28, // 97: lockstep.drift.v1.DriftService.SumConvergence:output_type -> lockstep.drift.v1.SumConvergenceResponse
 	31, // 98: lockstep.drift.v1.DriftService.SumImpact:output_type -> lockstep.drift.v1.SumImpactResponse
 	35, // 99: lockstep.drift.v1.DriftService.CaptureBaseline:output_type -> lockstep.drift.v1.CaptureBaselineResponse
 	39, // 100: lockstep.drift.v1.DriftService.ListBaselines:output_type -> lockstep.drift.v1.ListBaselinesResponse

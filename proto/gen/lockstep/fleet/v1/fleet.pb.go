@@ -1808,7 +1808,7 @@ var File_lockstep_fleet_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xd2\x03\n" +
+	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xdc\x03\n" +
 	"\x13ListClustersRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
@@ -1817,8 +1817,8 @@ const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x03ids\x18\x04 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x03ids\x127\n" +
 	"\arelease\x18\x05 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12/\n" +
 	"\x0elabel_selector\x18\x06 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\rlabelSelector\x12/\n" +
-	"\bversions\x18\a \x03(\tB\x13\xbaH\x10\x92\x01\r\x10d\x18\x01\"\ar\x05\x10\x01(\x80\x02R\bversions\x12/\n" +
-	"\x05as_of\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\"v\n" +
+	"\bversions\x18\a \x03(\tB\x13\xbaH\x10\x92\x01\r\x10d\x18\x01\"\ar\x05\x10\x01(\x80\x02R\bversions\x129\n" +
+	"\x05as_of\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x04asOf\"v\n" +
 	"\x14ListClustersResponse\x126\n" +
 	"\bclusters\x18\x01 \x03(\v2\x1a.lockstep.fleet.v1.ClusterR\bclusters\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd3\x02\n" +
@@ -1942,13 +1942,13 @@ const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x0eLimitsDeclared\x12\x1e\n" +
 	"\n" +
 	"definition\x18\x01 \x01(\tR\n" +
-	"definition2\x96\x04\n" +
+	"definition2\x9c\x04\n" +
 	"\fFleetService\x12h\n" +
 	"\fListClusters\x12&.lockstep.fleet.v1.ListClustersRequest\x1a'.lockstep.fleet.v1.ListClustersResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12j\n" +
-	"\rWatchClusters\x12'.lockstep.fleet.v1.WatchClustersRequest\x1a(.lockstep.fleet.v1.WatchClustersResponse\"\x04\xb0\xc6\x1c\x010\x01\x12h\n" +
-	"\rAssignRelease\x12'.lockstep.fleet.v1.AssignReleaseRequest\x1a(.lockstep.fleet.v1.AssignReleaseResponse\"\x04\xb0\xc6\x1c\x02\x12_\n" +
+	"\rWatchClusters\x12'.lockstep.fleet.v1.WatchClustersRequest\x1a(.lockstep.fleet.v1.WatchClustersResponse\"\x04\xb0\xc6\x1c\x010\x01\x12k\n" +
+	"\rAssignRelease\x12'.lockstep.fleet.v1.AssignReleaseRequest\x1a(.lockstep.fleet.v1.AssignReleaseResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12b\n" +
 	"\n" +
-	"ApplyFleet\x12$.lockstep.fleet.v1.ApplyFleetRequest\x1a%.lockstep.fleet.v1.ApplyFleetResponse\"\x04\xb0\xc6\x1c\x04\x12e\n" +
+	"ApplyFleet\x12$.lockstep.fleet.v1.ApplyFleetRequest\x1a%.lockstep.fleet.v1.ApplyFleetResponse\"\a\xb0\xc6\x1c\x04\x90\x02\x02\x12e\n" +
 	"\vExportFleet\x12%.lockstep.fleet.v1.ExportFleetRequest\x1a&.lockstep.fleet.v1.ExportFleetResponse\"\a\xb0\xc6\x1c\x04\x90\x02\x01B\xd1\x01\n" +
 	"\x15com.lockstep.fleet.v1B\n" +
 	"FleetProtoP\x01ZFgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1;fleetv1\xa2\x02\x03LFX\xaa\x02\x11Lockstep.Fleet.V1\xca\x02\x11Lockstep\\Fleet\\V1\xe2\x02\x1dLockstep\\Fleet\\V1\\GPBMetadata\xea\x02\x13Lockstep::Fleet::V1b\x06proto3"

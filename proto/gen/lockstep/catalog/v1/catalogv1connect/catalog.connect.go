@@ -48,9 +48,9 @@ const (
 	// CatalogServiceRevokeAcknowledgementProcedure is the procedure name of the CatalogService's
 	// RevokeAcknowledgement RPC.
 	CatalogServiceRevokeAcknowledgementProcedure = "/lockstep.catalog.v1.CatalogService/RevokeAcknowledgement"
-	// CatalogServiceListAcknowledgementsProcedure is the procedure name of the CatalogService's
-	// ListAcknowledgements RPC.
-	CatalogServiceListAcknowledgementsProcedure = "/lockstep.catalog.v1.CatalogService/ListAcknowledgements"
+	// CatalogServiceGetAcknowledgementsProcedure is the procedure name of the CatalogService's
+	// GetAcknowledgements RPC.
+	CatalogServiceGetAcknowledgementsProcedure = "/lockstep.catalog.v1.CatalogService/GetAcknowledgements"
 )
 
 var (
@@ -80,44 +80,49 @@ var (
 	})
 	catalogServiceImportReleasesSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
-			StreamType: connect.StreamTypeUnary,
-			Schema:     v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("ImportReleases"),
-			Procedure:  CatalogServiceImportReleasesProcedure,
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("ImportReleases"),
+			Procedure:        CatalogServiceImportReleasesProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
 	catalogServiceBlockReleaseSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
-			StreamType: connect.StreamTypeUnary,
-			Schema:     v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("BlockRelease"),
-			Procedure:  CatalogServiceBlockReleaseProcedure,
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("BlockRelease"),
+			Procedure:        CatalogServiceBlockReleaseProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
 	catalogServiceUnblockReleaseSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
-			StreamType: connect.StreamTypeUnary,
-			Schema:     v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("UnblockRelease"),
-			Procedure:  CatalogServiceUnblockReleaseProcedure,
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("UnblockRelease"),
+			Procedure:        CatalogServiceUnblockReleaseProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
 	catalogServiceAcknowledgeRiskSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
-			StreamType: connect.StreamTypeUnary,
-			Schema:     v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("AcknowledgeRisk"),
-			Procedure:  CatalogServiceAcknowledgeRiskProcedure,
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("AcknowledgeRisk"),
+			Procedure:        CatalogServiceAcknowledgeRiskProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
 	catalogServiceRevokeAcknowledgementSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
-			StreamType: connect.StreamTypeUnary,
-			Schema:     v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("RevokeAcknowledgement"),
-			Procedure:  CatalogServiceRevokeAcknowledgementProcedure,
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("RevokeAcknowledgement"),
+			Procedure:        CatalogServiceRevokeAcknowledgementProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
-	catalogServiceListAcknowledgementsSpec = sync.OnceValue(func() connect.Spec {
+	catalogServiceGetAcknowledgementsSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType:       connect.StreamTypeUnary,
-			Schema:           v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("ListAcknowledgements"),
-			Procedure:        CatalogServiceListAcknowledgementsProcedure,
+			Schema:           v1.File_lockstep_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("GetAcknowledgements"),
+			Procedure:        CatalogServiceGetAcknowledgementsProcedure,
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
@@ -143,9 +148,9 @@ type CatalogServiceClient interface {
 	AcknowledgeRisk(context.Context, *v1.AcknowledgeRiskRequest) (*v1.AcknowledgeRiskResponse, error)
 	// RevokeAcknowledgement takes that back.
 	RevokeAcknowledgement(context.Context, *v1.RevokeAcknowledgementRequest) (*v1.RevokeAcknowledgementResponse, error)
-	// ListAcknowledgements returns those that hold, in order of risk, release and
+	// GetAcknowledgements returns those that hold, in order of risk, release and
 	// cluster.
-	ListAcknowledgements(context.Context, *v1.ListAcknowledgementsRequest) (*v1.ListAcknowledgementsResponse, error)
+	GetAcknowledgements(context.Context, *v1.GetAcknowledgementsRequest) (*v1.GetAcknowledgementsResponse, error)
 }
 
 // NewCatalogServiceClient constructs a client for the lockstep.catalog.v1.CatalogService service.
@@ -174,9 +179,9 @@ type CatalogServiceHandler interface {
 	AcknowledgeRisk(context.Context, *v1.AcknowledgeRiskRequest) (*v1.AcknowledgeRiskResponse, error)
 	// RevokeAcknowledgement takes that back.
 	RevokeAcknowledgement(context.Context, *v1.RevokeAcknowledgementRequest) (*v1.RevokeAcknowledgementResponse, error)
-	// ListAcknowledgements returns those that hold, in order of risk, release and
+	// GetAcknowledgements returns those that hold, in order of risk, release and
 	// cluster.
-	ListAcknowledgements(context.Context, *v1.ListAcknowledgementsRequest) (*v1.ListAcknowledgementsResponse, error)
+	GetAcknowledgements(context.Context, *v1.GetAcknowledgementsRequest) (*v1.GetAcknowledgementsResponse, error)
 }
 
 // RegisterCatalogServiceHandler registers svc as the lockstep.catalog.v1.CatalogService
@@ -192,7 +197,7 @@ func RegisterCatalogServiceHandler(server *connect.Server, svc CatalogServiceHan
 		connect.Method{Spec: catalogServiceUnblockReleaseSpec(), Handler: adapter.unblockRelease},
 		connect.Method{Spec: catalogServiceAcknowledgeRiskSpec(), Handler: adapter.acknowledgeRisk},
 		connect.Method{Spec: catalogServiceRevokeAcknowledgementSpec(), Handler: adapter.revokeAcknowledgement},
-		connect.Method{Spec: catalogServiceListAcknowledgementsSpec(), Handler: adapter.listAcknowledgements},
+		connect.Method{Spec: catalogServiceGetAcknowledgementsSpec(), Handler: adapter.getAcknowledgements},
 	)
 }
 
@@ -231,8 +236,8 @@ func (UnimplementedCatalogServiceHandler) RevokeAcknowledgement(context.Context,
 	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.catalog.v1.CatalogService.RevokeAcknowledgement is not implemented")
 }
 
-func (UnimplementedCatalogServiceHandler) ListAcknowledgements(context.Context, *v1.ListAcknowledgementsRequest) (*v1.ListAcknowledgementsResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.catalog.v1.CatalogService.ListAcknowledgements is not implemented")
+func (UnimplementedCatalogServiceHandler) GetAcknowledgements(context.Context, *v1.GetAcknowledgementsRequest) (*v1.GetAcknowledgementsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.catalog.v1.CatalogService.GetAcknowledgements is not implemented")
 }
 
 type catalogServiceClient struct {
@@ -303,9 +308,9 @@ func (c *catalogServiceClient) RevokeAcknowledgement(ctx context.Context, req *v
 	return &res, nil
 }
 
-func (c *catalogServiceClient) ListAcknowledgements(ctx context.Context, req *v1.ListAcknowledgementsRequest) (*v1.ListAcknowledgementsResponse, error) {
-	var res v1.ListAcknowledgementsResponse
-	if err := c.client.CallUnary(ctx, catalogServiceListAcknowledgementsSpec(), req, &res); err != nil {
+func (c *catalogServiceClient) GetAcknowledgements(ctx context.Context, req *v1.GetAcknowledgementsRequest) (*v1.GetAcknowledgementsResponse, error) {
+	var res v1.GetAcknowledgementsResponse
+	if err := c.client.CallUnary(ctx, catalogServiceGetAcknowledgementsSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -409,12 +414,12 @@ func (h catalogServiceHandler) revokeAcknowledgement(ctx context.Context, _ conn
 	return stream.Send(res)
 }
 
-func (h catalogServiceHandler) listAcknowledgements(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.ListAcknowledgementsRequest
+func (h catalogServiceHandler) getAcknowledgements(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.GetAcknowledgementsRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
-	res, err := h.svc.ListAcknowledgements(ctx, &req)
+	res, err := h.svc.GetAcknowledgements(ctx, &req)
 	if err != nil {
 		return err
 	}

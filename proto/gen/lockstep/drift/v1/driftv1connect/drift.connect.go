@@ -34,11 +34,11 @@ const (
 	DriftServiceExplainDriftProcedure = "/lockstep.drift.v1.DriftService/ExplainDrift"
 	// DriftServiceSumMixedTimeProcedure is the procedure name of the DriftService's SumMixedTime RPC.
 	DriftServiceSumMixedTimeProcedure = "/lockstep.drift.v1.DriftService/SumMixedTime"
-	// DriftServiceListAdoptionProcedure is the procedure name of the DriftService's ListAdoption RPC.
-	DriftServiceListAdoptionProcedure = "/lockstep.drift.v1.DriftService/ListAdoption"
-	// DriftServiceListConvergenceProcedure is the procedure name of the DriftService's ListConvergence
+	// DriftServiceSumAdoptionProcedure is the procedure name of the DriftService's SumAdoption RPC.
+	DriftServiceSumAdoptionProcedure = "/lockstep.drift.v1.DriftService/SumAdoption"
+	// DriftServiceSumConvergenceProcedure is the procedure name of the DriftService's SumConvergence
 	// RPC.
-	DriftServiceListConvergenceProcedure = "/lockstep.drift.v1.DriftService/ListConvergence"
+	DriftServiceSumConvergenceProcedure = "/lockstep.drift.v1.DriftService/SumConvergence"
 	// DriftServiceSumImpactProcedure is the procedure name of the DriftService's SumImpact RPC.
 	DriftServiceSumImpactProcedure = "/lockstep.drift.v1.DriftService/SumImpact"
 	// DriftServiceCaptureBaselineProcedure is the procedure name of the DriftService's CaptureBaseline
@@ -86,19 +86,19 @@ var (
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
-	driftServiceListAdoptionSpec = sync.OnceValue(func() connect.Spec {
+	driftServiceSumAdoptionSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType:       connect.StreamTypeUnary,
-			Schema:           v1.File_lockstep_drift_v1_drift_proto.Services().ByName("DriftService").Methods().ByName("ListAdoption"),
-			Procedure:        DriftServiceListAdoptionProcedure,
+			Schema:           v1.File_lockstep_drift_v1_drift_proto.Services().ByName("DriftService").Methods().ByName("SumAdoption"),
+			Procedure:        DriftServiceSumAdoptionProcedure,
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
-	driftServiceListConvergenceSpec = sync.OnceValue(func() connect.Spec {
+	driftServiceSumConvergenceSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType:       connect.StreamTypeUnary,
-			Schema:           v1.File_lockstep_drift_v1_drift_proto.Services().ByName("DriftService").Methods().ByName("ListConvergence"),
-			Procedure:        DriftServiceListConvergenceProcedure,
+			Schema:           v1.File_lockstep_drift_v1_drift_proto.Services().ByName("DriftService").Methods().ByName("SumConvergence"),
+			Procedure:        DriftServiceSumConvergenceProcedure,
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
@@ -112,9 +112,10 @@ var (
 	})
 	driftServiceCaptureBaselineSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
-			StreamType: connect.StreamTypeUnary,
-			Schema:     v1.File_lockstep_drift_v1_drift_proto.Services().ByName("DriftService").Methods().ByName("CaptureBaseline"),
-			Procedure:  DriftServiceCaptureBaselineProcedure,
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_drift_v1_drift_proto.Services().ByName("DriftService").Methods().ByName("CaptureBaseline"),
+			Procedure:        DriftServiceCaptureBaselineProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
 	driftServiceListBaselinesSpec = sync.OnceValue(func() connect.Spec {
@@ -155,15 +156,16 @@ type DriftServiceClient interface {
 	ExplainDrift(context.Context, *v1.ExplainDriftRequest) (*v1.ExplainDriftResponse, error)
 	// SumMixedTime tells how long clusters were mixed, inside and outside windows.
 	SumMixedTime(context.Context, *v1.SumMixedTimeRequest) (*v1.SumMixedTimeResponse, error)
-	// ListAdoption tells how many clusters ran each version of a line over time.
-	ListAdoption(context.Context, *v1.ListAdoptionRequest) (*v1.ListAdoptionResponse, error)
-	// ListConvergence tells how fast clusters came to run releases.
-	ListConvergence(context.Context, *v1.ListConvergenceRequest) (*v1.ListConvergenceResponse, error)
+	// SumAdoption tells how many clusters ran each version of a line over time.
+	SumAdoption(context.Context, *v1.SumAdoptionRequest) (*v1.SumAdoptionResponse, error)
+	// SumConvergence tells how fast clusters came to run releases.
+	SumConvergence(context.Context, *v1.SumConvergenceRequest) (*v1.SumConvergenceResponse, error)
 	// SumImpact counts people's sessions and the failed ones among them by whether
 	// their cluster was mixed when they began.
 	SumImpact(context.Context, *v1.SumImpactRequest) (*v1.SumImpactResponse, error)
 	// CaptureBaseline keeps what runs, is registered and is declared in clusters now,
-	// and how their sessions fared, to compare with later.
+	// and how their sessions fared, to compare with later. A name is taken once: a
+	// repeat with the same name changes nothing and says so (LS-DRF-003).
 	CaptureBaseline(context.Context, *v1.CaptureBaselineRequest) (*v1.CaptureBaselineResponse, error)
 	// ListBaselines returns baselines, the newest first.
 	ListBaselines(context.Context, *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error)
@@ -191,15 +193,16 @@ type DriftServiceHandler interface {
 	ExplainDrift(context.Context, *v1.ExplainDriftRequest) (*v1.ExplainDriftResponse, error)
 	// SumMixedTime tells how long clusters were mixed, inside and outside windows.
 	SumMixedTime(context.Context, *v1.SumMixedTimeRequest) (*v1.SumMixedTimeResponse, error)
-	// ListAdoption tells how many clusters ran each version of a line over time.
-	ListAdoption(context.Context, *v1.ListAdoptionRequest) (*v1.ListAdoptionResponse, error)
-	// ListConvergence tells how fast clusters came to run releases.
-	ListConvergence(context.Context, *v1.ListConvergenceRequest) (*v1.ListConvergenceResponse, error)
+	// SumAdoption tells how many clusters ran each version of a line over time.
+	SumAdoption(context.Context, *v1.SumAdoptionRequest) (*v1.SumAdoptionResponse, error)
+	// SumConvergence tells how fast clusters came to run releases.
+	SumConvergence(context.Context, *v1.SumConvergenceRequest) (*v1.SumConvergenceResponse, error)
 	// SumImpact counts people's sessions and the failed ones among them by whether
 	// their cluster was mixed when they began.
 	SumImpact(context.Context, *v1.SumImpactRequest) (*v1.SumImpactResponse, error)
 	// CaptureBaseline keeps what runs, is registered and is declared in clusters now,
-	// and how their sessions fared, to compare with later.
+	// and how their sessions fared, to compare with later. A name is taken once: a
+	// repeat with the same name changes nothing and says so (LS-DRF-003).
 	CaptureBaseline(context.Context, *v1.CaptureBaselineRequest) (*v1.CaptureBaselineResponse, error)
 	// ListBaselines returns baselines, the newest first.
 	ListBaselines(context.Context, *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error)
@@ -218,8 +221,8 @@ func RegisterDriftServiceHandler(server *connect.Server, svc DriftServiceHandler
 		connect.Method{Spec: driftServiceListPeriodsSpec(), Handler: adapter.listPeriods},
 		connect.Method{Spec: driftServiceExplainDriftSpec(), Handler: adapter.explainDrift},
 		connect.Method{Spec: driftServiceSumMixedTimeSpec(), Handler: adapter.sumMixedTime},
-		connect.Method{Spec: driftServiceListAdoptionSpec(), Handler: adapter.listAdoption},
-		connect.Method{Spec: driftServiceListConvergenceSpec(), Handler: adapter.listConvergence},
+		connect.Method{Spec: driftServiceSumAdoptionSpec(), Handler: adapter.sumAdoption},
+		connect.Method{Spec: driftServiceSumConvergenceSpec(), Handler: adapter.sumConvergence},
 		connect.Method{Spec: driftServiceSumImpactSpec(), Handler: adapter.sumImpact},
 		connect.Method{Spec: driftServiceCaptureBaselineSpec(), Handler: adapter.captureBaseline},
 		connect.Method{Spec: driftServiceListBaselinesSpec(), Handler: adapter.listBaselines},
@@ -247,12 +250,12 @@ func (UnimplementedDriftServiceHandler) SumMixedTime(context.Context, *v1.SumMix
 	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.drift.v1.DriftService.SumMixedTime is not implemented")
 }
 
-func (UnimplementedDriftServiceHandler) ListAdoption(context.Context, *v1.ListAdoptionRequest) (*v1.ListAdoptionResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.drift.v1.DriftService.ListAdoption is not implemented")
+func (UnimplementedDriftServiceHandler) SumAdoption(context.Context, *v1.SumAdoptionRequest) (*v1.SumAdoptionResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.drift.v1.DriftService.SumAdoption is not implemented")
 }
 
-func (UnimplementedDriftServiceHandler) ListConvergence(context.Context, *v1.ListConvergenceRequest) (*v1.ListConvergenceResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.drift.v1.DriftService.ListConvergence is not implemented")
+func (UnimplementedDriftServiceHandler) SumConvergence(context.Context, *v1.SumConvergenceRequest) (*v1.SumConvergenceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.drift.v1.DriftService.SumConvergence is not implemented")
 }
 
 func (UnimplementedDriftServiceHandler) SumImpact(context.Context, *v1.SumImpactRequest) (*v1.SumImpactResponse, error) {
@@ -311,17 +314,17 @@ func (c *driftServiceClient) SumMixedTime(ctx context.Context, req *v1.SumMixedT
 	return &res, nil
 }
 
-func (c *driftServiceClient) ListAdoption(ctx context.Context, req *v1.ListAdoptionRequest) (*v1.ListAdoptionResponse, error) {
-	var res v1.ListAdoptionResponse
-	if err := c.client.CallUnary(ctx, driftServiceListAdoptionSpec(), req, &res); err != nil {
+func (c *driftServiceClient) SumAdoption(ctx context.Context, req *v1.SumAdoptionRequest) (*v1.SumAdoptionResponse, error) {
+	var res v1.SumAdoptionResponse
+	if err := c.client.CallUnary(ctx, driftServiceSumAdoptionSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
 }
 
-func (c *driftServiceClient) ListConvergence(ctx context.Context, req *v1.ListConvergenceRequest) (*v1.ListConvergenceResponse, error) {
-	var res v1.ListConvergenceResponse
-	if err := c.client.CallUnary(ctx, driftServiceListConvergenceSpec(), req, &res); err != nil {
+func (c *driftServiceClient) SumConvergence(ctx context.Context, req *v1.SumConvergenceRequest) (*v1.SumConvergenceResponse, error) {
+	var res v1.SumConvergenceResponse
+	if err := c.client.CallUnary(ctx, driftServiceSumConvergenceSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -417,24 +420,24 @@ func (h driftServiceHandler) sumMixedTime(ctx context.Context, _ connect.Spec, s
 	return stream.Send(res)
 }
 
-func (h driftServiceHandler) listAdoption(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.ListAdoptionRequest
+func (h driftServiceHandler) sumAdoption(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.SumAdoptionRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
-	res, err := h.svc.ListAdoption(ctx, &req)
+	res, err := h.svc.SumAdoption(ctx, &req)
 	if err != nil {
 		return err
 	}
 	return stream.Send(res)
 }
 
-func (h driftServiceHandler) listConvergence(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.ListConvergenceRequest
+func (h driftServiceHandler) sumConvergence(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.SumConvergenceRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
-	res, err := h.svc.ListConvergence(ctx, &req)
+	res, err := h.svc.SumConvergence(ctx, &req)
 	if err != nil {
 		return err
 	}

@@ -55,16 +55,18 @@ var (
 	})
 	fleetServiceAssignReleaseSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
-			StreamType: connect.StreamTypeUnary,
-			Schema:     v1.File_lockstep_fleet_v1_fleet_proto.Services().ByName("FleetService").Methods().ByName("AssignRelease"),
-			Procedure:  FleetServiceAssignReleaseProcedure,
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_fleet_v1_fleet_proto.Services().ByName("FleetService").Methods().ByName("AssignRelease"),
+			Procedure:        FleetServiceAssignReleaseProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
 	fleetServiceApplyFleetSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
-			StreamType: connect.StreamTypeUnary,
-			Schema:     v1.File_lockstep_fleet_v1_fleet_proto.Services().ByName("FleetService").Methods().ByName("ApplyFleet"),
-			Procedure:  FleetServiceApplyFleetProcedure,
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_fleet_v1_fleet_proto.Services().ByName("FleetService").Methods().ByName("ApplyFleet"),
+			Procedure:        FleetServiceApplyFleetProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
 	fleetServiceExportFleetSpec = sync.OnceValue(func() connect.Spec {
@@ -87,7 +89,8 @@ type FleetServiceClient interface {
 	// it finds then, and ends when the caller does.
 	WatchClusters(context.Context, *v1.WatchClustersRequest) (FleetServiceWatchClustersClientStream, error)
 	// AssignRelease says which release clusters are expected to run from now. A
-	// cluster that a rollout moves is refused, and with it the whole request.
+	// cluster that a rollout moves is refused, and with it the whole request. After an
+	// error on the way those before it have the release; a repeat goes on.
 	AssignRelease(context.Context, *v1.AssignReleaseRequest) (*v1.AssignReleaseResponse, error)
 	// ApplyFleet makes the fleet as a document declares it: clusters with labels,
 	// targets, assigned releases and windows, sets of images, and drift limits. What
@@ -135,7 +138,8 @@ type FleetServiceHandler interface {
 	// it finds then, and ends when the caller does.
 	WatchClusters(context.Context, *v1.WatchClustersRequest, FleetServiceWatchClustersServerStream) error
 	// AssignRelease says which release clusters are expected to run from now. A
-	// cluster that a rollout moves is refused, and with it the whole request.
+	// cluster that a rollout moves is refused, and with it the whole request. After an
+	// error on the way those before it have the release; a repeat goes on.
 	AssignRelease(context.Context, *v1.AssignReleaseRequest) (*v1.AssignReleaseResponse, error)
 	// ApplyFleet makes the fleet as a document declares it: clusters with labels,
 	// targets, assigned releases and windows, sets of images, and drift limits. What
