@@ -215,7 +215,7 @@ func TestFleet(t *testing.T) {
 	const gateway, crash = "unified-gw-akeyless-gateway", "5.1.0-crash"
 	began = time.Now()
 	west.setImage(gateway, gatewayImage+":"+crash)
-	w.becomes("west", "drifted", began, "gateway should run 5.0.1 but runs 5.0.1 and "+crash)
+	w.becomes("west", "stepping", began, "no rollout drives it", "gateway should run 5.0.1 but runs 5.0.1 and "+crash)
 	w.becomes("west", "overdue", began.Add(mixedWindow), "longer than 3s", "gateway should run 5.0.1 but runs 5.0.1 and "+crash)
 	began = time.Now()
 	west.setImage(gateway, gatewayImage+":5.0.1")
