@@ -266,7 +266,7 @@ func Entries() []Entry {
 	}
 	owners = TableOwners()
 	for _, table := range slices.Sorted(maps.Keys(owners)) {
-		all = append(all, Entry{"table", table, "ClickHouse", owners[table], "for ever"})
+		all = append(all, Entry{"table", table, "ClickHouse", owners[table], tableRetention(table)})
 	}
 	return all
 }
@@ -283,6 +283,20 @@ func retention(s bus.Stream) string {
 		limits = append(limits, fmt.Sprintf("%d GiB", s.MaxBytes>>30))
 	}
 	return strings.Join(limits, " or ")
+}
+
+// tableRetention is how long the rows of a table are kept, as the store's
+// migrations say.
+func tableRetention(table string) string {
+	switch table {
+	case "inventory_instances", "packages", "registrations", "progress_marks":
+		return "400 days"
+	case "checks":
+		return "100 days"
+	case "session_events":
+		return "1100 days"
+	}
+	return "for ever"
 }
 
 // listed names the filters of a consumer; of many, the first.

@@ -291,7 +291,7 @@ func (a catalogAPI) BlockRelease(ctx context.Context, req *catalogv1.BlockReleas
 	defer w.mu.Unlock()
 	err := a.decide(ctx, "blocking "+req.GetRelease(), func(s catalog.State, now time.Time) ([]catalog.Fact, error) {
 		return catalog.BlockRelease(s, w.catalog.configured, catalog.Block{
-			Release: fleet.ReleaseID(req.GetRelease()), Owner: ownerOr(req.GetOwner(), ctx), Reason: req.GetReason(), At: now, Expires: codec.Instant(req.GetExpiresAt()),
+			Release: fleet.ReleaseID(req.GetRelease()), Owner: ownerOr(ctx, req.GetOwner()), Reason: req.GetReason(), At: now, Expires: codec.Instant(req.GetExpiresAt()),
 		}, who(ctx), now)
 	})
 	if err != nil {
@@ -304,7 +304,8 @@ func (a catalogAPI) BlockRelease(ctx context.Context, req *catalogv1.BlockReleas
 	return &catalogv1.BlockReleaseResponse{Release: entry}, nil
 }
 
-func ownerOr(owner string, ctx context.Context) string { //nolint:revive // the context is what stands in for the owner
+// ownerOr is the owner that a request names, else the caller.
+func ownerOr(ctx context.Context, owner string) string {
 	if owner == "" {
 		return who(ctx)
 	}
@@ -334,7 +335,7 @@ func (a catalogAPI) AcknowledgeRisk(ctx context.Context, req *catalogv1.Acknowle
 	defer w.mu.Unlock()
 	acknowledgement := catalog.Acknowledgement{
 		Risk: catalog.RiskID(req.GetRisk()), Release: fleet.ReleaseID(req.GetRelease()), Cluster: fleet.ClusterID(req.GetCluster()),
-		Owner: ownerOr(req.GetOwner(), ctx), Reason: req.GetReason(), At: w.deps.Now(), Expires: codec.Instant(req.GetExpiresAt()),
+		Owner: ownerOr(ctx, req.GetOwner()), Reason: req.GetReason(), At: w.deps.Now(), Expires: codec.Instant(req.GetExpiresAt()),
 	}
 	if acknowledgement.Cluster != "" && w.clusters[acknowledgement.Cluster] == nil {
 		return nil, unknownClusters([]string{req.GetCluster()})
