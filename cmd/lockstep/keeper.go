@@ -130,7 +130,13 @@ func (k *keeper) fleet() executor.Fleet {
 // follow takes in what was declared so far, is then ready, and goes on with what
 // is declared from then.
 func (k *keeper) follow(ctx context.Context) error {
-	began := k.now()
+	end, err := k.bus.End(ctx, topology.StreamEvents)
+	switch {
+	case ctx.Err() != nil:
+		return nil //nolint:nilerr // being asked to stop is no error
+	case err != nil:
+		return fmt.Errorf("reading the declared fleet: %w", err)
+	}
 	filters := []string{topology.EventFilter(topology.NounFleet), topology.EventFilter(topology.NounCatalog)}
 	for _, filter := range filters {
 		if err := k.bus.Load(ctx, topology.StreamEvents, filter, k.take); err != nil {
@@ -145,7 +151,7 @@ func (k *keeper) follow(ctx context.Context) error {
 	}
 	close(k.ready)
 	// What came while the above was read comes again.
-	err := k.bus.Tail(ctx, bus.Tail{Stream: topology.StreamEvents, Filters: filters, Since: began.Add(-time.Minute), Follow: true}, k.take)
+	err = k.bus.Tail(ctx, bus.Tail{Stream: topology.StreamEvents, Filters: filters, After: end, Follow: true}, k.take)
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // being asked to stop is no error
 	}

@@ -261,7 +261,7 @@ func (j *judging) mix() {
 	j.MixedSince = mix.since
 	from := j.from(mix)
 	j.Edge = Edge{From: from, To: j.to(from)}
-	j.Window, j.WindowBasis = j.limits.window(j.cluster, j.Edge, j.Running)
+	j.Window, j.WindowBasis = j.limits.window(j.cluster, j.Edge, j.Running, mix.since)
 	since := stamp(mix.since)
 	if mix.atLeast() {
 		since = "at least " + since

@@ -34,9 +34,10 @@ type EdgeWindow struct {
 	Window   time.Duration
 }
 
-// window is how long a mix may last, and where that is from. Where several lines
-// move at once the longest window that is configured for one of them counts.
-func (l Limits) window(c Cluster, edge Edge, running map[fleet.Line][]string) (window time.Duration, basis string) {
+// window is how long a mix that began at an instant may last, and where that is
+// from. Where several lines move at once the longest window that is configured for
+// one of them counts.
+func (l Limits) window(c Cluster, edge Edge, running map[fleet.Line][]string, began time.Time) (window time.Duration, basis string) {
 	for _, e := range l.Edges {
 		from, to := edge.From[e.Line], edge.To[e.Line]
 		if from != "" && to != "" && sameVersion(from, e.From) && sameVersion(to, e.To) && e.Window > window {
@@ -54,7 +55,7 @@ func (l Limits) window(c Cluster, edge Edge, running map[fleet.Line][]string) (w
 	if basis != "" {
 		return window, basis
 	}
-	if learned, said, ok := l.Learned.Window(edge); ok {
+	if learned, said, ok := l.Learned.Window(edge, began); ok {
 		return learned, said
 	}
 	if c.Window > 0 {
@@ -83,21 +84,15 @@ const (
 )
 
 // Windows is how long moves took in this fleet: the mixes that ended in a version
-// set, the last hundred of each edge. It is a function of what was learned and not
-// of the order in which.
+// set, by edge. It is a function of what was learned and not of the order in which.
 type Windows struct {
 	// Cap is the longest window that is learned.
 	Cap time.Duration
 
-	edges map[string]history
+	edges map[string][]mix // in order of time
 }
 
-// history is what one move took.
-type history struct {
-	mixes []mix         // in order of time
-	most  time.Duration // the 95th percentile of what they took
-}
-
+// mix is one that is over.
 type mix struct {
 	ended time.Time
 	took  time.Duration
@@ -113,35 +108,40 @@ func (w *Windows) Learn(edge Edge, ended time.Time, took time.Duration) {
 		return
 	}
 	if w.edges == nil {
-		w.edges = make(map[string]history)
+		w.edges = make(map[string][]mix)
 	}
-	h, m := w.edges[key], mix{ended, took}
-	at, _ := slices.BinarySearchFunc(h.mixes, m, mix.compare)
-	h.mixes = slices.Insert(h.mixes, at, m)
-	if over := len(h.mixes) - maxLearned; over > 0 {
-		h.mixes = slices.Delete(h.mixes, 0, over)
-	}
-	durations := make([]time.Duration, len(h.mixes))
-	for i, m := range h.mixes {
-		durations[i] = m.took
-	}
-	slices.Sort(durations)
-	h.most = durations[(95*len(durations)+99)/100-1] // the nearest rank
-	w.edges[key] = h
+	m := mix{ended, took}
+	at, _ := slices.BinarySearchFunc(w.edges[key], m, mix.compare)
+	w.edges[key] = slices.Insert(w.edges[key], at, m)
 }
 
-// Window is how long the move may take by what was learned, and where that is from;
-// false when too little was.
-func (w *Windows) Window(edge Edge) (window time.Duration, basis string, ok bool) {
+// Window is how long a mix may last that began at an instant, and where that is
+// from; false when too little was known. What others took that ended later does not
+// move the window of one that goes on: of the mixes that had ended before the last
+// hundred count.
+func (w *Windows) Window(edge Edge, began time.Time) (window time.Duration, basis string, ok bool) {
 	if w == nil {
 		return 0, "", false
 	}
-	h := w.edges[edge.key()]
-	if len(h.mixes) < minLearned {
+	mixes := w.edges[edge.key()]
+	before, _ := slices.BinarySearchFunc(mixes, began, func(m mix, began time.Time) int {
+		if m.ended.Before(began) {
+			return -1
+		}
+		return 1
+	})
+	mixes = mixes[max(0, before-maxLearned):before]
+	if len(mixes) < minLearned {
 		return 0, "", false
 	}
-	window = min(max(2*min(h.most, w.Cap), minWindow), w.Cap)
-	return window, fmt.Sprintf("twice the %s that this move took in this fleet (95th percentile of %d)", h.most, len(h.mixes)), true
+	durations := make([]time.Duration, len(mixes))
+	for i, m := range mixes {
+		durations[i] = m.took
+	}
+	slices.Sort(durations)
+	most := durations[(95*len(durations)+99)/100-1] // the nearest rank
+	window = min(max(2*min(most, w.Cap), minWindow), w.Cap)
+	return window, fmt.Sprintf("twice the %s that this move took in this fleet (95th percentile of %d)", most, len(mixes)), true
 }
 
 // key names a move by the lines that move, empty for one that leads nowhere.

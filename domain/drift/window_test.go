@@ -18,7 +18,7 @@ var upgrade = drift.Edge{From: set("4.52.0", "3.0.3"), To: set("5.0.1", "3.1.0")
 func learned(minutes ...int) *drift.Windows {
 	w := &drift.Windows{Cap: 4 * time.Hour}
 	for i, m := range minutes {
-		w.Learn(upgrade, minute(i), time.Duration(m)*time.Minute)
+		w.Learn(upgrade, minute(i-200), time.Duration(m)*time.Minute)
 	}
 	return w
 }
@@ -63,7 +63,7 @@ func TestWindowsLearn(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			got, basis, ok := test.windows.Window(test.edge)
+			got, basis, ok := test.windows.Window(test.edge, minute(1000))
 			if got != test.want || basis != test.basis || ok != (test.want > 0) {
 				t.Errorf("%s %q %t, want %s %q", got, basis, ok, test.want, test.basis)
 			}
@@ -75,11 +75,12 @@ func TestWindowsLearn(t *testing.T) {
 	w.Learn(drift.Edge{From: upgrade.From}, noon, time.Minute)
 	w.Learn(drift.Edge{From: upgrade.From, To: upgrade.From}, noon, time.Minute)
 	w.Learn(upgrade, noon, -time.Minute)
-	if _, _, ok := w.Window(upgrade); ok {
+	if _, _, ok := w.Window(upgrade, minute(1000)); ok {
 		t.Error("it learned from a mix that leads nowhere")
 	}
 }
 
+// What was learned after a mix began has no part in its window either.
 func TestWindowsDoNotKnowInWhichOrderTheyLearned(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -95,16 +96,25 @@ func TestWindowsDoNotKnowInWhichOrderTheyLearned(t *testing.T) {
 				time.Duration(rapid.IntRange(0, 300).Draw(t, "took")) * time.Minute,
 			}
 		}), 0, 300).Draw(t, "mixes")
-		a, b := &drift.Windows{Cap: time.Hour}, &drift.Windows{Cap: time.Hour}
+		a, b, past := &drift.Windows{Cap: time.Hour}, &drift.Windows{Cap: time.Hour}, &drift.Windows{Cap: time.Hour}
 		for _, m := range mixes {
 			a.Learn(m.edge, m.ended, m.took)
 		}
 		for _, m := range rapid.Permutation(mixes).Draw(t, "in another order") {
 			b.Learn(m.edge, m.ended, m.took)
 		}
+		began := minute(rapid.IntRange(0, 60).Draw(t, "began"))
+		for _, m := range mixes {
+			if m.ended.Before(began) {
+				past.Learn(m.edge, m.ended, m.took)
+			}
+		}
 		for _, edge := range []drift.Edge{upgrade, back} {
-			one, basis, ok := a.Window(edge)
-			other, otherBasis, otherOK := b.Window(edge)
+			one, basis, ok := a.Window(edge, began)
+			if _, then, _ := past.Window(edge, began); then != basis {
+				t.Fatalf("%q, and before the mixes that ended later %q", basis, then)
+			}
+			other, otherBasis, otherOK := b.Window(edge, began)
 			if one != other || basis != otherBasis || ok != otherOK {
 				t.Fatalf("%s %q, and in another order %s %q", one, basis, other, otherBasis)
 			}

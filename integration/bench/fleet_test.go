@@ -462,7 +462,7 @@ func BenchmarkDriftEvent(b *testing.B) {
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- w.events.Tail(ctx, bus.Tail{Stream: topology.StreamEvents, Filters: []string{topology.EventFilter(topology.NounDrift)}, Follow: true}, func(m bus.Message) error {
+		ended <- w.events.Tail(ctx, bus.Tail{Stream: topology.StreamEvents, Filters: []string{topology.EventFilter(topology.NounDrift)}, New: true, Follow: true}, func(m bus.Message) error {
 			_, id, _ := topology.EventNoun(m.Subject)
 			mu.Lock()
 			defer mu.Unlock()

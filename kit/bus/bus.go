@@ -115,6 +115,10 @@ type Consumer struct {
 	// last message not counted, zero is 4 MiB. Only batches look at them.
 	Batch      int
 	BatchBytes int
+	// Taken, when set, is called each time this process takes the consumer's place,
+	// before the first batch. Its context ends when the place is lost. An error gives
+	// the place back. Only batches look at it.
+	Taken func(held context.Context, at Place) error
 	// Since is from when on messages matter to a consumer that is new; zero is from
 	// the oldest kept. A consumer that exists goes on where it was.
 	Since time.Time
@@ -123,14 +127,26 @@ type Consumer struct {
 	Owner      string
 }
 
+// Place is what a process takes over as a consumer of batches.
+type Place struct {
+	// After is the sequence of the last message that is done with.
+	After uint64
+	// Waited says that another process had it first, or was taken to.
+	Waited bool
+}
+
 // Tail says what to read of a stream without a durable position.
 type Tail struct {
 	Stream string
 	// Filters name the subjects of interest, none of which may match what another
 	// does; empty means all.
 	Filters []string
-	// Since is from when on, by the bus's clock; zero is from now on.
+	// After is the sequence of the message to begin behind, Since from when on, by
+	// the bus's clock; where both are zero it is from the beginning. New is from now
+	// on.
+	After uint64
 	Since time.Time
+	New   bool
 	// Follow stays for what is added; else the tail ends with what is there.
 	Follow bool
 }

@@ -250,7 +250,21 @@ func TestDriftIsToldOnce(t *testing.T) {
 		}},
 		"every message thrice, every acknowledgement lost": {thrice: true, losesAcks: true},
 		"another one at every step":                        {before: func(w *world, l *life) *life { w.start(); return l }},
-		"restarted, acknowledgements":                      {losesAcks: true, during: func(w *world, l *life) *life { l.stop(); return w.start() }},
+		"taken over by one that stood by": {before: func() func(w *world, l *life) *life {
+			// Who stands by has started a step ago and has got no observations since.
+			var next *life
+			return func(w *world, l *life) *life {
+				if next == nil {
+					next = w.start()
+					return l
+				}
+				l.stop()
+				l, next = next, nil
+				await(w.t, "the take-over", func() bool { return l.meter.judged() == 1 })
+				return l
+			}
+		}()},
+		"restarted, acknowledgements": {losesAcks: true, during: func(w *world, l *life) *life { l.stop(); return w.start() }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -58,6 +58,10 @@ type Bus interface {
 	Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) error
 	ConsumeBatch(ctx context.Context, c bus.Consumer, handle bus.BatchHandler) error
 	Tail(ctx context.Context, t bus.Tail, fn func(bus.Message) error) error
+	// End is the last message of a stream, Position the last that a consumer of batches
+	// is done with.
+	End(ctx context.Context, stream string) (uint64, error)
+	Position(ctx context.Context, c bus.Consumer) (uint64, error)
 }
 
 // Store is what the evaluator needs of the history.
@@ -119,7 +123,8 @@ type Meter interface {
 	Observed(kind string, n int)
 	Decided(noun, what string)
 	DecisionLatency(d time.Duration)
-	// States tells how many clusters are in each lockstep state, zeros included.
+	// States tells how many of the clusters that it judges are in each lockstep state,
+	// zeros included.
 	States(clusters map[string]int)
 }
 
@@ -179,13 +184,16 @@ func (s *Service) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for partition := range topology.Partitions {
 		group.Go(func() error {
-			return s.deps.Bus.ConsumeBatch(ctx, topology.EvaluatorObservations(partition), func(ctx context.Context, batch []bus.Delivery) (int, error) {
+			c := topology.EvaluatorObservations(partition)
+			c.Taken = func(held context.Context, at bus.Place) error { return s.watch.takeOver(held, partition, at) }
+			return s.deps.Bus.ConsumeBatch(ctx, c, func(ctx context.Context, batch []bus.Delivery) (int, error) {
 				return s.watch.observe(ctx, partition, batch)
 			})
 		})
 	}
 	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorRollouts(), s.watch.learnRollout) })
 	group.Go(func() error { return s.deps.Bus.ConsumeBatch(ctx, topology.EvaluatorArchive(), s.watch.archive) })
+	group.Go(func() error { return s.watch.listen(ctx) })
 	group.Go(func() error { return s.beat(ctx) })
 	group.Go(func() error { return s.rollUp(ctx) })
 	return group.Wait()

@@ -51,6 +51,9 @@ func (w *watch) recallGate(id string, m bus.Message) error {
 	if err := proto.Unmarshal(m.Data, &event); err != nil {
 		return fmt.Errorf("reading %s at %d: %w", m.Subject, m.Sequence, err)
 	}
+	if g := w.gates[id]; g != nil && m.Sequence <= g.revision {
+		return nil
+	}
 	for _, f := range event.GetFacts() {
 		switch k := f.GetKind().(type) {
 		case *gatev1.Fact_GateOpened:

@@ -30,6 +30,7 @@ func (a observationAPI) WatchObservations(ctx context.Context, req *observationv
 	if req.GetSince() != nil {
 		tail.Since = req.GetSince().AsTime()
 	}
+	tail.New = tail.Since.IsZero()
 	// Without a first message the caller does not learn that the call stands before
 	// something is seen.
 	if err := stream.Send(&observationv1.WatchObservationsResponse{}); err != nil {

@@ -66,6 +66,9 @@ func (w *watch) observe(ctx context.Context, partition int, deliveries []bus.Del
 	w.mu.Lock()
 	if w.deaf[partition] = err != nil; err == nil {
 		maps.Copy(w.arrivals, next)
+		for _, a := range came {
+			w.handled[partition] = max(w.handled[partition], a.stream)
+		}
 		w.mend(came)
 	}
 	w.mu.Unlock()

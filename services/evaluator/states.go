@@ -265,7 +265,7 @@ func (w *watch) judgeState(ctx context.Context, c *clusterWatch) error {
 	j := w.judged(c, now)
 	p := drift.PeriodOf(c.drift, j, now)
 	first := c.period.Began.IsZero()
-	news := !p.Same(c.period) && (!first || j.State != drift.Unknown || !c.drift.Seen().IsZero())
+	news := w.judges(c.drift.ID) && !p.Same(c.period) && (!first || j.State != drift.Unknown || !c.drift.Seen().IsZero())
 	if !news && c.assigned.same(c.recorded) {
 		return nil
 	}

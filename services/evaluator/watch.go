@@ -16,6 +16,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
+	fleetv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/fleet/v1"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
@@ -57,6 +58,13 @@ type watch struct {
 	recalled arrivals
 	// recalledSince is since when it was read then what ran.
 	recalledSince time.Time
+	// held are the partitions that this evaluator judges, each as long as its context
+	// lasts. Of the others it knows what the log tells.
+	held [topology.Partitions]context.Context
+	// handled is the last message of each partition's observations that is known.
+	handled [topology.Partitions]uint64
+	// heard is the last event that the rebuild is sure to have read.
+	heard uint64
 	// deaf are the partitions whose reports cannot be stored at present.
 	deaf [topology.Partitions]bool
 }
@@ -73,7 +81,7 @@ func newWatch(config Config, deps Deps) *watch {
 	w := &watch{
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch), open: make(map[fleet.ClusterID]map[string]*gateWatch),
-		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), limits: config.Limits, learned: make(map[fleet.ClusterID]time.Time),
+		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), recalled: make(arrivals), limits: config.Limits, learned: make(map[fleet.ClusterID]time.Time),
 		commits: &commits{insert: func(ctx context.Context, records []codec.Record) error { return deps.Store.InsertRecords(ctx, records) }},
 		catalog: catalogWatch{configured: config.Releases}, declared: declaredWatch{clusters: make(map[fleet.ClusterID]DeclaredCluster)},
 	}
@@ -90,6 +98,10 @@ func (w *watch) rebuild(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.deps.Now()
+	var err error
+	if w.heard, err = w.deps.Bus.End(ctx, topology.StreamEvents); err != nil {
+		return err
+	}
 	load := func(noun string, fn func(id string, m bus.Message) error) error {
 		return w.deps.Bus.Load(ctx, topology.StreamEvents, topology.EventFilter(noun), func(m bus.Message) error {
 			_, id, _ := topology.EventNoun(m.Subject)
@@ -120,12 +132,12 @@ func (w *watch) rebuild(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	positions, err := w.deps.Store.Positions(ctx, w.config.Tenant)
-	if err != nil {
-		return err
+	for partition := range w.handled {
+		if w.handled[partition], err = w.deps.Bus.Position(ctx, topology.EvaluatorObservations(partition)); err != nil {
+			return err
+		}
 	}
-	w.arrivals, w.recalled = positions, maps.Clone(positions)
-	if err := w.recallRows(ctx, now); err != nil {
+	if err := w.recallRows(ctx, now, func(int) bool { return true }); err != nil {
 		return err
 	}
 	for _, g := range w.gates {
@@ -145,11 +157,28 @@ func (w *watch) rebuild(ctx context.Context) error {
 	return w.openMissing(ctx)
 }
 
-// recallRows reads what was last seen of every cluster, and what moves took.
-func (w *watch) recallRows(ctx context.Context, now time.Time) error {
+// recallRows reads what was last seen of every cluster of some partitions, and what
+// moves took.
+func (w *watch) recallRows(ctx context.Context, now time.Time, among func(partition int) bool) error {
+	positions, err := w.deps.Store.Positions(ctx, w.config.Tenant)
+	if err != nil {
+		return err
+	}
+	for position, sequence := range positions {
+		if among(int(position.Part % topology.Partitions)) {
+			w.arrivals[position] = sequence
+			w.recalled[position] = sequence
+		}
+	}
+	find := func(id fleet.ClusterID) *clusterWatch {
+		if among(topology.Partition(id)) {
+			return w.clusters[id]
+		}
+		return nil
+	}
 	w.recalledSince = now.Add(-w.longestWindow() - w.limits.DarkAfter)
-	err := w.deps.Store.RecallInventories(ctx, w.config.Tenant, w.recalledSince, func(inventory fleet.Inventory) {
-		if c := w.clusters[inventory.Cluster]; c != nil {
+	err = w.deps.Store.RecallInventories(ctx, w.config.Tenant, w.recalledSince, func(inventory fleet.Inventory) {
+		if c := find(inventory.Cluster); c != nil {
 			inventory.ObservedAt = notAfter(inventory.ObservedAt, now)
 			c.drift = c.drift.Observe(inventory)
 		}
@@ -162,7 +191,7 @@ func (w *watch) recallRows(ctx context.Context, now time.Time) error {
 		return err
 	}
 	for _, r := range registrations {
-		if c := w.clusters[r.Cluster]; c != nil {
+		if c := find(r.Cluster); c != nil {
 			c.drift = c.drift.ObserveRegistration(r)
 		}
 	}
@@ -171,14 +200,17 @@ func (w *watch) recallRows(ctx context.Context, now time.Time) error {
 		return err
 	}
 	for _, p := range packages {
-		if c := w.clusters[p.Cluster]; c != nil {
+		if c := find(p.Cluster); c != nil {
 			c.drift = c.drift.ObservePackage(p)
 		}
 	}
 	if err := w.learnWindows(ctx, now); err != nil {
 		return err
 	}
-	for _, c := range w.clusters {
+	for id, c := range w.clusters {
+		if !among(topology.Partition(id)) {
+			continue
+		}
 		// What was dark before the start stays so until it reports.
 		if c.period.State != drift.Dark {
 			c.drift.WatchedSince = now
@@ -186,6 +218,86 @@ func (w *watch) recallRows(ctx context.Context, now time.Time) error {
 		c.vouch(w.limits.SplitAfter)
 	}
 	return nil
+}
+
+// takeOver has this evaluator judge the clusters of a partition as long as held
+// lasts. Where another has worked since, what it stored is read first.
+func (w *watch) takeOver(held context.Context, partition int, at bus.Place) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.deps.Now()
+	if at.After > w.handled[partition] {
+		if err := w.recallRows(held, now, func(p int) bool { return p == partition }); err != nil {
+			return fmt.Errorf("reading what another evaluator stored of partition %d: %w", partition, err)
+		}
+		for _, g := range w.gates {
+			if topology.Partition(g.Cluster) == partition {
+				g.fold = nil
+			}
+		}
+		w.handled[partition] = at.After
+	}
+	for id, c := range w.clusters {
+		// What came while it waited is not handled yet.
+		if at.Waited && topology.Partition(id) == partition && c.period.State != drift.Dark {
+			c.drift.WatchedSince = now
+		}
+	}
+	w.held[partition] = held
+	return nil
+}
+
+// judges says whether a cluster's state and gates are this evaluator's to judge. Who
+// does not get its observations knows of them too late.
+func (w *watch) judges(id fleet.ClusterID) bool {
+	held := w.held[topology.Partition(id)]
+	return held != nil && held.Err() == nil
+}
+
+// listen takes in what other evaluators, and people through them, have recorded.
+func (w *watch) listen(ctx context.Context) error {
+	filters := make([]string, 0, 5)
+	for _, noun := range []string{topology.NounFleet, topology.NounCatalog, topology.NounDrift, topology.NounGate, topology.NounRollout} {
+		filters = append(filters, topology.EventFilter(noun))
+	}
+	return w.deps.Bus.Tail(ctx, bus.Tail{Stream: topology.StreamEvents, Filters: filters, After: w.heard, Follow: true}, func(m bus.Message) error {
+		if err := w.hear(ctx, m); err != nil && ctx.Err() == nil {
+			w.deps.Log.Warn("an event is not taken in; the next start reads it again", "subject", m.Subject, "sequence", m.Sequence, "error", err)
+		}
+		return nil
+	})
+}
+
+// hear takes in one event; one that is known changes nothing.
+func (w *watch) hear(ctx context.Context, m bus.Message) error {
+	noun, id, ok := topology.EventNoun(m.Subject)
+	if !ok {
+		return fmt.Errorf("subject %s names no event", m.Subject)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch noun {
+	case topology.NounRollout:
+		_, err := w.recallRollout(id, m)
+		return err
+	case topology.NounDrift:
+		if w.clusters[fleet.ClusterID(id)] == nil {
+			return nil // it was removed
+		}
+	case topology.NounFleet:
+		if m.Sequence <= w.declared.revision {
+			return nil
+		}
+		var event fleetv1.Event
+		if err := proto.Unmarshal(m.Data, &event); err != nil {
+			return err
+		}
+		if err := w.recallDeclared(m); err != nil {
+			return err
+		}
+		return w.learnDeclared(ctx, event.GetFacts())
+	}
+	return w.recallEvent(m)
 }
 
 // longestWindow is how long a mix or a disagreement may last at most: what ran
@@ -400,7 +512,7 @@ func (w *watch) learnRollout(ctx context.Context, d bus.Delivery) error {
 				return err
 			}
 		}
-		if f.Cluster == "" || w.clusters[f.Cluster] == nil {
+		if w.clusters[f.Cluster] == nil {
 			continue
 		}
 		if err := w.judge(ctx, f.Cluster); err != nil {
@@ -444,12 +556,13 @@ func (w *watch) beat(ctx context.Context) []fleet.ClusterID {
 	return slices.Collect(maps.Keys(w.clusters))
 }
 
-// passOne judges one cluster and returns its state, none for one that is gone.
+// passOne judges one cluster and returns its state, none for one that is gone or
+// another's to judge.
 func (w *watch) passOne(ctx context.Context, id fleet.ClusterID) (drift.State, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c := w.clusters[id]
-	if c == nil {
+	if c == nil || !w.judges(id) {
 		return "", nil
 	}
 	err := w.judge(ctx, id)
@@ -458,7 +571,7 @@ func (w *watch) passOne(ctx context.Context, id fleet.ClusterID) (drift.State, e
 
 // judge records what follows for one cluster now.
 func (w *watch) judge(ctx context.Context, id fleet.ClusterID) error {
-	if err := w.judgeState(ctx, w.clusters[id]); err != nil {
+	if err := w.judgeState(ctx, w.clusters[id]); err != nil || !w.judges(id) {
 		return err
 	}
 	for _, g := range w.open[id] {
@@ -487,18 +600,21 @@ func (w *watch) append(ctx context.Context, subject string, event proto.Message,
 
 // recall reads one aggregate's facts again.
 func (w *watch) recall(ctx context.Context, subject string) error {
-	return w.deps.Bus.Load(ctx, topology.StreamEvents, subject, func(m bus.Message) error {
-		noun, id, _ := topology.EventNoun(m.Subject)
-		switch noun {
-		case topology.NounDrift:
-			return w.recallDrift(id, m)
-		case topology.NounGate:
-			return w.recallGate(id, m)
-		case topology.NounCatalog:
-			return w.recallCatalog(m)
-		case topology.NounFleet:
-			return w.recallDeclared(m)
-		}
-		return nil
-	})
+	return w.deps.Bus.Load(ctx, topology.StreamEvents, subject, w.recallEvent)
+}
+
+// recallEvent applies an event of an aggregate that is the evaluator's own.
+func (w *watch) recallEvent(m bus.Message) error {
+	noun, id, _ := topology.EventNoun(m.Subject)
+	switch noun {
+	case topology.NounDrift:
+		return w.recallDrift(id, m)
+	case topology.NounGate:
+		return w.recallGate(id, m)
+	case topology.NounCatalog:
+		return w.recallCatalog(m)
+	case topology.NounFleet:
+		return w.recallDeclared(m)
+	}
+	return nil
 }

@@ -161,6 +161,8 @@ type meter struct {
 	mu      sync.Mutex
 	handled int
 	kinds   map[string]int
+	// clusters is how many the last pass judged.
+	clusters int
 }
 
 func (m *meter) Observed(kind string, n int) {
@@ -174,7 +176,21 @@ func (m *meter) Observed(kind string, n int) {
 
 func (m *meter) Decided(string, string) {}
 
-func (m *meter) States(map[string]int) {}
+func (m *meter) States(clusters map[string]int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.clusters = 0
+	for _, n := range clusters {
+		m.clusters += n
+	}
+}
+
+// judged is how many clusters the last pass judged.
+func (m *meter) judged() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.clusters
+}
 
 func (m *meter) DecisionLatency(time.Duration) {
 	m.mu.Lock()

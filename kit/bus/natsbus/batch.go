@@ -69,6 +69,11 @@ func (b *Bus) turn(ctx context.Context, c bus.Consumer, holder string, handle bu
 		h.release(held)
 	}()
 	running.Go(func() { h.keep(held) })
+	if c.Taken != nil {
+		if err := c.Taken(held, bus.Place{After: h.at.Sequence, Waited: h.waited}); err != nil {
+			return false, fmt.Errorf("taking over from message %d: %w", h.at.Sequence, err)
+		}
+	}
 	q := &queue{waiting: make(chan []item, 1), most: cmp.Or(c.Batch, defaultBatch), mostBytes: cmp.Or(c.BatchBytes, defaultBatchBytes)}
 	r := &reading{stream: c.Stream, filters: c.Filters, after: h.at.Sequence, created: h.at.Created}
 	running.Go(func() {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -280,13 +281,34 @@ func testBatchesAreWorkedOffByOneProcessAtATime(t *testing.T, w *world) {
 	var one sync.Mutex
 	workers := make(chan int, 1000)
 	stops := make([]func() error, 3)
+	holders := make([]context.Context, 3)
 	for i := range stops {
+		c.Taken = func(held context.Context, at bus.Place) error {
+			one.Lock()
+			defer one.Unlock()
+			for other, ctx := range holders {
+				if ctx != nil && ctx.Err() == nil {
+					t.Errorf("%d takes over while %d has its place", i, other)
+				}
+			}
+			holders[i] = held
+			if got := took.len(); int(at.After) != got {
+				t.Errorf("%d takes over from %d, where %d were taken", i, at.After, got)
+			}
+			if first := at.After == 0; at.Waited == first {
+				t.Errorf("%d takes over from %d and is told that it waited: %t", i, at.After, at.Waited)
+			}
+			return nil
+		}
 		stops[i] = consumeBatch(t, w.open(t), c, func(_ context.Context, batch []bus.Delivery) (int, error) {
 			if !one.TryLock() {
 				t.Error("two handlers at once")
 				return 0, errors.New("two handlers at once")
 			}
 			defer one.Unlock()
+			if held := holders[i]; held == nil || held.Err() != nil {
+				t.Errorf("%d works without having been told that it may", i)
+			}
 			took.take(batch)
 			select {
 			case workers <- i:
@@ -307,6 +329,31 @@ func testBatchesAreWorkedOffByOneProcessAtATime(t *testing.T, w *world) {
 	}
 	eventually(t, "all taken", func() bool { return took.len() >= n })
 	took.inOrder(t, n, false)
+}
+
+// testWhoCannotTakeOverGivesThePlaceBack has what is to be done at a take-over fail
+// before it goes well.
+func testWhoCannotTakeOverGivesThePlaceBack(t *testing.T, w *world) {
+	fill(t, w.Bus, "log.a", 0, 3)
+	c := worker(time.Hour)
+	var took journal
+	var tries atomic.Int32
+	c.Taken = func(context.Context, bus.Place) error {
+		if tries.Add(1) < 3 {
+			return errors.New("not now")
+		}
+		return nil
+	}
+	stop := consumeBatch(t, w.Bus, c, func(_ context.Context, batch []bus.Delivery) (int, error) {
+		if got := tries.Load(); got != 3 {
+			t.Errorf("a batch after %d tries", got)
+		}
+		took.take(batch)
+		return len(batch), nil
+	})
+	eventually(t, "all taken", func() bool { return took.len() >= 3 })
+	expect(t, "end", stop(), nil)
+	took.inOrder(t, 3, false)
 }
 
 // testAProcessThatLostItsPositionWritesNothingDown takes the position away while a

@@ -39,6 +39,7 @@ type hold struct {
 	c       bus.Consumer
 	holder  string
 	ackWait time.Duration
+	waited  bool // for another who had it
 	end     context.CancelCauseFunc
 	expiry  *time.Timer
 
@@ -46,6 +47,13 @@ type hold struct {
 	at       position
 	revision uint64
 	written  time.Time
+}
+
+// Position returns the sequence of the last message that a consumer of batches is
+// done with.
+func (b *Bus) Position(ctx context.Context, c bus.Consumer) (uint64, error) {
+	at, _, err := b.position(ctx, c)
+	return at.Sequence, err
 }
 
 func positionKey(stream, durable string) string { return stream + "." + durable }
@@ -56,6 +64,7 @@ func (b *Bus) claim(ctx context.Context, c bus.Consumer, kv jetstream.KeyValue, 
 	ackWait := cmp.Or(c.AckWait, defaultAckWait)
 	var seen uint64
 	var since time.Time
+	var waited bool
 	for {
 		began := time.Now()
 		at, revision, err := b.position(ctx, c)
@@ -65,12 +74,13 @@ func (b *Bus) claim(ctx context.Context, c bus.Consumer, kv jetstream.KeyValue, 
 		if revision != seen || since.IsZero() {
 			seen, since = revision, time.Now()
 		}
+		waited = waited || at.Holder != "" && at.Holder != holder
 		if at.Holder == "" || at.Holder == holder || time.Since(since) >= ackWait {
 			at.Holder = holder
 			written, err := put(ctx, kv, c, at, revision)
 			if err == nil {
 				held, end := context.WithCancelCause(ctx)
-				h := &hold{b: b, kv: kv, c: c, holder: holder, ackWait: ackWait, end: end, at: at, revision: written, written: began}
+				h := &hold{b: b, kv: kv, c: c, holder: holder, ackWait: ackWait, waited: waited, end: end, at: at, revision: written, written: began}
 				h.expiry = time.AfterFunc(h.left(), func() { end(errLost) })
 				return held, h, nil
 			}

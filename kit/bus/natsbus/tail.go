@@ -37,11 +37,20 @@ type reading struct {
 // errEnd says that a reader which was to end has read all.
 var errEnd = errors.New("all is read")
 
+// End returns the sequence of the last message that a stream holds.
+func (b *Bus) End(ctx context.Context, stream string) (uint64, error) {
+	s, err := b.js.Stream(ctx, stream)
+	if err != nil {
+		return 0, explain(ctx, err, "looking at stream %s", stream)
+	}
+	return s.CachedInfo().State.LastSeq, nil
+}
+
 // Tail calls fn with the messages of a stream in their order, each once. It ends
 // with ctx or with what is there, then it returns nil, with fn's error, or because
 // the stream is gone. A bus that is away is waited for.
 func (b *Bus) Tail(ctx context.Context, t bus.Tail, fn func(bus.Message) error) error {
-	r := &reading{stream: t.Stream, filters: t.Filters, since: t.Since, new: t.Since.IsZero(), ends: !t.Follow}
+	r := &reading{stream: t.Stream, filters: t.Filters, after: t.After, since: t.Since, new: t.New, ends: !t.Follow}
 	err := b.tail(ctx, r, func(m *nats.Msg, meta *nats.MsgMetadata) error { return fn(received(m, meta)) }, nil)
 	if ctx.Err() != nil || errors.Is(err, errEnd) {
 		return nil //nolint:nilerr // being asked to stop is no error

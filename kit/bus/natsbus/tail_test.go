@@ -3,6 +3,7 @@ package natsbus_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -21,18 +22,21 @@ func tailed(t *testing.T, w *world, tail bus.Tail) string {
 }
 
 func testTailEndsWithWhatIsThere(t *testing.T, w *world) {
-	ever := time.Unix(0, 0)
-	expect(t, "of nothing", tailed(t, w, bus.Tail{Stream: stream, Since: ever}), "")
+	expect(t, "of nothing", tailed(t, w, bus.Tail{Stream: stream}), "")
 	publish(t, w.Bus, "log.a", "1", "2")
 	publish(t, w.Bus, "log.b", "3")
-	expect(t, "all", tailed(t, w, bus.Tail{Stream: stream, Since: ever}), "1 2 3")
-	expect(t, "one subject", tailed(t, w, bus.Tail{Stream: stream, Since: ever, Filters: []string{"log.a"}}), "1 2")
-	expect(t, "two subjects", tailed(t, w, bus.Tail{Stream: stream, Since: ever, Filters: []string{"log.b", "log.a"}}), "1 2 3")
-	expect(t, "a subject without messages", tailed(t, w, bus.Tail{Stream: stream, Since: ever, Filters: []string{"log.c"}}), "")
+	expect(t, "all", tailed(t, w, bus.Tail{Stream: stream}), "1 2 3")
+	expect(t, "one subject", tailed(t, w, bus.Tail{Stream: stream, Filters: []string{"log.a"}}), "1 2")
+	expect(t, "two subjects", tailed(t, w, bus.Tail{Stream: stream, Filters: []string{"log.b", "log.a"}}), "1 2 3")
+	expect(t, "a subject without messages", tailed(t, w, bus.Tail{Stream: stream, Filters: []string{"log.c"}}), "")
 	expect(t, "since later", tailed(t, w, bus.Tail{Stream: stream, Since: time.Now().Add(time.Hour)}), "")
-	expect(t, "from now on", tailed(t, w, bus.Tail{Stream: stream}), "")
+	expect(t, "from now on", tailed(t, w, bus.Tail{Stream: stream, New: true}), "")
+	expect(t, "behind one", tailed(t, w, bus.Tail{Stream: stream, After: 2}), "3")
+	end, err := w.End(limited(t), stream)
+	expect(t, "end", fmt.Sprint(end, err), "3 <nil>")
+	expect(t, "behind the last", tailed(t, w, bus.Tail{Stream: stream, After: end}), "")
 	enough := errors.New("enough")
-	err := w.Tail(limited(t), bus.Tail{Stream: stream, Since: ever}, func(bus.Message) error { return enough })
+	err = w.Tail(limited(t), bus.Tail{Stream: stream}, func(bus.Message) error { return enough })
 	expect(t, "its function's error", errors.Is(err, enough), true)
 	err = w.Tail(limited(t), bus.Tail{Stream: "NOWHERE"}, func(bus.Message) error { return nil })
 	expect(t, "an unknown stream is named", err != nil && strings.Contains(err.Error(), "NOWHERE"), true)
@@ -43,7 +47,7 @@ func testTailFollows(t *testing.T, w *world) {
 	follow := func(since time.Time) (<-chan string, func() error) {
 		texts := make(chan string, 100)
 		return texts, background(t, func(ctx context.Context) error {
-			return w.Tail(ctx, bus.Tail{Stream: stream, Since: since, Follow: true}, func(m bus.Message) error { texts <- string(m.Data); return nil })
+			return w.Tail(ctx, bus.Tail{Stream: stream, Since: since, New: since.IsZero(), Follow: true}, func(m bus.Message) error { texts <- string(m.Data); return nil })
 		})
 	}
 	all, stop := follow(time.Unix(0, 0))
