@@ -62,6 +62,36 @@ func declaring(t *testing.T, clusters ...fleet.ClusterID) *world {
 	return w
 }
 
+// Whoever asks reaches whom he reaches: what is recorded through an evaluator that
+// stands by is judged by the one that gets the observations, at once.
+func TestWhatIsDeclaredThroughAnother(t *testing.T) {
+	t.Parallel()
+	w := declaring(t, "paris")
+	l := w.start()
+	await(t, "who judges", func() bool { return l.meter.judged() == 1 })
+	other := w.start()
+	w.source("paris").send(w.inventory("paris", "1", "1"))
+	w.awaitStates("paris", "locked")
+	other.mustApply(&fleetv1.ApplyFleetRequest{Document: `
+release spring gateway=2 sra=2
+cluster paris
+cluster rome release=spring
+` + limits})
+	w.source("rome").send(w.inventory("rome", "2", "2"))
+	w.awaitStates("rome", "locked")
+	w.advance(time.Second)
+	if _, err := other.assign("spring", "paris"); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitStates("paris", "locked", "drifted")
+	for _, one := range []*life{l, other} {
+		await(t, "what both know", func() bool {
+			c := one.cluster("paris")
+			return c.GetState() == "drifted" && c.GetAssignedRelease() == "spring" && one.names() == "paris rome"
+		})
+	}
+}
+
 func TestApplyFleet(t *testing.T) {
 	t.Parallel()
 	w := declaring(t, "paris")

@@ -156,6 +156,11 @@ func (w *watch) pair(now time.Time) {
 // judged is the judgement of a cluster with what only a look at the others tells.
 func (w *watch) judged(c *clusterWatch, now time.Time) drift.Judgement {
 	j := drift.Judge(c.drift, w.limits, w.catalog.index, now)
+	if p := c.period; !w.judges(c.drift.ID) && !p.Began.IsZero() {
+		j.State, j.Reasons, j.Running = p.State, p.Reasons, p.Running
+		j.Notes = []string{"another evaluator judges this cluster; what is told of its instances here may be from before"}
+		return j
+	}
 	if twin := w.twins[c.drift.ID]; twin != "" {
 		// What a judgement holds is shared.
 		if j.State.Settled() {
