@@ -28,14 +28,19 @@ func (a fleetAPI) ListClusters(ctx context.Context, req *fleetv1.ListClustersReq
 	a.watch.mu.Lock()
 	defer a.watch.mu.Unlock()
 	now := a.watch.deps.Now()
+	outlines := make(map[fleet.ClusterID]*fleetv1.Cluster)
 	clusters, next, err := codec.Page(req, a.watch.named(req.GetIds()), func(c *clusterWatch) string { return string(c.drift.ID) },
-		func(c *clusterWatch) bool { return f.matches(a.watch.outline(c, now)) })
+		func(c *clusterWatch) bool {
+			m := a.watch.outline(c, now)
+			outlines[c.drift.ID] = m
+			return f.matches(m)
+		})
 	if err != nil {
 		return nil, err
 	}
 	resp := &fleetv1.ListClustersResponse{NextPageToken: next}
 	for _, c := range clusters {
-		resp.Clusters = append(resp.Clusters, a.watch.describe(c, now))
+		resp.Clusters = append(resp.Clusters, c.complete(outlines[c.drift.ID]))
 	}
 	return resp, nil
 }
@@ -62,7 +67,11 @@ func (w *watch) named(ids []string) []*clusterWatch {
 // describe judges a cluster now, so that the answer never lags behind the clock;
 // since is that of the state last recorded.
 func (w *watch) describe(c *clusterWatch, now time.Time) *fleetv1.Cluster {
-	m := w.outline(c, now)
+	return c.complete(w.outline(c, now))
+}
+
+// complete adds to an outline what was seen.
+func (c *clusterWatch) complete(m *fleetv1.Cluster) *fleetv1.Cluster {
 	if at := c.drift.Seen(); !at.IsZero() {
 		m.LastSeen = timestamppb.New(at)
 	}

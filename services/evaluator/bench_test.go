@@ -323,14 +323,15 @@ func (p *plant) copyPartition(s *clickhouse.Store, partition int, sequence uint6
 	if err != nil {
 		return err
 	}
-	incoming, err := consumer.Messages(jetstream.PullMaxMessages(most))
+	// More bytes than the client holds would be lost without a word.
+	incoming, err := consumer.Messages(jetstream.PullMaxBytes(16 << 20))
 	if err != nil {
 		return err
 	}
 	defer incoming.Stop()
 	var records []codec.Record
 	messages, size := 0, 0
-	for {
+	for read := uint64(1); ; read++ {
 		m, err := incoming.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			return err
@@ -338,6 +339,9 @@ func (p *plant) copyPartition(s *clickhouse.Store, partition int, sequence uint6
 		meta, err := m.Metadata()
 		if err != nil {
 			return err
+		}
+		if meta.Sequence.Consumer != read {
+			return fmt.Errorf("message %d came where %d was next", meta.Sequence.Consumer, read)
 		}
 		if records, err = decoded(records, m.Data(), meta); err != nil {
 			return err
