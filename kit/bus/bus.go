@@ -50,6 +50,10 @@ type Message struct {
 // MaxBatch is how many messages can be published as one.
 const MaxBatch = 1000
 
+// DefaultBatch is how many messages a batch holds at most when its consumer does not
+// say.
+const DefaultBatch = 500
+
 // Stream is a persistent log of the messages on some subjects.
 type Stream struct {
 	Name     string
@@ -119,6 +123,10 @@ type Consumer struct {
 	// before the first batch. Its context ends when the place is lost. An error gives
 	// the place back. Only batches look at it.
 	Taken func(held context.Context, at Place) error
+	// Seen, when set, is told of each message as soon as it has arrived, in order and
+	// before the batch that it will be part of: at most two batches and one message
+	// ahead of what is done with. Only batches look at it.
+	Seen func(held context.Context, m Message)
 	// Since is from when on messages matter to a consumer that is new; zero is from
 	// the oldest kept. A consumer that exists goes on where it was.
 	Since time.Time

@@ -333,14 +333,14 @@ func TestTheCatalogueHasOneWriterAtATime(t *testing.T) {
 	w := newWorld(t, "paris")
 	w.config.Clusters[0].Release = "1.0.0"
 	first := w.start()
-	second := w.start()
-	first.mustImport(false, chart("1.0.0", "5.0.0", "3.0.0"))
+	second := w.startBeaten(topology.NounCatalog, func() { first.mustImport(false, chart("1.0.0", "5.0.0", "3.0.0")) })
 	_, err := second.imports(false, chart("1.1.0", "5.0.0", "3.1.0"))
 	refused(t, err, "LS-CAT-020")
 	same(t, "what it knows then", []string{"1.0.0 available", "winter available"}, second.releases(&catalogv1.ListReleasesRequest{}))
 	same(t, "what its cluster is to run", "5.0.0", second.cluster("paris").GetLines()[0].GetAssigned())
 	same(t, "the second try", "added [1.1.0], updated [], unchanged 0, withdrawn []", second.mustImport(false, chart("1.1.0", "5.0.0", "3.1.0")))
-	_, err = first.fleet.ApplyFleet(t.Context(), &fleetv1.ApplyFleetRequest{Document: "release autumn sra=7"})
+	third := w.startBeaten(topology.NounCatalog, func() { first.mustImport(false, chart("1.2.0", "5.0.0", "3.2.0")) })
+	_, err = third.fleet.ApplyFleet(t.Context(), &fleetv1.ApplyFleetRequest{Document: "release autumn sra=7"})
 	refused(t, err, "LS-CAT-020")
 }
 

@@ -116,6 +116,10 @@ type History interface {
 	InsertBaselines(ctx context.Context, tenant fleet.TenantID, list []drift.Baseline) error
 	Baselines(ctx context.Context, tenant fleet.TenantID, filter codec.BaselineFilter, limit int) ([]drift.Baseline, error)
 	Baseline(ctx context.Context, tenant fleet.TenantID, id string) (drift.Baseline, error)
+	// Stretch calls fn with the sessions of a cluster that started within a span and the
+	// marks made then, in stream order. Outside what is near, a mark that another follows
+	// with nothing between is left out. fn keeps no pointer of the record.
+	Stretch(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, span codec.Span, near []codec.Span, fn func(codec.Record)) error
 }
 
 // Meter counts what the evaluator does.
@@ -186,6 +190,7 @@ func (s *Service) Run(ctx context.Context) error {
 		group.Go(func() error {
 			c := topology.EvaluatorObservations(partition)
 			c.Taken = func(held context.Context, at bus.Place) error { return s.watch.takeOver(held, partition, at) }
+			c.Seen = func(held context.Context, m bus.Message) { s.watch.foresee(held, partition, m) }
 			return s.deps.Bus.ConsumeBatch(ctx, c, func(ctx context.Context, batch []bus.Delivery) (int, error) {
 				return s.watch.observe(ctx, partition, batch)
 			})

@@ -419,7 +419,8 @@ func TestAHoleBlindsTheGate(t *testing.T) {
 			w.publish(first) // A repeat of the message after the hole is no news.
 			s.send(append(w.sessions("paris", "newer", 20*time.Second, 20, 0), w.mark("paris", 60*time.Second))...)
 			last := s.send(w.mark("paris", 90*time.Second))
-			await(t, "the handling of the last mark", func() bool { return l.gate(gateID).GetDecision().GetStreamSequence() == last })
+			await(t, "the last mark in the evidence", func() bool { return l.gate(gateID).GetDecision().GetStreamSequence() == last })
+			w.awaitHandled(last)
 			if got := l.gate(gateID).GetDecision(); got.GetVerdict() != "inconclusive" || got.GetReasons()[0].GetCode() != "blind" {
 				t.Errorf("after a hole the gate says %s: %s", got.GetVerdict(), got.GetSummary())
 			}
@@ -667,6 +668,7 @@ func TestMalformedBatches(t *testing.T) {
 	stranger.Session = &fleet.Session{ID: "c", Cluster: "nowhere", Start: w.now()}
 	s.send(stranger, ancient, future, good, w.inventory("paris", "1", "1"))
 	w.awaitStates("paris", "locked")
+	await(t, "the session's row", func() bool { return w.store.count(t, "SELECT count() FROM session_events FINAL") > 0 })
 	same(t, "sessions stored", 1, w.store.count(t, "SELECT count() FROM session_events FINAL"))
 	same(t, "marks stored", 0, w.store.count(t, "SELECT count() FROM progress_marks FINAL"))
 	same(t, "observations of unknown clusters", 1, l.meter.observed("unknown_cluster"))

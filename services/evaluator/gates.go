@@ -3,6 +3,7 @@ package evaluator
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -89,7 +90,7 @@ func (w *watch) openGate(ctx context.Context, id rollout.ID, f rollout.Fact, app
 		ID: applied.Gate, Rollout: string(id), Cluster: f.Cluster, Step: applied.Step,
 		Policy: applied.Policy, Boundary: applied.Boundary, OpenedAt: w.deps.Now(),
 	}}
-	if err := w.fold(ctx, g); err != nil {
+	if err := w.refold(ctx, g); err != nil {
 		return err
 	}
 	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateOpened{GateOpened: codec.GateOpenedToProto(g.Gate)}}}}
@@ -118,11 +119,20 @@ func (w *watch) close(g *gateWatch, decision *gatev1.Decision) {
 	delete(w.open[g.Cluster], g.ID)
 }
 
-// fold builds a gate's evidence anew from rows.
-func (w *watch) fold(ctx context.Context, g *gateWatch) error {
+// refold builds a gate's evidence anew from rows, and from what has arrived and is on
+// its way to them.
+func (w *watch) refold(ctx context.Context, g *gateWatch) error {
 	fold, err := w.replay(ctx, g.Gate, math.MaxInt64)
 	if err != nil {
 		return err
+	}
+	ahead := w.ahead[topology.Partition(g.Cluster)]
+	for _, sequence := range slices.Sorted(maps.Keys(ahead)) {
+		for _, r := range ahead[sequence].news() {
+			if r.Cluster() == g.Cluster {
+				feed(fold, r)
+			}
+		}
 	}
 	g.fold = fold
 	return nil
@@ -149,7 +159,7 @@ func (w *watch) replay(ctx context.Context, g codec.Gate, upTo uint64) (*gate.Fo
 // whatever there is.
 func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 	if g.fold == nil {
-		if err := w.fold(ctx, g); err != nil {
+		if err := w.refold(ctx, g); err != nil {
 			return err
 		}
 	}
@@ -158,6 +168,9 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 	decision := g.fold.Verdict(passed)
 	if !decision.Verdict.Final() && !passed {
 		return nil
+	}
+	if decision.Verdict == gate.Pass && decision.Watermark.Seq > w.stored[topology.Partition(g.Cluster)] {
+		return nil // A stop does not wait for its rows, a pass does.
 	}
 	m := codec.DecisionToProto(decision, g.Policy, now, passed)
 	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateDecided{GateDecided: &gatev1.GateDecided{
@@ -247,9 +260,13 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 		return nil, unknownGate(req.GetId())
 	}
 	described, opened, recorded := a.watch.describeGate(g), g.Gate, g.decision
+	ahead := a.watch.judges(g.Cluster) && recorded.GetStreamSequence() > a.watch.stored[topology.Partition(g.Cluster)]
 	a.watch.mu.Unlock()
 	if recorded == nil {
 		return nil, errs.New(errs.Conflict, "LS-GAT-002", "gate %s is still open; there is no decision to take again yet", req.GetId())
+	}
+	if ahead {
+		return nil, errs.New(errs.Unavailable, "LS-GAT-003", "the rows that the decision of gate %s stands on are still on their way to the store; try again in a moment", req.GetId())
 	}
 	// Rows only: nothing of what is kept in memory takes part.
 	fold, err := a.watch.replay(ctx, opened, recorded.GetStreamSequence())

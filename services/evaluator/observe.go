@@ -3,7 +3,7 @@ package evaluator
 import (
 	"context"
 	"fmt"
-	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -28,6 +28,9 @@ type arrival struct {
 	// trace is stored and not folded: it keeps the place of a message of which
 	// nothing else is kept, or a start would take it for one that is missing.
 	trace []codec.Record
+	// hole tells every cluster of the part of messages that are missing before it,
+	// before the message's records.
+	hole []codec.Record
 	place
 }
 
@@ -36,49 +39,100 @@ type place struct {
 	repeat bool
 	// missing counts the messages between it and the one before it.
 	missing uint64
-	// hole tells every cluster of the part of them, before the message's records.
-	hole []codec.Record
 }
 
-// observe handles messages of observations of one partition: their rows first, then the fold, then
-// decisions, so that every decision stands on durable rows. Partitions have no part
-// in common, so that one stores while another folds. Decisions are taken
-// after each message, as if the messages had come one by one. It returns how many
-// were handled before an error.
+// foresee takes in one message as soon as it is here: drift follows from it, and a
+// gate may stop. It is durable in the stream, and its rows come behind it. What they
+// have to be there for, a pass, waits for observe.
+func (w *watch) foresee(ctx context.Context, partition int, m bus.Message) {
+	a, err := w.take(partition, m)
+	if err != nil {
+		return // observe finds the same
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.judgeAll(ctx, a.records); err != nil && ctx.Err() == nil {
+		w.deps.Log.Warn("judging what has arrived failed; it is tried again", "sequence", m.Sequence, "error", err)
+	}
+}
+
+// take folds a message, once, and keeps it until its rows are stored.
+func (w *watch) take(partition int, m bus.Message) (*arrival, error) {
+	if a := w.taken(partition, m); a != nil {
+		return a, nil
+	}
+	known := w.clusterIDs()
+	a, err := w.read(m, known)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a.place = w.arrivals.follow(a)
+	if a.missing > 0 {
+		a.hole = w.hole(a, known)
+	}
+	w.takeAll(a)
+	if w.ahead[partition] == nil {
+		w.ahead[partition] = make(map[uint64]*arrival)
+	}
+	w.ahead[partition][a.stream] = a
+	w.handled[partition] = max(w.handled[partition], a.stream)
+	return a, nil
+}
+
+// taken returns a message that was folded and whose rows are not stored yet, nil for
+// another.
+func (w *watch) taken(partition int, m bus.Message) *arrival {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// A stream that was made anew numbers its messages from the beginning.
+	if a := w.ahead[partition][m.Sequence]; a != nil && a.at.Equal(m.Time) {
+		return a
+	}
+	return nil
+}
+
+// observe stores the rows of messages of one partition, and takes what decisions have
+// waited for them. Partitions have no part in common, so that one stores while
+// another judges. It returns how many were handled before an error.
 func (w *watch) observe(ctx context.Context, partition int, deliveries []bus.Delivery) (handled int, err error) {
 	var (
 		came   []*arrival
 		unread error
 	)
-	known := w.clusterIDs()
 	for _, d := range deliveries {
-		a, err := w.read(d, known)
+		a, err := w.take(partition, d.Message)
 		if err != nil {
 			unread = bus.Permanent(err)
 			break
 		}
 		came = append(came, a)
 	}
+	err = w.insert(ctx, came)
 	w.mu.Lock()
-	next := w.arrivals.follow(came)
-	w.mu.Unlock()
-	err = w.insert(ctx, came, known)
-	w.mu.Lock()
-	if w.deaf[partition] = err != nil; err == nil {
-		maps.Copy(w.arrivals, next)
-		for _, a := range came {
-			w.handled[partition] = max(w.handled[partition], a.stream)
-		}
-		w.mend(came)
-	}
-	w.mu.Unlock()
-	if err != nil {
+	defer w.mu.Unlock()
+	if w.deaf[partition] = err != nil; err != nil {
 		return 0, fmt.Errorf("storing observations: %w", err)
 	}
-	for i := range came {
-		if err := w.arrived(ctx, came[i:]); err != nil {
-			return i, err
+	gated := make(map[fleet.ClusterID]bool)
+	for _, a := range came {
+		delete(w.ahead[partition], a.stream)
+		w.stored[partition] = max(w.stored[partition], a.stream)
+		for i := range a.records {
+			if id := a.records[i].Cluster(); len(w.open[id]) > 0 {
+				gated[id] = true
+			}
 		}
+	}
+	w.mend(came)
+	for id := range gated {
+		if err := w.judge(ctx, id); err != nil && ctx.Err() == nil {
+			w.deps.Log.Warn("judging what is stored failed; it is tried again", "cluster", id, "error", err)
+		}
+	}
+	for _, a := range came {
+		w.deps.Meter.DecisionLatency(w.deps.Now().Sub(a.at))
 	}
 	return len(came), unread
 }
@@ -100,16 +154,13 @@ func (w *watch) clusterIDs() map[fleet.ClusterID]bool {
 // insert stores messages. A hole is stored after what came before it and before
 // the message behind it: an evaluator that dies in between and starts anew takes
 // the newest row for all that is stored, and must forget neither.
-func (w *watch) insert(ctx context.Context, came []*arrival, known map[fleet.ClusterID]bool) error {
+func (w *watch) insert(ctx context.Context, came []*arrival) error {
 	most := 0
 	for _, a := range came {
 		most += len(a.records) + len(a.trace)
 	}
 	records := make([]codec.Record, 0, most)
 	for _, a := range came {
-		if a.missing > 0 {
-			a.hole = w.hole(a, known)
-		}
 		if len(a.hole) > 0 {
 			for _, rows := range [][]codec.Record{records, a.hole} {
 				if err := w.commits.InsertRecords(ctx, rows); err != nil {
@@ -169,6 +220,14 @@ func (w *watch) lost(a *arrival, cluster fleet.ClusterID, sequence uint64, reaso
 	}
 }
 
+// news are the records that are to be folded where a repeat counts for nothing.
+func (a *arrival) news() []codec.Record {
+	if a.repeat {
+		return nil
+	}
+	return slices.Concat(a.hole, a.records)
+}
+
 // missed says for people what is missing before a message.
 func (a *arrival) missed() string {
 	return fmt.Sprintf("messages %d to %d of source %s are missing", a.sequence-a.missing, a.sequence-1, a.position.Source)
@@ -197,7 +256,7 @@ func (w *watch) mend(came []*arrival) {
 }
 
 // read decodes a message and drops observations that have no place here.
-func (w *watch) read(d bus.Delivery, clusters map[fleet.ClusterID]bool) (*arrival, error) {
+func (w *watch) read(d bus.Message, clusters map[fleet.ClusterID]bool) (*arrival, error) {
 	var batch observationv1.Batch
 	if err := proto.Unmarshal(d.Data, &batch); err != nil {
 		return nil, fmt.Errorf("decoding a batch: %w", err)
@@ -243,26 +302,6 @@ func (w *watch) read(d bus.Delivery, clusters map[fleet.ClusterID]bool) (*arriva
 	return a, nil
 }
 
-// arrived folds the first of some stored messages and judges the clusters it speaks
-// of. Between one message and the next whoever else waits for the state has a turn: to
-// record a decision takes the bus a moment, and a batch may call for thousands.
-func (w *watch) arrived(ctx context.Context, came []*arrival) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	a := came[0]
-	w.takeAll(a)
-	if err := w.judgeAll(ctx, a.records); err != nil {
-		// The rest is stored and remembered, so it would not be folded when it comes
-		// again; its rows are folded now and judged then.
-		for _, later := range came[1:] {
-			w.takeAll(later)
-		}
-		return err
-	}
-	w.deps.Meter.DecisionLatency(w.deps.Now().Sub(a.at))
-	return nil
-}
-
 // judgeAll judges the clusters that records speak of.
 func (w *watch) judgeAll(ctx context.Context, records []codec.Record) error {
 	judged := make(map[fleet.ClusterID]bool)
@@ -290,7 +329,7 @@ func (w *watch) takeAll(a *arrival) {
 		for _, r := range a.records {
 			confirms := r.Mark != nil && r.Mark.About != fleet.KindSession && !r.Mark.Blind
 			if r.Inventory != nil || r.Registration != nil || r.Package != nil || confirms {
-				w.take(r)
+				w.fold(r)
 			}
 		}
 		return
@@ -304,11 +343,8 @@ func (w *watch) takeAll(a *arrival) {
 			}
 		}
 	}
-	for _, r := range a.hole {
-		w.take(r)
-	}
-	for _, r := range a.records {
-		w.take(r)
+	for _, r := range a.news() {
+		w.fold(r)
 	}
 }
 
@@ -356,21 +392,12 @@ func plausible(r *codec.Record) bool {
 // arrivals knows the newest stored message of each position.
 type arrivals map[codec.Position]uint64
 
-// follow finds the place of each message and returns what is known once all are
-// stored. It changes nothing itself, because the messages may come again until
-// they are.
-func (k arrivals) follow(came []*arrival) arrivals {
-	next := make(arrivals)
-	for _, a := range came {
-		last, looked := next[a.position]
-		if !looked {
-			last = k[a.position]
-		}
-		a.place = place{repeat: a.sequence <= last}
-		if !a.repeat {
-			a.missing = a.sequence - last - 1
-		}
-		next[a.position] = max(last, a.sequence)
+// follow finds the place of a message, and knows it from now on.
+func (k arrivals) follow(a *arrival) place {
+	last := k[a.position]
+	if a.sequence <= last {
+		return place{repeat: true}
 	}
-	return next
+	k[a.position] = a.sequence
+	return place{missing: a.sequence - last - 1}
 }

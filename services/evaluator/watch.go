@@ -63,6 +63,10 @@ type watch struct {
 	held [topology.Partitions]context.Context
 	// handled is the last message of each partition's observations that is known.
 	handled [topology.Partitions]uint64
+	// ahead are the messages of each partition that are folded and whose rows are not
+	// stored yet, by their place in the stream; stored is the last of which they are.
+	ahead  [topology.Partitions]map[uint64]*arrival
+	stored [topology.Partitions]uint64
 	// heard is the last event that the rebuild is sure to have read.
 	heard uint64
 	// deaf are the partitions whose reports cannot be stored at present.
@@ -142,7 +146,7 @@ func (w *watch) rebuild(ctx context.Context) error {
 	}
 	for _, g := range w.gates {
 		if g.decision == nil {
-			if err := w.fold(ctx, g); err != nil {
+			if err := w.refold(ctx, g); err != nil {
 				return err
 			}
 		}
@@ -166,8 +170,8 @@ func (w *watch) recallRows(ctx context.Context, now time.Time, among func(partit
 	}
 	for position, sequence := range positions {
 		if among(int(position.Part % topology.Partitions)) {
-			w.arrivals[position] = sequence
-			w.recalled[position] = sequence
+			w.arrivals[position] = max(w.arrivals[position], sequence)
+			w.recalled[position] = max(w.recalled[position], sequence)
 		}
 	}
 	find := func(id fleet.ClusterID) *clusterWatch {
@@ -221,22 +225,15 @@ func (w *watch) recallRows(ctx context.Context, now time.Time, among func(partit
 }
 
 // takeOver has this evaluator judge the clusters of a partition as long as held
-// lasts. Where another has worked since, what it stored is read first.
+// lasts. Where another has worked since, what it stored is read first, and always
+// what may have been judged and not stored.
 func (w *watch) takeOver(held context.Context, partition int, at bus.Place) error {
+	if err := w.catchUp(held, partition, at); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.deps.Now()
-	if at.After > w.handled[partition] {
-		if err := w.recallRows(held, now, func(p int) bool { return p == partition }); err != nil {
-			return fmt.Errorf("reading what another evaluator stored of partition %d: %w", partition, err)
-		}
-		for _, g := range w.gates {
-			if topology.Partition(g.Cluster) == partition {
-				g.fold = nil
-			}
-		}
-		w.handled[partition] = at.After
-	}
 	for id, c := range w.clusters {
 		// What came while it waited is not handled yet.
 		if at.Waited && topology.Partition(id) == partition && c.period.State != drift.Dark {
@@ -244,6 +241,56 @@ func (w *watch) takeOver(held context.Context, partition int, at bus.Place) erro
 		}
 	}
 	w.held[partition] = held
+	return nil
+}
+
+// errFarEnough ends a tail that could go on.
+var errFarEnough = errors.New("no more is wanted")
+
+// catchUp has this evaluator know all that whoever judged the partition before it
+// knew. That one has looked ahead of what it stored; nothing is judged until the
+// same is seen here, or a state would change back and forth.
+func (w *watch) catchUp(ctx context.Context, partition int, at bus.Place) error {
+	if err := w.recallStored(ctx, partition, at); err != nil {
+		return fmt.Errorf("reading what another evaluator stored of partition %d: %w", partition, err)
+	}
+	c := topology.EvaluatorObservations(partition)
+	left := 2*bus.DefaultBatch + 1
+	err := w.deps.Bus.Tail(ctx, bus.Tail{Stream: c.Stream, Filters: c.Filters, After: at.After}, func(m bus.Message) error {
+		if left--; left < 0 {
+			return errFarEnough
+		}
+		_, _ = w.take(partition, m) // one that cannot be read is met again
+		return nil
+	})
+	if err != nil && !errors.Is(err, errFarEnough) {
+		return fmt.Errorf("looking ahead in partition %d: %w", partition, err)
+	}
+	return nil
+}
+
+// recallStored reads what another has stored of a partition, if any has.
+func (w *watch) recallStored(ctx context.Context, partition int, at bus.Place) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stored[partition] = max(w.stored[partition], at.After)
+	for sequence := range w.ahead[partition] {
+		if sequence <= at.After {
+			delete(w.ahead[partition], sequence)
+		}
+	}
+	if at.After <= w.handled[partition] {
+		return nil
+	}
+	if err := w.recallRows(ctx, w.deps.Now(), func(p int) bool { return p == partition }); err != nil {
+		return err
+	}
+	for _, g := range w.gates {
+		if topology.Partition(g.Cluster) == partition {
+			g.fold = nil
+		}
+	}
+	w.handled[partition] = at.After
 	return nil
 }
 
@@ -415,8 +462,8 @@ func (w *watch) follow(state rollout.State, f rollout.Fact) {
 	}
 }
 
-// take folds one record into what is known.
-func (w *watch) take(r codec.Record) {
+// fold takes one record into what is known.
+func (w *watch) fold(r codec.Record) {
 	c := w.clusters[r.Cluster()]
 	if c == nil {
 		return // it was removed while its rows were stored

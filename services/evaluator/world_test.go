@@ -26,6 +26,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/bus/bustest"
 	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1/catalogv1connect"
 	driftv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1/driftv1connect"
@@ -131,14 +132,18 @@ func (s *store) InsertRecords(ctx context.Context, records []codec.Record) error
 	return s.call("after", records)
 }
 
-// wire is the real bus with a switch. The hook is called after every append; its
-// error is what the evaluator gets instead of the acknowledgement.
+// wire is the real bus with switches. Before is called before every append and the
+// hook after it; its error is what the evaluator gets instead of the acknowledgement.
 type wire struct {
 	*natsbus.Bus
-	hook func(m bus.Message) error
+	before func(m bus.Message)
+	hook   func(m bus.Message) error
 }
 
 func (b wire) Append(ctx context.Context, m bus.Message, expected uint64) (uint64, error) {
+	if b.before != nil {
+		b.before(m)
+	}
 	sequence, err := b.Bus.Append(ctx, m, expected)
 	if err == nil && b.hook != nil {
 		err = b.hook(m)
@@ -219,6 +224,8 @@ type world struct {
 	config evaluator.Config
 	// windows is what is learned at most; an evaluator begins with nothing.
 	windows time.Duration
+	// appends, when set, is told of every event that an evaluator is about to append.
+	appends func(m bus.Message)
 	// appended, when set, is told of every event that an evaluator has appended.
 	appended func(m bus.Message) error
 
@@ -277,6 +284,20 @@ func (w *world) now() time.Time {
 	return w.clock
 }
 
+// startBeaten starts an evaluator before whose first append of a noun something
+// happens.
+func (w *world) startBeaten(noun string, happens func()) *life {
+	w.t.Helper()
+	var once sync.Once
+	w.appends = func(m bus.Message) {
+		if of, _, _ := topology.EventNoun(m.Subject); of == noun {
+			once.Do(happens)
+		}
+	}
+	defer func() { w.appends = nil }()
+	return w.start()
+}
+
 // awaitBeats waits until time alone has been considered a few times.
 func (w *world) awaitBeats() {
 	w.t.Helper()
@@ -329,7 +350,7 @@ func (w *world) start() *life {
 		config.Limits.Learned = &drift.Windows{Cap: w.windows}
 	}
 	s := evaluator.New(config, evaluator.Deps{
-		Bus: wire{w.server.Open(w.t), w.appended}, Store: w.store, Documents: documents{}, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Meter: l.meter, Now: w.now,
+		Bus: wire{w.server.Open(w.t), w.appends, w.appended}, Store: w.store, Documents: documents{}, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Meter: l.meter, Now: w.now,
 	})
 	served := s.Handlers()
 	l.fleet, l.gates, l.observations = served.Fleet, served.Gate, served.Observations
@@ -588,10 +609,15 @@ func (l *life) gate(id string) *gatev1.Gate {
 // replay takes a gate's decision again and checks that it is the same.
 func (l *life) replay(id string) {
 	l.w.t.Helper()
-	resp, err := l.gates.ReplayGate(l.w.t.Context(), &gatev1.ReplayGateRequest{Id: id})
-	if err != nil {
-		l.w.t.Fatal(err)
-	}
+	var resp *gatev1.ReplayGateResponse
+	await(l.w.t, "the rows of gate "+id, func() bool {
+		var err error
+		resp, err = l.gates.ReplayGate(l.w.t.Context(), &gatev1.ReplayGateRequest{Id: id})
+		if err != nil && errs.KindOf(err) != errs.Unavailable {
+			l.w.t.Fatal(err)
+		}
+		return err == nil
+	})
 	if !resp.GetSame() {
 		l.w.t.Errorf("gate %s decided\n%v\nand would decide\n%v", id, resp.GetGate().GetDecision(), resp.GetReplayed())
 	}

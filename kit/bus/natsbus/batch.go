@@ -16,11 +16,8 @@ import (
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 )
 
-// What a consumer's batches are bounded by when it does not say.
-const (
-	defaultBatch      = 500
-	defaultBatchBytes = 4 << 20
-)
+// defaultBatchBytes bounds a consumer's batches when it does not say.
+const defaultBatchBytes = 4 << 20
 
 // ConsumeBatch hands a stream's messages to the handler in batches, as many as
 // there are, until ctx ends; then it returns nil. Of several that consume with one
@@ -74,12 +71,16 @@ func (b *Bus) turn(ctx context.Context, c bus.Consumer, holder string, handle bu
 			return false, fmt.Errorf("taking over from message %d: %w", h.at.Sequence, err)
 		}
 	}
-	q := &queue{waiting: make(chan []item, 1), most: cmp.Or(c.Batch, defaultBatch), mostBytes: cmp.Or(c.BatchBytes, defaultBatchBytes)}
+	q := &queue{waiting: make(chan []item, 1), most: cmp.Or(c.Batch, bus.DefaultBatch), mostBytes: cmp.Or(c.BatchBytes, defaultBatchBytes)}
 	r := &reading{stream: c.Stream, filters: c.Filters, after: h.at.Sequence, created: h.at.Created}
 	running.Go(func() {
 		h.end(b.tail(held, r, func(m *nats.Msg, meta *nats.MsgMetadata) error {
+			d := bus.Delivery{Message: received(m, meta)}
+			if c.Seen != nil {
+				c.Seen(held, d.Message)
+			}
 			return q.add(held, item{
-				Delivery: bus.Delivery{Message: received(m, meta)},
+				Delivery: d,
 				created:  r.created,
 				sent:     trace.SpanContextFromContext(w3c.Extract(context.Background(), carrier(m.Header))),
 			})

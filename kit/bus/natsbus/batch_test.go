@@ -331,6 +331,34 @@ func testBatchesAreWorkedOffByOneProcessAtATime(t *testing.T, w *world) {
 	took.inOrder(t, n, false)
 }
 
+// testMessagesAreSeenBeforeTheirBatch has a handler that is at work while more
+// arrives, and dies in the end.
+func testMessagesAreSeenBeforeTheirBatch(t *testing.T, w *world) {
+	const n = 100
+	c := worker(time.Minute)
+	c.Batch = 10
+	var seen journal
+	c.Seen = func(_ context.Context, m bus.Message) { seen.take([]bus.Delivery{{Message: m}}) }
+	var took journal
+	turn := make(chan bool)
+	stop := consumeBatch(t, w.Bus, c, func(_ context.Context, batch []bus.Delivery) (int, error) {
+		if got, most := seen.len(), took.len()+2*c.Batch+1; got < took.len()+len(batch) || got > most {
+			t.Errorf("%d were seen when %d were to be taken behind %d, at most %d should be", got, len(batch), took.len(), most)
+		}
+		took.take(batch)
+		<-turn
+		return len(batch), nil
+	})
+	fill(t, w.Bus, "log.a", 0, n)
+	eventually(t, "the first batch", func() bool { return took.len() > 0 })
+	eventually(t, "what is behind it", func() bool { return seen.len() >= took.len()+c.Batch })
+	close(turn)
+	eventually(t, "all taken", func() bool { return took.len() >= n })
+	expect(t, "end", stop(), nil)
+	took.inOrder(t, n, false)
+	seen.inOrder(t, n, false)
+}
+
 // testWhoCannotTakeOverGivesThePlaceBack has what is to be done at a take-over fail
 // before it goes well.
 func testWhoCannotTakeOverGivesThePlaceBack(t *testing.T, w *world) {

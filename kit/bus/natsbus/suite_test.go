@@ -106,6 +106,7 @@ func suite() map[string]func(*testing.T, *world) {
 		"batches go on where a stop left them":                        testBatchesGoOnWhereAStopLeftThem,
 		"batches go on where a dead process left them":                testBatchesGoOnWhereADeadProcessLeftThem,
 		"batches are worked off by one process at a time":             testBatchesAreWorkedOffByOneProcessAtATime,
+		"messages are seen before their batch":                        testMessagesAreSeenBeforeTheirBatch,
 		"who cannot take over gives the place back":                   testWhoCannotTakeOverGivesThePlaceBack,
 		"a process that lost its position writes nothing down":        testAProcessThatLostItsPositionWritesNothingDown,
 		"batches begin anew when their position was deleted":          testBatchesBeginAnewWhenTheirPositionWasDeleted,
