@@ -40,7 +40,11 @@ func (a fleetAPI) ListClusters(ctx context.Context, req *fleetv1.ListClustersReq
 	}
 	resp := &fleetv1.ListClustersResponse{NextPageToken: next}
 	for _, c := range clusters {
-		resp.Clusters = append(resp.Clusters, c.complete(outlines[c.drift.ID]))
+		m := outlines[c.drift.ID]
+		if req.GetView() != fleetv1.ClusterView_CLUSTER_VIEW_BASIC {
+			c.complete(m)
+		}
+		resp.Clusters = append(resp.Clusters, m)
 	}
 	return resp, nil
 }
@@ -67,18 +71,19 @@ func (w *watch) named(ids []string) []*clusterWatch {
 // describe judges a cluster now, so that the answer never lags behind the clock;
 // since is that of the state last recorded.
 func (w *watch) describe(c *clusterWatch, now time.Time) *fleetv1.Cluster {
-	return c.complete(w.outline(c, now))
+	m := w.outline(c, now)
+	c.complete(m)
+	return m
 }
 
 // complete adds to an outline what was seen.
-func (c *clusterWatch) complete(m *fleetv1.Cluster) *fleetv1.Cluster {
+func (c *clusterWatch) complete(m *fleetv1.Cluster) {
 	if at := c.drift.Seen(); !at.IsZero() {
 		m.LastSeen = timestamppb.New(at)
 	}
 	m.Instances = instances(c.drift.Inventory)
 	registered(m, c.drift.Registration)
 	m.Declared = declared(c.drift.Package)
-	return m
 }
 
 // instances are those of an inventory.

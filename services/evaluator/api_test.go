@@ -4,6 +4,7 @@ package evaluator_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,14 @@ func TestListClustersChooses(t *testing.T) {
 		"none match":   {&fleetv1.ListClustersRequest{States: []string{"dark"}}, ""},
 	} {
 		same(t, name, test.want, ids(l.clusters(test.request).GetClusters()))
+	}
+
+	for view, want := range map[fleetv1.ClusterView]int{
+		fleetv1.ClusterView_CLUSTER_VIEW_UNSPECIFIED: 2, fleetv1.ClusterView_CLUSTER_VIEW_FULL: 2, fleetv1.ClusterView_CLUSTER_VIEW_BASIC: 0,
+	} {
+		c := l.clusters(&fleetv1.ListClustersRequest{Ids: []string{"a"}, View: view}).GetClusters()[0]
+		same(t, fmt.Sprint("instances of ", view), want, len(c.GetInstances()))
+		same(t, fmt.Sprint("state of ", view), "drifted 2", c.GetState()+" "+c.GetLines()[0].GetRunning()[0])
 	}
 
 	// A cluster that matches no longer still ends the page it was on.

@@ -85,14 +85,20 @@ func clusterArgs(names []string) ([]string, error) {
 	return unique(list), nil
 }
 
-// clusterPage is how many clusters are asked for at once: with all that is told
-// of each, a full page stays well below the size of one message.
-const clusterPage = 250
+// How many clusters are asked for at once: with all that is told of each, a full
+// page stays well below the size of one message.
+const (
+	clusterPage = 250
+	basicPage   = 1000
+)
 
 // clusters fetches every page, in order of id. Where nothing but names leaves
 // clusters out, one that is not there is an error.
 func (c *client) clusters(ctx context.Context, ask *fleetv1.ListClustersRequest) ([]*fleetv1.Cluster, error) {
 	ask.PageSize = clusterPage
+	if ask.GetView() == fleetv1.ClusterView_CLUSTER_VIEW_BASIC {
+		ask.PageSize = basicPage
+	}
 	var all []*fleetv1.Cluster
 	for {
 		res, err := c.fleet.ListClusters(ctx, ask)

@@ -67,6 +67,9 @@ Use it first of all, whatever the question is.`,
 			if watch {
 				return s.watchStatus(c.Context(), cl, ask, out, order)
 			}
+			if out == "table" || out == "name" {
+				ask.View = fleetv1.ClusterView_CLUSTER_VIEW_BASIC
+			}
 			clusters, err := cl.clusters(c.Context(), ask)
 			if err != nil {
 				return err

@@ -148,12 +148,20 @@ func TestStatusWatchEndsWithARefusal(t *testing.T) {
 	f.run(t, "status", "--watch", "-l", "env in (").wants(t, 1, "lockstep: watch clusters: the selector ends too early\n")
 }
 
+// What tells of instances asks for them, a smaller page at a time.
+func TestStatusAsksForAllThatItTells(t *testing.T) {
+	t.Parallel()
+	f := serve(t, &fake{fleet: someFleet()})
+	f.run(t, "status", "-o", "json").wants(t, 0, "")
+	askedFor(t, f, &fleetv1.ListClustersRequest{PageSize: 250})
+}
+
 func TestStatusAsksForWhatWasChosen(t *testing.T) {
 	t.Parallel()
 	f := serve(t, &fake{fleet: someFleet()})
 	f.run(t, "status", "paris", "cluster/paris", "rome", "--selector", "env=prod", "--state", "dark", "--version", "3.0.3", "--version", "sra=3.1.0", "-r", "release/5.0.1", "--as-of", "36h").wants(t, 0, "1 cluster: 1 dark\n")
 	askedFor(t, f, &fleetv1.ListClustersRequest{
-		PageSize: 250, Ids: []string{"paris", "rome"}, LabelSelector: "env=prod", States: []string{"dark"}, Versions: []string{"3.0.3", "sra=3.1.0"}, Release: "5.0.1",
+		PageSize: 1000, View: fleetv1.ClusterView_CLUSTER_VIEW_BASIC, Ids: []string{"paris", "rome"}, LabelSelector: "env=prod", States: []string{"dark"}, Versions: []string{"3.0.3", "sra=3.1.0"}, Release: "5.0.1",
 		AsOf: at(36 * time.Hour),
 	})
 }

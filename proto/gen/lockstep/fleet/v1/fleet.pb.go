@@ -27,6 +27,60 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ClusterView is how much is told of a cluster.
+type ClusterView int32
+
+const (
+	// As full.
+	ClusterView_CLUSTER_VIEW_UNSPECIFIED ClusterView = 0
+	// Its state, why, and what runs on each line, without instances, bastions,
+	// gateways and what is declared: what a table of many clusters shows.
+	ClusterView_CLUSTER_VIEW_BASIC ClusterView = 1
+	// All that is known.
+	ClusterView_CLUSTER_VIEW_FULL ClusterView = 2
+)
+
+// Enum value maps for ClusterView.
+var (
+	ClusterView_name = map[int32]string{
+		0: "CLUSTER_VIEW_UNSPECIFIED",
+		1: "CLUSTER_VIEW_BASIC",
+		2: "CLUSTER_VIEW_FULL",
+	}
+	ClusterView_value = map[string]int32{
+		"CLUSTER_VIEW_UNSPECIFIED": 0,
+		"CLUSTER_VIEW_BASIC":       1,
+		"CLUSTER_VIEW_FULL":        2,
+	}
+)
+
+func (x ClusterView) Enum() *ClusterView {
+	p := new(ClusterView)
+	*p = x
+	return p
+}
+
+func (x ClusterView) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ClusterView) Descriptor() protoreflect.EnumDescriptor {
+	return file_lockstep_fleet_v1_fleet_proto_enumTypes[0].Descriptor()
+}
+
+func (ClusterView) Type() protoreflect.EnumType {
+	return &file_lockstep_fleet_v1_fleet_proto_enumTypes[0]
+}
+
+func (x ClusterView) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ClusterView.Descriptor instead.
+func (ClusterView) EnumDescriptor() ([]byte, []int) {
+	return file_lockstep_fleet_v1_fleet_proto_rawDescGZIP(), []int{0}
+}
+
 // ListClustersRequest asks for one page of the clusters that match every filter
 // given.
 type ListClustersRequest struct {
@@ -51,7 +105,9 @@ type ListClustersRequest struct {
 	Versions []string `protobuf:"bytes,7,rep,name=versions,proto3" json:"versions,omitempty"`
 	// The fleet as it was known at this instant, from history; absent is now. It
 	// tells no bastions, and instances only where ids name the clusters.
-	AsOf          *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// How much is told of each cluster; unspecified is full.
+	View          ClusterView `protobuf:"varint,9,opt,name=view,proto3,enum=lockstep.fleet.v1.ClusterView" json:"view,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -140,6 +196,13 @@ func (x *ListClustersRequest) GetAsOf() *timestamppb.Timestamp {
 		return x.AsOf
 	}
 	return nil
+}
+
+func (x *ListClustersRequest) GetView() ClusterView {
+	if x != nil {
+		return x.View
+	}
+	return ClusterView_CLUSTER_VIEW_UNSPECIFIED
 }
 
 // ListClustersResponse is one page.
@@ -1808,7 +1871,7 @@ var File_lockstep_fleet_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\xdc\x03\n" +
+	"\x1dlockstep/fleet/v1/fleet.proto\x12\x11lockstep.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\x9a\x04\n" +
 	"\x13ListClustersRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
@@ -1818,7 +1881,8 @@ const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\arelease\x18\x05 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12/\n" +
 	"\x0elabel_selector\x18\x06 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\rlabelSelector\x12/\n" +
 	"\bversions\x18\a \x03(\tB\x13\xbaH\x10\x92\x01\r\x10d\x18\x01\"\ar\x05\x10\x01(\x80\x02R\bversions\x129\n" +
-	"\x05as_of\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x04asOf\"v\n" +
+	"\x05as_of\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x04asOf\x12<\n" +
+	"\x04view\x18\t \x01(\x0e2\x1e.lockstep.fleet.v1.ClusterViewB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04view\"v\n" +
 	"\x14ListClustersResponse\x126\n" +
 	"\bclusters\x18\x01 \x03(\v2\x1a.lockstep.fleet.v1.ClusterR\bclusters\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd3\x02\n" +
@@ -1942,7 +2006,11 @@ const file_lockstep_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x0eLimitsDeclared\x12\x1e\n" +
 	"\n" +
 	"definition\x18\x01 \x01(\tR\n" +
-	"definition2\x9c\x04\n" +
+	"definition*Z\n" +
+	"\vClusterView\x12\x1c\n" +
+	"\x18CLUSTER_VIEW_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12CLUSTER_VIEW_BASIC\x10\x01\x12\x15\n" +
+	"\x11CLUSTER_VIEW_FULL\x10\x022\x9c\x04\n" +
 	"\fFleetService\x12h\n" +
 	"\fListClusters\x12&.lockstep.fleet.v1.ListClustersRequest\x1a'.lockstep.fleet.v1.ListClustersResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12j\n" +
 	"\rWatchClusters\x12'.lockstep.fleet.v1.WatchClustersRequest\x1a(.lockstep.fleet.v1.WatchClustersResponse\"\x04\xb0\xc6\x1c\x010\x01\x12k\n" +
@@ -1965,78 +2033,81 @@ func file_lockstep_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_lockstep_fleet_v1_fleet_proto_rawDescData
 }
 
+var file_lockstep_fleet_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_lockstep_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_lockstep_fleet_v1_fleet_proto_goTypes = []any{
-	(*ListClustersRequest)(nil),   // 0: lockstep.fleet.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),  // 1: lockstep.fleet.v1.ListClustersResponse
-	(*WatchClustersRequest)(nil),  // 2: lockstep.fleet.v1.WatchClustersRequest
-	(*WatchClustersResponse)(nil), // 3: lockstep.fleet.v1.WatchClustersResponse
-	(*Cluster)(nil),               // 4: lockstep.fleet.v1.Cluster
-	(*Declared)(nil),              // 5: lockstep.fleet.v1.Declared
-	(*HelmRelease)(nil),           // 6: lockstep.fleet.v1.HelmRelease
-	(*ComposeService)(nil),        // 7: lockstep.fleet.v1.ComposeService
-	(*AssignReleaseRequest)(nil),  // 8: lockstep.fleet.v1.AssignReleaseRequest
-	(*AssignReleaseResponse)(nil), // 9: lockstep.fleet.v1.AssignReleaseResponse
-	(*AssignedCluster)(nil),       // 10: lockstep.fleet.v1.AssignedCluster
-	(*ApplyFleetRequest)(nil),     // 11: lockstep.fleet.v1.ApplyFleetRequest
-	(*ApplyFleetResponse)(nil),    // 12: lockstep.fleet.v1.ApplyFleetResponse
-	(*FleetChange)(nil),           // 13: lockstep.fleet.v1.FleetChange
-	(*ExportFleetRequest)(nil),    // 14: lockstep.fleet.v1.ExportFleetRequest
-	(*ExportFleetResponse)(nil),   // 15: lockstep.fleet.v1.ExportFleetResponse
-	(*Line)(nil),                  // 16: lockstep.fleet.v1.Line
-	(*Instance)(nil),              // 17: lockstep.fleet.v1.Instance
-	(*Bastion)(nil),               // 18: lockstep.fleet.v1.Bastion
-	(*Event)(nil),                 // 19: lockstep.fleet.v1.Event
-	(*Fact)(nil),                  // 20: lockstep.fleet.v1.Fact
-	(*ClusterDeclared)(nil),       // 21: lockstep.fleet.v1.ClusterDeclared
-	(*ClusterRemoved)(nil),        // 22: lockstep.fleet.v1.ClusterRemoved
-	(*LimitsDeclared)(nil),        // 23: lockstep.fleet.v1.LimitsDeclared
-	nil,                           // 24: lockstep.fleet.v1.Cluster.LabelsEntry
-	nil,                           // 25: lockstep.fleet.v1.HelmRelease.VersionsEntry
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
+	(ClusterView)(0),              // 0: lockstep.fleet.v1.ClusterView
+	(*ListClustersRequest)(nil),   // 1: lockstep.fleet.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),  // 2: lockstep.fleet.v1.ListClustersResponse
+	(*WatchClustersRequest)(nil),  // 3: lockstep.fleet.v1.WatchClustersRequest
+	(*WatchClustersResponse)(nil), // 4: lockstep.fleet.v1.WatchClustersResponse
+	(*Cluster)(nil),               // 5: lockstep.fleet.v1.Cluster
+	(*Declared)(nil),              // 6: lockstep.fleet.v1.Declared
+	(*HelmRelease)(nil),           // 7: lockstep.fleet.v1.HelmRelease
+	(*ComposeService)(nil),        // 8: lockstep.fleet.v1.ComposeService
+	(*AssignReleaseRequest)(nil),  // 9: lockstep.fleet.v1.AssignReleaseRequest
+	(*AssignReleaseResponse)(nil), // 10: lockstep.fleet.v1.AssignReleaseResponse
+	(*AssignedCluster)(nil),       // 11: lockstep.fleet.v1.AssignedCluster
+	(*ApplyFleetRequest)(nil),     // 12: lockstep.fleet.v1.ApplyFleetRequest
+	(*ApplyFleetResponse)(nil),    // 13: lockstep.fleet.v1.ApplyFleetResponse
+	(*FleetChange)(nil),           // 14: lockstep.fleet.v1.FleetChange
+	(*ExportFleetRequest)(nil),    // 15: lockstep.fleet.v1.ExportFleetRequest
+	(*ExportFleetResponse)(nil),   // 16: lockstep.fleet.v1.ExportFleetResponse
+	(*Line)(nil),                  // 17: lockstep.fleet.v1.Line
+	(*Instance)(nil),              // 18: lockstep.fleet.v1.Instance
+	(*Bastion)(nil),               // 19: lockstep.fleet.v1.Bastion
+	(*Event)(nil),                 // 20: lockstep.fleet.v1.Event
+	(*Fact)(nil),                  // 21: lockstep.fleet.v1.Fact
+	(*ClusterDeclared)(nil),       // 22: lockstep.fleet.v1.ClusterDeclared
+	(*ClusterRemoved)(nil),        // 23: lockstep.fleet.v1.ClusterRemoved
+	(*LimitsDeclared)(nil),        // 24: lockstep.fleet.v1.LimitsDeclared
+	nil,                           // 25: lockstep.fleet.v1.Cluster.LabelsEntry
+	nil,                           // 26: lockstep.fleet.v1.HelmRelease.VersionsEntry
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
 }
 var file_lockstep_fleet_v1_fleet_proto_depIdxs = []int32{
-	26, // 0: lockstep.fleet.v1.ListClustersRequest.as_of:type_name -> google.protobuf.Timestamp
-	4,  // 1: lockstep.fleet.v1.ListClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
-	4,  // 2: lockstep.fleet.v1.WatchClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
-	26, // 3: lockstep.fleet.v1.Cluster.since:type_name -> google.protobuf.Timestamp
-	16, // 4: lockstep.fleet.v1.Cluster.lines:type_name -> lockstep.fleet.v1.Line
-	17, // 5: lockstep.fleet.v1.Cluster.instances:type_name -> lockstep.fleet.v1.Instance
-	26, // 6: lockstep.fleet.v1.Cluster.last_seen:type_name -> google.protobuf.Timestamp
-	18, // 7: lockstep.fleet.v1.Cluster.bastions:type_name -> lockstep.fleet.v1.Bastion
-	26, // 8: lockstep.fleet.v1.Cluster.last_report:type_name -> google.protobuf.Timestamp
-	24, // 9: lockstep.fleet.v1.Cluster.labels:type_name -> lockstep.fleet.v1.Cluster.LabelsEntry
-	26, // 10: lockstep.fleet.v1.Cluster.mixed_since:type_name -> google.protobuf.Timestamp
-	27, // 11: lockstep.fleet.v1.Cluster.window:type_name -> google.protobuf.Duration
-	5,  // 12: lockstep.fleet.v1.Cluster.declared:type_name -> lockstep.fleet.v1.Declared
-	26, // 13: lockstep.fleet.v1.Declared.observed_at:type_name -> google.protobuf.Timestamp
-	6,  // 14: lockstep.fleet.v1.Declared.helm:type_name -> lockstep.fleet.v1.HelmRelease
-	7,  // 15: lockstep.fleet.v1.Declared.compose:type_name -> lockstep.fleet.v1.ComposeService
-	25, // 16: lockstep.fleet.v1.HelmRelease.versions:type_name -> lockstep.fleet.v1.HelmRelease.VersionsEntry
-	10, // 17: lockstep.fleet.v1.AssignReleaseResponse.clusters:type_name -> lockstep.fleet.v1.AssignedCluster
-	13, // 18: lockstep.fleet.v1.ApplyFleetResponse.changes:type_name -> lockstep.fleet.v1.FleetChange
-	26, // 19: lockstep.fleet.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
-	20, // 20: lockstep.fleet.v1.Event.facts:type_name -> lockstep.fleet.v1.Fact
-	26, // 21: lockstep.fleet.v1.Fact.at:type_name -> google.protobuf.Timestamp
-	21, // 22: lockstep.fleet.v1.Fact.cluster_declared:type_name -> lockstep.fleet.v1.ClusterDeclared
-	22, // 23: lockstep.fleet.v1.Fact.cluster_removed:type_name -> lockstep.fleet.v1.ClusterRemoved
-	23, // 24: lockstep.fleet.v1.Fact.limits_declared:type_name -> lockstep.fleet.v1.LimitsDeclared
-	0,  // 25: lockstep.fleet.v1.FleetService.ListClusters:input_type -> lockstep.fleet.v1.ListClustersRequest
-	2,  // 26: lockstep.fleet.v1.FleetService.WatchClusters:input_type -> lockstep.fleet.v1.WatchClustersRequest
-	8,  // 27: lockstep.fleet.v1.FleetService.AssignRelease:input_type -> lockstep.fleet.v1.AssignReleaseRequest
-	11, // 28: lockstep.fleet.v1.FleetService.ApplyFleet:input_type -> lockstep.fleet.v1.ApplyFleetRequest
-	14, // 29: lockstep.fleet.v1.FleetService.ExportFleet:input_type -> lockstep.fleet.v1.ExportFleetRequest
-	1,  // 30: lockstep.fleet.v1.FleetService.ListClusters:output_type -> lockstep.fleet.v1.ListClustersResponse
-	3,  // 31: lockstep.fleet.v1.FleetService.WatchClusters:output_type -> lockstep.fleet.v1.WatchClustersResponse
-	9,  // 32: lockstep.fleet.v1.FleetService.AssignRelease:output_type -> lockstep.fleet.v1.AssignReleaseResponse
-	12, // 33: lockstep.fleet.v1.FleetService.ApplyFleet:output_type -> lockstep.fleet.v1.ApplyFleetResponse
-	15, // 34: lockstep.fleet.v1.FleetService.ExportFleet:output_type -> lockstep.fleet.v1.ExportFleetResponse
-	30, // [30:35] is the sub-list for method output_type
-	25, // [25:30] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	27, // 0: lockstep.fleet.v1.ListClustersRequest.as_of:type_name -> google.protobuf.Timestamp
+	0,  // 1: lockstep.fleet.v1.ListClustersRequest.view:type_name -> lockstep.fleet.v1.ClusterView
+	5,  // 2: lockstep.fleet.v1.ListClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
+	5,  // 3: lockstep.fleet.v1.WatchClustersResponse.clusters:type_name -> lockstep.fleet.v1.Cluster
+	27, // 4: lockstep.fleet.v1.Cluster.since:type_name -> google.protobuf.Timestamp
+	17, // 5: lockstep.fleet.v1.Cluster.lines:type_name -> lockstep.fleet.v1.Line
+	18, // 6: lockstep.fleet.v1.Cluster.instances:type_name -> lockstep.fleet.v1.Instance
+	27, // 7: lockstep.fleet.v1.Cluster.last_seen:type_name -> google.protobuf.Timestamp
+	19, // 8: lockstep.fleet.v1.Cluster.bastions:type_name -> lockstep.fleet.v1.Bastion
+	27, // 9: lockstep.fleet.v1.Cluster.last_report:type_name -> google.protobuf.Timestamp
+	25, // 10: lockstep.fleet.v1.Cluster.labels:type_name -> lockstep.fleet.v1.Cluster.LabelsEntry
+	27, // 11: lockstep.fleet.v1.Cluster.mixed_since:type_name -> google.protobuf.Timestamp
+	28, // 12: lockstep.fleet.v1.Cluster.window:type_name -> google.protobuf.Duration
+	6,  // 13: lockstep.fleet.v1.Cluster.declared:type_name -> lockstep.fleet.v1.Declared
+	27, // 14: lockstep.fleet.v1.Declared.observed_at:type_name -> google.protobuf.Timestamp
+	7,  // 15: lockstep.fleet.v1.Declared.helm:type_name -> lockstep.fleet.v1.HelmRelease
+	8,  // 16: lockstep.fleet.v1.Declared.compose:type_name -> lockstep.fleet.v1.ComposeService
+	26, // 17: lockstep.fleet.v1.HelmRelease.versions:type_name -> lockstep.fleet.v1.HelmRelease.VersionsEntry
+	11, // 18: lockstep.fleet.v1.AssignReleaseResponse.clusters:type_name -> lockstep.fleet.v1.AssignedCluster
+	14, // 19: lockstep.fleet.v1.ApplyFleetResponse.changes:type_name -> lockstep.fleet.v1.FleetChange
+	27, // 20: lockstep.fleet.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	21, // 21: lockstep.fleet.v1.Event.facts:type_name -> lockstep.fleet.v1.Fact
+	27, // 22: lockstep.fleet.v1.Fact.at:type_name -> google.protobuf.Timestamp
+	22, // 23: lockstep.fleet.v1.Fact.cluster_declared:type_name -> lockstep.fleet.v1.ClusterDeclared
+	23, // 24: lockstep.fleet.v1.Fact.cluster_removed:type_name -> lockstep.fleet.v1.ClusterRemoved
+	24, // 25: lockstep.fleet.v1.Fact.limits_declared:type_name -> lockstep.fleet.v1.LimitsDeclared
+	1,  // 26: lockstep.fleet.v1.FleetService.ListClusters:input_type -> lockstep.fleet.v1.ListClustersRequest
+	3,  // 27: lockstep.fleet.v1.FleetService.WatchClusters:input_type -> lockstep.fleet.v1.WatchClustersRequest
+	9,  // 28: lockstep.fleet.v1.FleetService.AssignRelease:input_type -> lockstep.fleet.v1.AssignReleaseRequest
+	12, // 29: lockstep.fleet.v1.FleetService.ApplyFleet:input_type -> lockstep.fleet.v1.ApplyFleetRequest
+	15, // 30: lockstep.fleet.v1.FleetService.ExportFleet:input_type -> lockstep.fleet.v1.ExportFleetRequest
+	2,  // 31: lockstep.fleet.v1.FleetService.ListClusters:output_type -> lockstep.fleet.v1.ListClustersResponse
+	4,  // 32: lockstep.fleet.v1.FleetService.WatchClusters:output_type -> lockstep.fleet.v1.WatchClustersResponse
+	10, // 33: lockstep.fleet.v1.FleetService.AssignRelease:output_type -> lockstep.fleet.v1.AssignReleaseResponse
+	13, // 34: lockstep.fleet.v1.FleetService.ApplyFleet:output_type -> lockstep.fleet.v1.ApplyFleetResponse
+	16, // 35: lockstep.fleet.v1.FleetService.ExportFleet:output_type -> lockstep.fleet.v1.ExportFleetResponse
+	31, // [31:36] is the sub-list for method output_type
+	26, // [26:31] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_fleet_v1_fleet_proto_init() }
@@ -2054,13 +2125,14 @@ func file_lockstep_fleet_v1_fleet_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_fleet_v1_fleet_proto_rawDesc), len(file_lockstep_fleet_v1_fleet_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_lockstep_fleet_v1_fleet_proto_goTypes,
 		DependencyIndexes: file_lockstep_fleet_v1_fleet_proto_depIdxs,
+		EnumInfos:         file_lockstep_fleet_v1_fleet_proto_enumTypes,
 		MessageInfos:      file_lockstep_fleet_v1_fleet_proto_msgTypes,
 	}.Build()
 	File_lockstep_fleet_v1_fleet_proto = out.File
