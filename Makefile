@@ -139,6 +139,7 @@ bench: build ## benchmarks; BENCH=<regexp> chooses
 .PHONY: soak
 soak: export LOCKSTEP_SOAK = 1
 soak: export RAPID_CHECKS ?= 5000
+soak: export LOCKSTEP_GATE_RUNS ?= 40000
 soak: engine ## laws, statistics and fault suites at full size, on new seeds (tens of minutes)
 	$(GO) test -count=1 -timeout $(SOAK_TIMEOUT) ./domain/... ./codec ./topology ./kit/... ./adapters/... ./services/...
 

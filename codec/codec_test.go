@@ -252,9 +252,9 @@ func TestReadingsAreComplete(t *testing.T) {
 	state := filled[rollout.State](t)
 	state.Clusters[0].Step = 0
 	for name, m := range map[string]proto.Message{
-		"decision": codec.DecisionToProto(decision, gate.DefaultPolicy(), noon, true),
+		"decision": codec.Chain("g", codec.DecisionToProto(decision, gate.DefaultPolicy(), noon, true), "p"),
 		"rollout":  codec.RolloutToProto(state),
-		"gate":     codec.GateToProto(filled[codec.Gate](t), codec.DecisionToProto(decision, policy, noon, true)),
+		"gate":     codec.GateToProto(filled[codec.Gate](t), codec.Chain("g", codec.DecisionToProto(decision, policy, noon, true), "p")),
 	} {
 		if missing := unset(m.ProtoReflect(), ""); len(missing) > 0 {
 			t.Errorf("%s is encoded without %s", name, strings.Join(missing, ", "))

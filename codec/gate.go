@@ -88,6 +88,20 @@ func DecisionToProto(d gate.Decision, policy gate.Policy, decidedAt time.Time, d
 	return m
 }
 
+// Chain puts a decision that is about to be recorded behind the one with a hash.
+func Chain(gateID string, m *gatev1.Decision, previous string) *gatev1.Decision {
+	m.PreviousHash, m.Hash = previous, LinkFromProto(gateID, m).Hash(previous)
+	return m
+}
+
+// LinkFromProto is what a recorded decision adds to the chain of its cluster.
+func LinkFromProto(gateID string, m *gatev1.Decision) gate.Link {
+	return gate.Link{
+		Gate: gateID, Verdict: gate.Verdict(m.GetVerdict()), PolicyHash: m.GetPolicyHash(), EvidenceHash: m.GetEvidenceHash(),
+		Seq: m.GetStreamSequence(), DeadlinePassed: m.GetDeadlinePassed(),
+	}
+}
+
 // Gate is an opened gate as its first fact says.
 type Gate struct {
 	ID       string

@@ -116,6 +116,18 @@ func BenchmarkHistory(b *testing.B) {
 
 	storedBy("now64(3, 'UTC')")
 
+	b.Run("disk", func(b *testing.B) {
+		for b.Loop() {
+			for _, table := range []string{"inventory_instances", "session_events", "drift_periods"} {
+				var mib float64
+				if err := s.Conn().QueryRow(ctx, "SELECT sum(bytes_on_disk) / sum(rows) * 1e6 / 1048576 FROM system.parts WHERE active AND database = currentDatabase() AND table = '"+table+"'").Scan(&mib); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(mib, table+"-MiB/Mrows")
+			}
+		}
+		b.ReportMetric(0, "ns/op")
+	})
 	timed := func(name string, ask func(context.Context) (int, error)) {
 		b.Run(name, func(b *testing.B) {
 			var all []time.Duration

@@ -2,8 +2,6 @@ package gate
 
 import (
 	"math"
-	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -261,102 +259,4 @@ func TestEvidenceHashCoversEveryInteger(t *testing.T) {
 	}
 	note(Evidence{}.Hash("q", Pass), 100)
 	note(Evidence{}.Hash("p", Fail), 101)
-}
-
-// crossing plays new trials against m fresh partners each and returns after
-// how many the e-value reached its threshold; false when never within n.
-func crossing(rng *rand.Rand, p Policy, m, n int, before, now float64, score func(rollback, relative float64) bool) (int, bool) {
-	s := scorer{policy: p}
-	var table Table
-	for i := 1; i <= n; i++ {
-		shape := Shape{NA: m, NB: 1}
-		for range m {
-			if rng.Float64() < before {
-				shape.Y++
-			}
-		}
-		if rng.Float64() < now {
-			shape.Y++
-			shape.YB = 1
-		}
-		table.Add(shape, 1)
-		if rollback, relative := s.score(table); score(rollback, relative) {
-			return i, true
-		}
-	}
-	return n, false
-}
-
-// runs repeats crossing and returns the share that crossed and the median and
-// 90th percentile of the trials it took those.
-func runs(seed uint64, count int, p Policy, n int, before, now float64, score func(rollback, relative float64) bool) (share float64, median, p90 int) {
-	rng := rand.New(rand.NewPCG(seed, 1))
-	var took []int
-	for range count {
-		if k, crossed := crossing(rng, p, p.Partners, n, before, now, score); crossed {
-			took = append(took, k)
-		}
-	}
-	if len(took) == 0 {
-		return 0, 0, 0
-	}
-	slices.Sort(took)
-	return float64(len(took)) / float64(count), took[len(took)/2], took[len(took)*9/10]
-}
-
-// sized returns how much a statistical test plays: the reduced size, or the full
-// one when LOCKSTEP_SOAK is set.
-func sized(reduced, full int) int {
-	if os.Getenv("LOCKSTEP_SOAK") != "" {
-		return full
-	}
-	return reduced
-}
-
-// The promise, on a fixed seed: looked at after every session, a harmless
-// release is rolled back in at most Alpha of runs. The reference reaches 3.0 %
-// at alpha 0.05 and 0.6 % at 0.01 over 2,000 sessions.
-func TestFalseRollbacksStayWithinAlpha(t *testing.T) {
-	t.Parallel()
-	for _, alpha := range []float64{0.05, 0.01} {
-		p := DefaultPolicy()
-		p.Tol, p.Alpha = 1, alpha
-		share, _, _ := runs(7, sized(1000, 4000), p, sized(500, 2000), 0.02, 0.02, func(rollback, _ float64) bool { return rollback >= p.LogRollbackAt() })
-		t.Logf("alpha %g: %.2f %% false rollbacks", alpha, 100*share)
-		if share > alpha || share == 0 {
-			t.Errorf("alpha %g: false rollbacks in %.4f of runs", alpha, share)
-		}
-	}
-}
-
-func TestRegressionsAreCaught(t *testing.T) {
-	t.Parallel()
-	p := DefaultPolicy()
-	p.Tol = 1
-	for _, c := range []struct {
-		now                  float64
-		within, median, tail int
-	}{{0.20, 500, 30, 60}, {0.06, 2000, 230, 500}} {
-		share, median, p90 := runs(8, sized(400, 4000), p, c.within, 0.02, c.now, func(rollback, _ float64) bool { return rollback >= p.LogRollbackAt() })
-		t.Logf("2 %% to %g %% at alpha 0.01: caught %.3f, median %d, p90 %d", 100*c.now, share, median, p90)
-		if share < 1 || median > c.median || p90 > c.tail {
-			t.Errorf("2 %% to %g %%: caught %.3f, median %d, p90 %d; want all, at most %d and %d", 100*c.now, share, median, p90, c.median, c.tail)
-		}
-	}
-}
-
-func TestBadReleasesArePromotedRarely(t *testing.T) {
-	t.Parallel()
-	p := DefaultPolicy()
-	promoted := func(_, relative float64) bool { return relative >= p.LogPromoteAt() }
-	share, _, _ := runs(9, sized(500, 4000), p, sized(1000, 2000), 0.02, shifted(0.02, p.Margin), promoted)
-	t.Logf("odds ratio at the margin: %.3f promoted", share)
-	if share > p.Beta {
-		t.Errorf("a release at the margin is promoted by the relative route in %.3f of runs, want at most %g", share, p.Beta)
-	}
-	share, median, _ := runs(10, sized(300, 4000), p, 1500, 0.02, 0.02, promoted)
-	t.Logf("unchanged release: %.3f promoted, median %d", share, median)
-	if share < 0.8 {
-		t.Errorf("an unchanged release is promoted in %.3f of runs only", share)
-	}
 }

@@ -53,10 +53,11 @@ type Fold struct {
 	cluster    fleet.ClusterID
 	boundary   Boundary
 
-	attempts map[fleet.SessionID]*attempt // sessions whose trial has not been entered
-	seen     map[fleet.SessionID]struct{} // sessions entered, or late
-	buckets  map[time.Time][]*attempt     // by bucket start, not closed yet
+	attempts map[fleet.SessionID]*attempt // nil for a session that is entered, or late
+	before   map[fleet.SessionID]*attempt // of the fold that this one was forked from, never written
+	buckets  []bucket                     // not closed yet, by start
 	bursts   map[burst]*trial             // the newest trial of each burst whose window is open
+	swept    time.Time                    // bursts whose window ended before are removed
 	queue    []*trial                     // of closed buckets, in order, not entered yet
 
 	closed  time.Time // no bucket that ends at or before this takes a new session
@@ -83,6 +84,12 @@ type attempt struct {
 	trial        *trial
 }
 
+// bucket is the attempts that started within one bucket.
+type bucket struct {
+	start    time.Time
+	attempts []*attempt
+}
+
 // burst is whose attempts are one trial, within one phase: what a person does
 // after a step is judged as after the step.
 type burst struct {
@@ -97,6 +104,7 @@ type trial struct {
 	windowEnd time.Time
 	phase     phase
 	attempts  []*attempt
+	one       [1]*attempt // room for the first, mostly the only one
 	outcome   outcome
 }
 
@@ -136,11 +144,72 @@ func NewFold(p Policy, c fleet.ClusterID, b Boundary) (*Fold, error) {
 		cluster:    c,
 		boundary:   Boundary{BaselineFrom: wall(b.BaselineFrom), Start: wall(b.Start), End: wall(b.End), Aside: b.Aside},
 		attempts:   map[fleet.SessionID]*attempt{},
-		seen:       map[fleet.SessionID]struct{}{},
-		buckets:    map[time.Time][]*attempt{},
 		bursts:     map[burst]*trial{},
 		scorer:     scorer{policy: p},
 	}, nil
+}
+
+// Fork returns a fold that has taken in what f has and goes on by another policy,
+// so that a baseline is read once for many ways of judging what follows. f must not
+// be used any more but to fork it again. It is an error when the step is already
+// being judged, or when p makes other trials of the same sessions.
+func (f *Fold) Fork(p Policy) (*Fold, error) {
+	switch q := f.policy; {
+	case p.Maturation != q.Maturation || p.BurstWindow != q.BurstWindow || p.Bucket != q.Bucket:
+		return nil, errors.New("gate: fork a fold: maturation, burst_window and bucket say what a trial is; give the same")
+	case f.evidence.New.Total()+f.evidence.Unresolved.New > 0 || f.before != nil:
+		return nil, errors.New("gate: fork a fold: new sessions are already judged, or it is a fork itself; fork before the step")
+	}
+	c, err := NewFold(p, f.cluster, f.boundary)
+	if err != nil {
+		return nil, err
+	}
+	trials := make(map[*trial]*trial)
+	copied := func(t *trial) *trial {
+		if t == nil {
+			return nil
+		}
+		if trials[t] == nil {
+			u := *t
+			u.attempts = nil
+			if t.attempts != nil {
+				u.attempts = make([]*attempt, 0, len(t.attempts))
+			}
+			trials[t] = &u
+		}
+		return trials[t]
+	}
+	for _, t := range f.queue {
+		c.queue = append(c.queue, copied(t))
+	}
+	for k, t := range f.bursts {
+		c.bursts[k] = copied(t)
+	}
+	attempts := make(map[*attempt]*attempt)
+	twin := func(a *attempt) *attempt {
+		if attempts[a] == nil {
+			b := *a
+			b.trial = copied(a.trial)
+			attempts[a], c.attempts[a.id] = &b, &b
+		}
+		return attempts[a]
+	}
+	for old, t := range trials {
+		for _, a := range old.attempts {
+			t.attempts = append(t.attempts, twin(a))
+		}
+	}
+	for _, b := range f.buckets {
+		d := bucket{start: b.start}
+		for _, a := range b.attempts {
+			d.attempts = append(d.attempts, twin(a))
+		}
+		c.buckets = append(c.buckets, d)
+	}
+	c.before, c.swept = f.attempts, f.swept
+	c.closed, c.mark, c.lost, c.markSeq, c.seq = f.closed, f.mark, f.lost, f.markSeq, f.seq
+	c.pool, c.evidence = f.pool.clone(), f.Evidence()
+	return c, nil
 }
 
 // Session takes in one row of a session with its stream sequence. The first
@@ -152,11 +221,14 @@ func (f *Fold) Session(s fleet.Session, seq uint64) {
 		return
 	}
 	f.seq = max(f.seq, seq)
-	if _, done := f.seen[s.ID]; done {
+	a, known := f.attempts[s.ID]
+	if !known {
+		_, known = f.before[s.ID] // one that was not entered then is among this fold's own
+	}
+	if known && a == nil {
 		return
 	}
-	a := f.attempts[s.ID]
-	if a == nil {
+	if !known {
 		start := wall(s.Start)
 		if start.Before(f.closed) {
 			f.late(s.ID, start)
@@ -164,8 +236,7 @@ func (f *Fold) Session(s fleet.Session, seq uint64) {
 		}
 		a = &attempt{id: s.ID, start: start, user: s.User, target: s.Target}
 		f.attempts[s.ID] = a
-		b := f.bucketOf(start)
-		f.buckets[b] = append(f.buckets[b], a)
+		f.place(a)
 	}
 	switch s.Status {
 	case fleet.SessionConnected, fleet.SessionCompleted, fleet.SessionTerminated:
@@ -178,7 +249,7 @@ func (f *Fold) Session(s fleet.Session, seq uint64) {
 
 // late counts a session whose bucket had closed without it.
 func (f *Fold) late(id fleet.SessionID, start time.Time) {
-	f.seen[id] = struct{}{}
+	f.attempts[id] = nil
 	switch f.phaseOf(start) {
 	case baseline:
 		f.evidence.Late.Baseline++
@@ -253,22 +324,36 @@ func (f *Fold) closeBuckets() {
 	// A bucket ends where the next begins, so those before the watermark's own
 	// bucket are complete.
 	f.closed = f.bucketOf(f.mark.CompleteUntil)
-	var due []time.Time
-	for b := range f.buckets {
-		if b.Before(f.closed) {
-			due = append(due, b)
-		}
+	n := 0
+	for ; n < len(f.buckets) && f.buckets[n].start.Before(f.closed); n++ {
+		f.closeBucket(f.buckets[n].attempts)
 	}
-	slices.SortFunc(due, time.Time.Compare)
-	for _, b := range due {
-		f.closeBucket(f.buckets[b])
-		delete(f.buckets, b)
+	f.buckets = slices.Delete(f.buckets, 0, n)
+	// One whose window is over takes in nothing; it is only in the way.
+	if f.closed.Sub(f.swept) < f.policy.BurstWindow {
+		return
 	}
+	f.swept = f.closed
 	for k, t := range f.bursts {
 		if !t.windowEnd.After(f.closed) {
 			delete(f.bursts, k)
 		}
 	}
+}
+
+// place puts an attempt into its bucket. Sessions come nearly in order, so the
+// search begins at the newest.
+func (f *Fold) place(a *attempt) {
+	start := f.bucketOf(a.start)
+	i := len(f.buckets)
+	for i > 0 && f.buckets[i-1].start.After(start) {
+		i--
+	}
+	if i == 0 || !f.buckets[i-1].start.Equal(start) {
+		f.buckets = slices.Insert(f.buckets, i, bucket{start: start})
+		i++
+	}
+	f.buckets[i-1].attempts = append(f.buckets[i-1].attempts, a)
 }
 
 func (f *Fold) closeBucket(attempts []*attempt) {
@@ -283,6 +368,7 @@ func (f *Fold) closeBucket(attempts []*attempt) {
 			continue
 		}
 		t := &trial{id: a.id, start: a.start, windowEnd: a.start.Add(f.policy.BurstWindow), phase: k.phase}
+		t.attempts = t.one[:0]
 		f.join(t, a)
 		begun = append(begun, t)
 		if a.user != "" && a.target != "" { // else nobody knows whether it was the same person
@@ -306,8 +392,7 @@ func (f *Fold) join(t *trial, a *attempt) {
 
 // forget keeps of a session only what recognises its repeats.
 func (f *Fold) forget(a *attempt) {
-	delete(f.attempts, a.id)
-	f.seen[a.id] = struct{}{}
+	f.attempts[a.id] = nil
 }
 
 // settle fixes the outcome of every queued trial that is final by the

@@ -546,11 +546,16 @@ func TestMemoryOfEnteredSessions(t *testing.T) {
 		f.Session(fleet.Session{ID: fleet.SessionID(fmt.Sprint(i)), Cluster: paris, Status: fleet.SessionConnected, Start: at}, 1)
 	}
 	f.Mark(fleet.Mark{Cluster: paris, CompleteUntil: noon.Add(time.Hour)}, 2)
-	if n := len(f.attempts) + len(f.buckets) + len(f.bursts) + len(f.queue); n != 0 {
+	if n := len(f.buckets) + len(f.bursts) + len(f.queue); n != 0 {
 		t.Errorf("%d records kept of entered sessions", n)
 	}
-	if len(f.seen) != 1000 {
-		t.Errorf("%d ids remembered, want 1000", len(f.seen))
+	for id, a := range f.attempts {
+		if a != nil {
+			t.Errorf("session %s is kept", id)
+		}
+	}
+	if len(f.attempts) != 1000 {
+		t.Errorf("%d ids remembered, want 1000", len(f.attempts))
 	}
 }
 
@@ -615,4 +620,44 @@ func BenchmarkVerdict(b *testing.B) {
 	for b.Loop() {
 		f.Verdict(false)
 	}
+}
+
+// A fork at any point before the step says what a fold says that was there from the
+// beginning, and so does another fork.
+func TestForkIsTheFold(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		all := people(-90*time.Second, 90*time.Second).Draw(t, "people")
+		s := observed(all, polls().Draw(t, "polls"))
+		p := quick()
+		p.Tol, p.Alpha = 1, 0.3
+		whole, stem := newFold(t, p, around(noon)), newFold(t, quick(), around(noon))
+		var forks []*Fold
+		for _, batch := range s {
+			for _, r := range batch {
+				later := r.session != nil && !r.session.Start.Before(noon) || r.session == nil && r.mark.CompleteUntil.After(noon)
+				if later && forks == nil {
+					for range 2 {
+						c, err := stem.Fork(p)
+						if err != nil {
+							t.Fatal(err)
+						}
+						forks = append(forks, c)
+					}
+				}
+				r.feed(whole)
+				if forks == nil {
+					r.feed(stem)
+				}
+				for _, c := range forks {
+					r.feed(c)
+				}
+			}
+		}
+		for _, c := range forks {
+			if diff := cmp.Diff(whole.Verdict(true), c.Verdict(true)); diff != "" {
+				t.Errorf("(-whole +fork):\n%s", diff)
+			}
+		}
+	})
 }

@@ -1,6 +1,9 @@
 package gate
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // farBack is how old a baseline trial may be and still be preferred as a
 // partner for its hour of day.
@@ -26,6 +29,17 @@ func (p *pool) add(start time.Time, failed, recent bool) {
 	p.failed = append(p.failed, failed)
 	p.used = append(p.used, false)
 	p.left++
+}
+
+// clone returns a pool of its own with the same trials. What does not change any
+// more is shared.
+func (p *pool) clone() pool {
+	c := *p
+	c.failed, c.used = slices.Clip(p.failed), slices.Clone(p.used)
+	for h := range c.byHour {
+		c.byHour[h] = slices.Clip(p.byHour[h])
+	}
+	return c
 }
 
 // take uses up m partners for a new trial that started in the given hour and

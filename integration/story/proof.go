@@ -147,7 +147,7 @@ func (t *teller) replay(ctx context.Context) error {
 		return err
 	}
 	for _, g := range before {
-		if _, _, err := t.server.run(ctx, []int{0}, "gate", "explain", g.ID, "--replay"); err != nil {
+		if _, _, err := t.server.run(ctx, []int{0}, "gate", "verify", g.ID); err != nil {
 			return err
 		}
 	}

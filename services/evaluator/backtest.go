@@ -154,7 +154,7 @@ func (w *watch) newBacktest(req *gatev1.BacktestPolicyRequest) (*backtestRun, er
 		}
 	}
 	if len(b.clusters) == 0 {
-		return nil, errs.New(errs.NotFound, "LS-GAT-031", "replay history through a policy: no cluster matches %q; `lockstep status --show-labels` lists all with their labels", req.GetLabelSelector())
+		return nil, errs.New(errs.NotFound, "LS-GAT-031", "replay history through a policy: no cluster matches %q; `lockstep clusters` lists all", req.GetLabelSelector())
 	}
 	return b, nil
 }
@@ -279,6 +279,10 @@ func (b *backtestRun) replay(ctx context.Context, cluster fleet.ClusterID) (outc
 	if err != nil {
 		return outcome{}, fmt.Errorf("counting the sessions of %s: %w", cluster, err)
 	}
+	people := sessions[cluster].Succeeded + sessions[cluster].Failed + sessions[cluster].Open
+	if people == 0 {
+		return outcome{cluster: cluster, skipped: "no session of it is known from that time"}, nil
+	}
 	within := gate.Span(b.span)
 	if len(periods) > 0 && periods[0].Began.After(within.From) {
 		within.From = periods[0].Began // nothing was known of it before
@@ -294,8 +298,7 @@ func (b *backtestRun) replay(ctx context.Context, cluster fleet.ClusterID) (outc
 		return outcome{cluster: cluster, skipped: fmt.Sprintf("no step was made and there is no room for a fake one: it takes %s of history without a move near its end", b.lookback+longest)}, nil
 	}
 	// How many sessions one step keeps, by how many there were.
-	people := float64(sessions[cluster].Succeeded + sessions[cluster].Failed + sessions[cluster].Open)
-	each := people / within.To.Sub(within.From).Hours() * b.lookback.Hours() * float64(len(b.cases))
+	each := float64(people) / within.To.Sub(within.From).Hours() * b.lookback.Hours() * float64(len(b.cases))
 	if each > mostFolded {
 		return outcome{cluster: cluster, skipped: fmt.Sprintf("a step would keep %.0f sessions in memory, and %d are the most; take a shorter lookback, or fewer injected shares", each, mostFolded)}, nil
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/catalog"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/rtime"
 	"github.com/lockstep-fleet/lockstep/proto/gen/lockstep/catalog/v1/catalogv1connect"
@@ -120,6 +121,9 @@ type History interface {
 	// marks made then, in stream order. Outside what is near, a mark that another follows
 	// with nothing between is left out. fn keeps no pointer of the record.
 	Stretch(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, span codec.Span, near []codec.Span, fn func(codec.Record)) error
+	// Cells counts people's trials in some clusters, within a boundary and before until,
+	// by what ran and what they were.
+	Cells(ctx context.Context, tenant fleet.TenantID, clusters []fleet.ClusterID, b gate.Boundary, until time.Time, burst time.Duration) ([]gate.Cell, error)
 }
 
 // Meter counts what the evaluator does.

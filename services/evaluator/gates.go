@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
@@ -172,7 +173,7 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 	if decision.Verdict == gate.Pass && decision.Watermark.Seq > w.stored[topology.Partition(g.Cluster)] {
 		return nil // A stop does not wait for its rows, a pass does.
 	}
-	m := codec.DecisionToProto(decision, g.Policy, now, passed)
+	m := codec.Chain(g.ID, codec.DecisionToProto(decision, g.Policy, now, passed), w.before(g.Cluster, math.MaxUint64))
 	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateDecided{GateDecided: &gatev1.GateDecided{
 		Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step, Decision: m,
 	}}}}}
@@ -197,6 +198,18 @@ func (w *watch) deadlinePassed(g *gateWatch, now time.Time) bool {
 	}
 	heard := w.clusters[g.Cluster].drift.WatchedSince.Add(w.limits.DarkAfter)
 	return !now.Before(heard) || !g.fold.Watermark().CompleteUntil.Before(deadline)
+}
+
+// before is the hash of the last decision of a cluster that was recorded before
+// another, empty when there is none.
+func (w *watch) before(cluster fleet.ClusterID, revision uint64) (hash string) {
+	last := uint64(0)
+	for _, g := range w.gates {
+		if g.Cluster == cluster && g.decision != nil && g.revision > last && g.revision < revision {
+			last, hash = g.revision, g.decision.GetHash()
+		}
+	}
+	return hash
 }
 
 // gatesOf returns gates of one rollout, or of all, newest first.
@@ -260,6 +273,7 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 		return nil, unknownGate(req.GetId())
 	}
 	described, opened, recorded := a.watch.describeGate(g), g.Gate, g.decision
+	previous := a.watch.before(g.Cluster, g.revision)
 	ahead := a.watch.judges(g.Cluster) && recorded.GetStreamSequence() > a.watch.stored[topology.Partition(g.Cluster)]
 	a.watch.mu.Unlock()
 	if recorded == nil {
@@ -277,7 +291,8 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 	replayed := codec.DecisionToProto(decision, opened.Policy, a.watch.deps.Now(), recorded.GetDeadlinePassed())
 	return &gatev1.ReplayGateResponse{
 		Gate: described, Replayed: replayed,
-		Same: replayed.GetVerdict() == recorded.GetVerdict() && replayed.GetEvidenceHash() == recorded.GetEvidenceHash(),
+		Same:    replayed.GetVerdict() == recorded.GetVerdict() && replayed.GetEvidenceHash() == recorded.GetEvidenceHash(),
+		Chained: recorded.GetPreviousHash() == previous && recorded.GetHash() == codec.LinkFromProto(opened.ID, recorded).Hash(previous),
 	}, nil
 }
 

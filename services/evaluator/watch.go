@@ -240,7 +240,7 @@ func (w *watch) takeOver(held context.Context, partition int, at bus.Place) erro
 			c.drift.WatchedSince = now
 		}
 	}
-	w.held[partition] = held
+	w.held[partition] = held //nolint:fatcontext // it is kept for as long as it lasts, to be asked whether it does
 	return nil
 }
 

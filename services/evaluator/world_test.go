@@ -621,6 +621,9 @@ func (l *life) replay(id string) {
 	if !resp.GetSame() {
 		l.w.t.Errorf("gate %s decided\n%v\nand would decide\n%v", id, resp.GetGate().GetDecision(), resp.GetReplayed())
 	}
+	if !resp.GetChained() {
+		l.w.t.Errorf("the decision of gate %s is not chained to the one before: %v", id, resp.GetGate().GetDecision())
+	}
 }
 
 func (l *life) clusters(request *fleetv1.ListClustersRequest) *fleetv1.ListClustersResponse {

@@ -71,6 +71,7 @@ func exceptions() []exception {
 		{"one-kubernetes", "./integration/lab/kube/...", "...", "the lab runs the real Kubernetes API server, which is built from its own modules"},
 		{"one-telemetry", "./adapters/probe/health/...", "github.com/prometheus/common/...", "the gateway's metrics are read in the format that this library defines; nothing of our own is counted with it"},
 		{"one-telemetry", "./adapters/probe/health/...", "github.com/prometheus/client_model/...", "what the library for that format reads into"},
+		{"production-testing", "./services/evaluator/...", "./domain/backtest/...", "a backtest is what the product does and no helper of tests"},
 		{"one-clickhouse", "./adapters/chdb/...", "github.com/ClickHouse/ch-go/proto/...", "the embedded engine writes the same Native blocks that clickhouse-go reads"},
 	}
 }
@@ -81,6 +82,10 @@ func technologies() []technology {
 			ID: "one-nats", Modules: []string{"github.com/nats-io/nats.go/...", "github.com/synadia-io/orbit.go/..."},
 			Importers: []string{"./kit/bus/natsbus/..."}, Tests: true,
 			Instead: "use the interfaces of kit/bus; what they lack is added there",
+		},
+		{
+			ID: "one-cel", Modules: []string{"cel.dev/cel-go/..."},
+			Importers: []string{"./gatefile/..."}, Instead: "compile rules with gatefile.Compile",
 		},
 		{
 			ID: "one-nats-server", Modules: []string{"github.com/nats-io/nats-server/..."},

@@ -291,7 +291,7 @@ func testBatchesAreWorkedOffByOneProcessAtATime(t *testing.T, w *world) {
 					t.Errorf("%d takes over while %d has its place", i, other)
 				}
 			}
-			holders[i] = held
+			holders[i] = held //nolint:fatcontext // to be asked later whether it has ended
 			if got := took.len(); int(at.After) != got {
 				t.Errorf("%d takes over from %d, where %d were taken", i, at.After, got)
 			}

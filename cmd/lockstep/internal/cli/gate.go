@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math"
 	"strconv"
@@ -19,7 +20,7 @@ func (s *shell) gateCommand() *cobra.Command {
 		Short:   "See how steps were judged, and why",
 		Long: `See how steps were judged, and why. A gate opens when a step was applied and compares
 the sessions that people start from then on with those of before.`,
-	}, s.gateListCommand(), s.gateExplainCommand())
+	}, s.gateListCommand(), s.gateExplainCommand(), s.gateAttributeCommand(), s.gateBacktestCommand(), s.gateVerifyCommand(), s.gatePolicyCommand())
 }
 
 func (s *shell) gateListCommand() *cobra.Command {
@@ -42,16 +43,9 @@ cluster by cluster.`,
 				return err
 			}
 			defer cl.close()
-			var all []*gatev1.Gate
-			for token := ""; ; {
-				res, err := cl.gates.ListGates(c.Context(), &gatev1.ListGatesRequest{Rollout: named(rollout, "rollout"), PageSize: 1000, PageToken: token})
-				if err != nil {
-					return cl.failed("list gates", err)
-				}
-				all = append(all, res.GetGates()...)
-				if token = res.GetNextPageToken(); token == "" {
-					break
-				}
+			all, err := cl.gatesOf(c.Context(), named(rollout, "rollout"))
+			if err != nil {
+				return err
 			}
 			return s.printGates(all, out)
 		},
@@ -61,6 +55,21 @@ cluster by cluster.`,
 	s.completeFlag(c, "rollout", rolloutIDs)
 	outputFlag(c, &out, "table", "wide", "json", "yaml", "name")
 	return c
+}
+
+// gatesOf fetches every gate of a rollout, or of all.
+func (c *client) gatesOf(ctx context.Context, rollout string) ([]*gatev1.Gate, error) {
+	var all []*gatev1.Gate
+	for token := ""; ; {
+		res, err := c.gates.ListGates(ctx, &gatev1.ListGatesRequest{Rollout: rollout, PageSize: 1000, PageToken: token})
+		if err != nil {
+			return nil, c.failed("list gates", err)
+		}
+		all = append(all, res.GetGates()...)
+		if token = res.GetNextPageToken(); token == "" {
+			return all, nil
+		}
+	}
 }
 
 func (s *shell) printGates(list []*gatev1.Gate, out string) error {
@@ -101,18 +110,16 @@ func share(failed, succeeded int64) string { return fmt.Sprintf("%d/%d", failed,
 
 func (s *shell) gateExplainCommand() *cobra.Command {
 	var out string
-	var replay bool
 	c := &cobra.Command{
 		Use:   "explain GATE",
 		Short: "Give an account of a gate: what was compared, what was found, what decided",
 		Long: `Give an account of a gate: what was compared, the counts in both arms, how
-sure the evidence is, and the rule that decided. With --replay the decision is
-taken again from the stored rows; the command exits with 1 when it differs.
+sure the evidence is, and the rule that decided.
 
 Use it when a rollout holds or went back, and to show afterwards what a decision
 stood on.`,
 		Example: `  lockstep gate explain r33b518cc90-berlin-sra
-  lockstep gate explain r33b518cc90-berlin-sra --replay -o json`,
+  lockstep gate explain r33b518cc90-berlin-sra -o json`,
 		Args:              exactly("GATE"),
 		ValidArgsFunction: s.first(gateIDs),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -122,21 +129,6 @@ stood on.`,
 			}
 			defer cl.close()
 			id := named(args[0], "gate")
-			if replay {
-				res, err := cl.gates.ReplayGate(c.Context(), &gatev1.ReplayGateRequest{Id: id})
-				if err != nil {
-					return cl.failed("take gate "+id+" again", err)
-				}
-				if out == "table" {
-					err = s.print(s.gateText(res.GetGate()) + "\n" + replayText(res))
-				} else {
-					err = s.object(res, out)
-				}
-				if err == nil && !res.GetSame() {
-					err = fmt.Errorf("gate %s comes out differently when it is taken again", id)
-				}
-				return err
-			}
 			res, err := cl.gates.GetGate(c.Context(), &gatev1.GetGateRequest{Id: id})
 			if err != nil {
 				return cl.failed("get gate "+id, err)
@@ -148,7 +140,6 @@ stood on.`,
 		},
 	}
 	s.connectionFlags(c)
-	c.Flags().BoolVar(&replay, "replay", false, "take the decision again from stored rows and compare")
 	outputFlag(c, &out, "table", "json", "yaml")
 	return c
 }
@@ -282,13 +273,102 @@ func thousands(v float64) string {
 	return digits
 }
 
+func (s *shell) gateVerifyCommand() *cobra.Command {
+	var out, rollout string
+	c := &cobra.Command{
+		Use:   "verify [GATE...]",
+		Short: "Take decisions again from stored rows, and say whether they are the same",
+		Long: `Take the decisions of gates, or of all gates of a rollout, again from the stored
+rows: the same policy over the same sessions must give the same verdict from the
+same integers, to the last bit. Each decision also holds a hash over itself and the
+one before it of its cluster; a decision that was changed or taken out breaks the
+chain. A gate that has not decided yet is refused by name and passed over with
+--rollout. The command exits with 1 when anything differs.
+
+Use it in an audit, or after a restore.`,
+		Example: `  lockstep gate verify r33b518cc90-berlin-sra
+  lockstep gate verify --rollout r33b518cc90 -o json`,
+		ValidArgsFunction: s.every(gateIDs),
+		RunE: func(c *cobra.Command, args []string) error {
+			if (len(args) == 0) == (rollout == "") {
+				return usage("name gates, or a rollout with --rollout")
+			}
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			defer cl.close()
+			var ids []string
+			for _, arg := range args {
+				ids = append(ids, named(arg, "gate"))
+			}
+			if rollout != "" {
+				gates, err := cl.gatesOf(c.Context(), named(rollout, "rollout"))
+				if err != nil {
+					return err
+				}
+				for _, g := range gates {
+					if g.GetDecision().GetDecidedAt() != nil {
+						ids = append(ids, g.GetId())
+					}
+				}
+			}
+			return s.verify(c.Context(), cl, ids, out)
+		},
+	}
+	s.connectionFlags(c)
+	c.Flags().StringVar(&rollout, "rollout", "", "every gate of this `rollout` that has decided")
+	s.completeFlag(c, "rollout", rolloutIDs)
+	outputFlag(c, &out, "table", "json", "yaml")
+	return c
+}
+
+// verify takes the decisions of gates again and tells of each.
+func (s *shell) verify(ctx context.Context, cl *client, ids []string, out string) error {
+	var list []*gatev1.ReplayGateResponse
+	t := &table{header: []string{"GATE", "VERDICT", "FROM ROWS", "CHAIN", "EVIDENCE"}}
+	var accounts strings.Builder
+	differ := 0
+	for _, id := range unique(ids) {
+		res, err := cl.gates.ReplayGate(ctx, &gatev1.ReplayGateRequest{Id: id})
+		if err != nil {
+			return cl.failed("take gate "+id+" again", err)
+		}
+		d := res.GetGate().GetDecision()
+		list = append(list, res)
+		rows, chain := "same", "whole"
+		if !res.GetSame() {
+			rows = "DIFFERS"
+			accounts.WriteString("\n" + replayText(res))
+		}
+		if !res.GetChained() {
+			chain = "BROKEN"
+		}
+		if !res.GetSame() || !res.GetChained() {
+			differ++
+		}
+		t.add(id, d.GetVerdict(), rows, chain, d.GetEvidenceHash())
+	}
+	var err error
+	switch {
+	case out != "table":
+		err = objects(s, list, out)
+	case len(list) == 0:
+		s.talk("No gate of this rollout has decided yet.")
+	default:
+		err = s.print(t.render(s.colour) + accounts.String())
+	}
+	if err == nil && differ > 0 {
+		err = fmt.Errorf("%d of %d %s did not come out as recorded", differ, len(list), plural(int64(len(list)), "decision"))
+	}
+	return err
+}
+
+// replayText says in what a decision differs from the one that was taken again.
 func replayText(res *gatev1.ReplayGateResponse) string {
 	was, now := res.GetGate().GetDecision(), res.GetReplayed()
-	if res.GetSame() {
-		return fmt.Sprintf("Taken again from stored rows: the same verdict, %s, from the same evidence (%s).\n", clean(now.GetVerdict()), clean(now.GetEvidenceHash()))
-	}
 	var b strings.Builder
-	b.WriteString("Taken again from stored rows, it DIFFERS:\n")
+	fmt.Fprintf(&b, "%s, recorded and taken again:\n", clean(res.GetGate().GetId()))
 	t := &table{header: []string{"", "RECORDED", "TAKEN AGAIN"}}
 	differ := func(what, a, b string) {
 		if a != b {

@@ -64,18 +64,27 @@ func TestGateExplain(t *testing.T) {
 
 func TestGateReplay(t *testing.T) {
 	t.Parallel()
-	f := serve(t, &fake{replay: &gatev1.ReplayGateResponse{Gate: failedGate(), Replayed: failedGate().GetDecision(), Same: true}})
-	got := f.run(t, "gate", "explain", "g1", "--replay")
+	f := serve(t, &fake{replay: &gatev1.ReplayGateResponse{Gate: failedGate(), Replayed: failedGate().GetDecision(), Same: true, Chained: true}})
+	got := f.run(t, "gate", "verify", "g1")
 	got.wants(t, 0, "")
 	golden(t, "gate-same.txt", got.out)
+	f.run(t, "gate", "verify").wants(t, 2, "name gates, or a rollout with --rollout")
+	f.run(t, "gate", "verify", "g1", "--rollout", "r1").wants(t, 2, "name gates, or a rollout with --rollout")
 
 	other := failedGate().GetDecision()
 	other.Verdict, other.Evidence.NewFailed, other.EvidenceHash = "hold", 12, "e1"
 	f.replay = &gatev1.ReplayGateResponse{Gate: failedGate(), Replayed: other}
-	got = f.run(t, "gate", "explain", "g1", "--replay")
-	got.wants(t, 1, "lockstep: gate g1 comes out differently when it is taken again")
+	got = f.run(t, "gate", "verify", "g1")
+	got.wants(t, 1, "lockstep: 1 of 1 decision did not come out as recorded")
 	golden(t, "gate-differs.txt", got.out)
-	f.run(t, "gate", "explain", "g1", "--replay", "-o", "json").wants(t, 1, "comes out differently")
+	got = f.run(t, "gate", "verify", "g1", "-o", "json")
+	got.wants(t, 1, "did not come out as recorded")
+	var told []struct {
+		Same, Chained bool
+	}
+	if err := json.Unmarshal([]byte(got.out), &told); err != nil || len(told) != 1 || told[0].Same || told[0].Chained {
+		t.Errorf("%v: %s", err, got.out)
+	}
 }
 
 func TestGateList(t *testing.T) {

@@ -114,8 +114,8 @@ A rollout's outcome decides the code of 'rollout watch' and of --wait: 3 and 4 m
 that the command worked and the rollout did not go through. With 'rollout rollback
 --wait', a rollout that is rolled back is 0, as that is what was asked for.
 
-'baseline diff' and 'apply --dry-run' leave with 0 whatever they find; with
---exit-code they leave with 3 when they find a difference.
+'baseline diff', 'gate policy diff' and 'apply --dry-run' leave with 0 whatever they
+find; with --exit-code they leave with 3 when they find a difference.
 
 Interrupting 'status --watch', which has no end of its own, is 0. Interrupting any
 other command is 1; a rollout that was watched goes on.`,

@@ -407,7 +407,10 @@ type ReplayGateResponse struct {
 	// The decision as taken again now.
 	Replayed *Decision `protobuf:"bytes,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	// Verdict and evidence hash are equal.
-	Same          bool `protobuf:"varint,3,opt,name=same,proto3" json:"same,omitempty"`
+	Same bool `protobuf:"varint,3,opt,name=same,proto3" json:"same,omitempty"`
+	// The recorded decision's hash follows from what it says, and its previous_hash is
+	// that of the decision before it.
+	Chained       bool `protobuf:"varint,4,opt,name=chained,proto3" json:"chained,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -463,6 +466,151 @@ func (x *ReplayGateResponse) GetSame() bool {
 	return false
 }
 
+func (x *ReplayGateResponse) GetChained() bool {
+	if x != nil {
+		return x.Chained
+	}
+	return false
+}
+
+// BacktestPolicyRequest names a policy and the history that it is tried on.
+type BacktestPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The numbers that are tried.
+	Policy *Policy `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Numbers that they are set against; absent for none.
+	Against *Policy `protobuf:"bytes,2,opt,name=against,proto3" json:"against,omitempty"`
+	// Only these clusters; none means all.
+	Clusters []string `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// Only clusters whose labels match, as kubectl writes it: env=prod,tier!=test,
+	// env in (prod,stage), !legacy; empty means any.
+	LabelSelector string `protobuf:"bytes,4,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// From when; absent is 180 days before to.
+	From *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
+	// Up to when; absent is now.
+	To *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
+	// Fake steps of each cluster, at most; 0 means 20.
+	Steps int32 `protobuf:"varint,7,opt,name=steps,proto3" json:"steps,omitempty"`
+	// Shares of new sessions that worked and are made failures, each above 0 and at
+	// most 1; none means no power curve.
+	Inject []float64 `protobuf:"fixed64,8,rep,packed,name=inject,proto3" json:"inject,omitempty"`
+	// What fake steps and injected failures are drawn with.
+	Seed int64 `protobuf:"varint,9,opt,name=seed,proto3" json:"seed,omitempty"`
+	// Try tolerances on the fake steps and propose one.
+	Calibrate bool `protobuf:"varint,10,opt,name=calibrate,proto3" json:"calibrate,omitempty"`
+	// How long each fake step's baseline is; absent is a day.
+	Lookback      *durationpb.Duration `protobuf:"bytes,11,opt,name=lookback,proto3" json:"lookback,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BacktestPolicyRequest) Reset() {
+	*x = BacktestPolicyRequest{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BacktestPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BacktestPolicyRequest) ProtoMessage() {}
+
+func (x *BacktestPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BacktestPolicyRequest.ProtoReflect.Descriptor instead.
+func (*BacktestPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BacktestPolicyRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *BacktestPolicyRequest) GetAgainst() *Policy {
+	if x != nil {
+		return x.Against
+	}
+	return nil
+}
+
+func (x *BacktestPolicyRequest) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *BacktestPolicyRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *BacktestPolicyRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *BacktestPolicyRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *BacktestPolicyRequest) GetSteps() int32 {
+	if x != nil {
+		return x.Steps
+	}
+	return 0
+}
+
+func (x *BacktestPolicyRequest) GetInject() []float64 {
+	if x != nil {
+		return x.Inject
+	}
+	return nil
+}
+
+func (x *BacktestPolicyRequest) GetSeed() int64 {
+	if x != nil {
+		return x.Seed
+	}
+	return 0
+}
+
+func (x *BacktestPolicyRequest) GetCalibrate() bool {
+	if x != nil {
+		return x.Calibrate
+	}
+	return false
+}
+
+func (x *BacktestPolicyRequest) GetLookback() *durationpb.Duration {
+	if x != nil {
+		return x.Lookback
+	}
+	return nil
+}
+
 // Gate is one check of one step of one cluster.
 type Gate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -488,7 +636,7 @@ type Gate struct {
 
 func (x *Gate) Reset() {
 	*x = Gate{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +648,7 @@ func (x *Gate) String() string {
 func (*Gate) ProtoMessage() {}
 
 func (x *Gate) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +661,7 @@ func (x *Gate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gate.ProtoReflect.Descriptor instead.
 func (*Gate) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{8}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Gate) GetId() string {
@@ -590,7 +738,7 @@ type Boundary struct {
 
 func (x *Boundary) Reset() {
 	*x = Boundary{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +750,7 @@ func (x *Boundary) String() string {
 func (*Boundary) ProtoMessage() {}
 
 func (x *Boundary) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +763,7 @@ func (x *Boundary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Boundary.ProtoReflect.Descriptor instead.
 func (*Boundary) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{9}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Boundary) GetBaselineFrom() *timestamppb.Timestamp {
@@ -659,7 +807,7 @@ type Span struct {
 
 func (x *Span) Reset() {
 	*x = Span{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +819,7 @@ func (x *Span) String() string {
 func (*Span) ProtoMessage() {}
 
 func (x *Span) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +832,7 @@ func (x *Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Span.ProtoReflect.Descriptor instead.
 func (*Span) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{10}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Span) GetFrom() *timestamppb.Timestamp {
@@ -744,7 +892,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +904,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +917,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{11}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Policy) GetAlpha() float64 {
@@ -891,13 +1039,19 @@ type Decision struct {
 	DecidedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=decided_at,json=decidedAt,proto3" json:"decided_at,omitempty"`
 	// True when the deadline had passed and took part in the verdict.
 	DeadlinePassed bool `protobuf:"varint,10,opt,name=deadline_passed,json=deadlinePassed,proto3" json:"deadline_passed,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// hash of the decision of this cluster that was recorded before; empty for the
+	// first.
+	PreviousHash string `protobuf:"bytes,11,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
+	// SHA-256 over previous_hash, the gate's id, verdict, policy_hash, evidence_hash,
+	// stream_sequence and deadline_passed, in hex.
+	Hash          string `protobuf:"bytes,12,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1063,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1076,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{12}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Decision) GetVerdict() string {
@@ -995,6 +1149,20 @@ func (x *Decision) GetDeadlinePassed() bool {
 	return false
 }
 
+func (x *Decision) GetPreviousHash() string {
+	if x != nil {
+		return x.PreviousHash
+	}
+	return ""
+}
+
+func (x *Decision) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
 // Reason is one cause of a verdict.
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1010,7 +1178,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1190,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1203,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{13}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Reason) GetCode() string {
@@ -1099,7 +1267,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1279,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1292,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{14}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Evidence) GetNewFailed() int64 {
@@ -1259,7 +1427,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1439,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1452,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{15}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Block) GetNa() int32 {
@@ -1335,7 +1503,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1515,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1528,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{16}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Event) GetGate() string {
@@ -1394,7 +1562,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1574,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1587,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{17}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Fact) GetKind() isFact_Kind {
@@ -1486,7 +1654,7 @@ type GateOpened struct {
 
 func (x *GateOpened) Reset() {
 	*x = GateOpened{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1666,7 @@ func (x *GateOpened) String() string {
 func (*GateOpened) ProtoMessage() {}
 
 func (x *GateOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1679,7 @@ func (x *GateOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateOpened.ProtoReflect.Descriptor instead.
 func (*GateOpened) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{18}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GateOpened) GetRollout() string {
@@ -1573,7 +1741,7 @@ type GateDecided struct {
 
 func (x *GateDecided) Reset() {
 	*x = GateDecided{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1753,7 @@ func (x *GateDecided) String() string {
 func (*GateDecided) ProtoMessage() {}
 
 func (x *GateDecided) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1766,7 @@ func (x *GateDecided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateDecided.ProtoReflect.Descriptor instead.
 func (*GateDecided) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{19}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GateDecided) GetRollout() string {
@@ -1633,7 +1801,7 @@ var File_lockstep_gate_v1_gate_proto protoreflect.FileDescriptor
 
 const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\n" +
-	"\x1blockstep/gate/v1/gate.proto\x12\x10lockstep.gate.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\"\x9e\x02\n" +
+	"\x1blockstep/gate/v1/gate.proto\x12\x10lockstep.gate.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\x1a\"lockstep/gate/v1/attribution.proto\x1a\x1flockstep/gate/v1/backtest.proto\"\x9e\x02\n" +
 	"\x10ListGatesRequest\x126\n" +
 	"\arollout\x18\x01 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x12$\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
@@ -1653,11 +1821,27 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x11WatchGateResponse\x12*\n" +
 	"\x04gate\x18\x01 \x01(\v2\x16.lockstep.gate.v1.GateR\x04gate\"?\n" +
 	"\x11ReplayGateRequest\x12*\n" +
-	"\x02id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9_-]{1,160}$R\x02id\"\x8c\x01\n" +
+	"\x02id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9_-]{1,160}$R\x02id\"\xa6\x01\n" +
 	"\x12ReplayGateResponse\x12*\n" +
 	"\x04gate\x18\x01 \x01(\v2\x16.lockstep.gate.v1.GateR\x04gate\x126\n" +
 	"\breplayed\x18\x02 \x01(\v2\x1a.lockstep.gate.v1.DecisionR\breplayed\x12\x12\n" +
-	"\x04same\x18\x03 \x01(\bR\x04same\"\xb9\x02\n" +
+	"\x04same\x18\x03 \x01(\bR\x04same\x12\x18\n" +
+	"\achained\x18\x04 \x01(\bR\achained\"\xa8\x05\n" +
+	"\x15BacktestPolicyRequest\x128\n" +
+	"\x06policy\x18\x01 \x01(\v2\x18.lockstep.gate.v1.PolicyB\x06\xbaH\x03\xc8\x01\x01R\x06policy\x12\x90\x01\n" +
+	"\aagainst\x18\x02 \x01(\v2\x18.lockstep.gate.v1.PolicyB\\\xbaHY\xba\x01V\n" +
+	"\x10backtest.against\x12.the policy to set against must have a deadline\x1a\x12has(this.deadline)R\aagainst\x12?\n" +
+	"\bclusters\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\xe8\a\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x12/\n" +
+	"\x0elabel_selector\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\rlabelSelector\x128\n" +
+	"\x04from\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x04from\x124\n" +
+	"\x02to\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\x02to\x12 \n" +
+	"\x05steps\x18\a \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\x05steps\x128\n" +
+	"\x06inject\x18\b \x03(\x01B \xbaH\x1d\x92\x01\x1a\x10\b\x18\x01\"\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00R\x06inject\x12\x1b\n" +
+	"\x04seed\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x04seed\x12\x1c\n" +
+	"\tcalibrate\x18\n" +
+	" \x01(\bR\tcalibrate\x12I\n" +
+	"\blookback\x18\v \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x05\b\x80\xce\xda\x032\x03\b\x90\x1cR\blookback\"\xb9\x02\n" +
 	"\x04Gate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\arollout\x18\x02 \x01(\tR\arollout\x12\x18\n" +
@@ -1693,7 +1877,7 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\vburstWindow\x121\n" +
 	"\x06bucket\x18\v \x01(\v2\x19.google.protobuf.DurationR\x06bucket\x125\n" +
 	"\bdeadline\x18\f \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12\x19\n" +
-	"\bmax_late\x18\r \x01(\x01R\amaxLate\"\xc0\x03\n" +
+	"\bmax_late\x18\r \x01(\x01R\amaxLate\"\xf9\x03\n" +
 	"\bDecision\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\tR\averdict\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x122\n" +
@@ -1707,7 +1891,9 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\n" +
 	"decided_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tdecidedAt\x12'\n" +
 	"\x0fdeadline_passed\x18\n" +
-	" \x01(\bR\x0edeadlinePassed\"0\n" +
+	" \x01(\bR\x0edeadlinePassed\x12#\n" +
+	"\rprevious_hash\x18\v \x01(\tR\fpreviousHash\x12\x12\n" +
+	"\x04hash\x18\f \x01(\tR\x04hash\"0\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"\xfb\x04\n" +
@@ -1757,13 +1943,15 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\arollout\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\arollout\x12!\n" +
 	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\acluster\x12\x1b\n" +
 	"\x04step\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\x12>\n" +
-	"\bdecision\x18\x04 \x01(\v2\x1a.lockstep.gate.v1.DecisionB\x06\xbaH\x03\xc8\x01\x01R\bdecision2\x85\x03\n" +
+	"\bdecision\x18\x04 \x01(\v2\x1a.lockstep.gate.v1.DecisionB\x06\xbaH\x03\xc8\x01\x01R\bdecision2\xe0\x04\n" +
 	"\vGateService\x12]\n" +
 	"\tListGates\x12\".lockstep.gate.v1.ListGatesRequest\x1a#.lockstep.gate.v1.ListGatesResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12W\n" +
 	"\aGetGate\x12 .lockstep.gate.v1.GetGateRequest\x1a!.lockstep.gate.v1.GetGateResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12\\\n" +
 	"\tWatchGate\x12\".lockstep.gate.v1.WatchGateRequest\x1a#.lockstep.gate.v1.WatchGateResponse\"\x04\xb0\xc6\x1c\x010\x01\x12`\n" +
 	"\n" +
-	"ReplayGate\x12#.lockstep.gate.v1.ReplayGateRequest\x1a$.lockstep.gate.v1.ReplayGateResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01B\xc9\x01\n" +
+	"ReplayGate\x12#.lockstep.gate.v1.ReplayGateRequest\x1a$.lockstep.gate.v1.ReplayGateResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12k\n" +
+	"\x0eBacktestPolicy\x12'.lockstep.gate.v1.BacktestPolicyRequest\x1a(.lockstep.gate.v1.BacktestPolicyResponse\"\x04\xb0\xc6\x1c\x010\x01\x12l\n" +
+	"\x0eGetAttribution\x12'.lockstep.gate.v1.GetAttributionRequest\x1a(.lockstep.gate.v1.GetAttributionResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01B\xc9\x01\n" +
 	"\x14com.lockstep.gate.v1B\tGateProtoP\x01ZDgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1;gatev1\xa2\x02\x03LGX\xaa\x02\x10Lockstep.Gate.V1\xca\x02\x10Lockstep\\Gate\\V1\xe2\x02\x1cLockstep\\Gate\\V1\\GPBMetadata\xea\x02\x12Lockstep::Gate::V1b\x06proto3"
 
 var (
@@ -1778,76 +1966,89 @@ func file_lockstep_gate_v1_gate_proto_rawDescGZIP() []byte {
 	return file_lockstep_gate_v1_gate_proto_rawDescData
 }
 
-var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_lockstep_gate_v1_gate_proto_goTypes = []any{
-	(*ListGatesRequest)(nil),      // 0: lockstep.gate.v1.ListGatesRequest
-	(*ListGatesResponse)(nil),     // 1: lockstep.gate.v1.ListGatesResponse
-	(*GetGateRequest)(nil),        // 2: lockstep.gate.v1.GetGateRequest
-	(*GetGateResponse)(nil),       // 3: lockstep.gate.v1.GetGateResponse
-	(*WatchGateRequest)(nil),      // 4: lockstep.gate.v1.WatchGateRequest
-	(*WatchGateResponse)(nil),     // 5: lockstep.gate.v1.WatchGateResponse
-	(*ReplayGateRequest)(nil),     // 6: lockstep.gate.v1.ReplayGateRequest
-	(*ReplayGateResponse)(nil),    // 7: lockstep.gate.v1.ReplayGateResponse
-	(*Gate)(nil),                  // 8: lockstep.gate.v1.Gate
-	(*Boundary)(nil),              // 9: lockstep.gate.v1.Boundary
-	(*Span)(nil),                  // 10: lockstep.gate.v1.Span
-	(*Policy)(nil),                // 11: lockstep.gate.v1.Policy
-	(*Decision)(nil),              // 12: lockstep.gate.v1.Decision
-	(*Reason)(nil),                // 13: lockstep.gate.v1.Reason
-	(*Evidence)(nil),              // 14: lockstep.gate.v1.Evidence
-	(*Block)(nil),                 // 15: lockstep.gate.v1.Block
-	(*Event)(nil),                 // 16: lockstep.gate.v1.Event
-	(*Fact)(nil),                  // 17: lockstep.gate.v1.Fact
-	(*GateOpened)(nil),            // 18: lockstep.gate.v1.GateOpened
-	(*GateDecided)(nil),           // 19: lockstep.gate.v1.GateDecided
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*ListGatesRequest)(nil),       // 0: lockstep.gate.v1.ListGatesRequest
+	(*ListGatesResponse)(nil),      // 1: lockstep.gate.v1.ListGatesResponse
+	(*GetGateRequest)(nil),         // 2: lockstep.gate.v1.GetGateRequest
+	(*GetGateResponse)(nil),        // 3: lockstep.gate.v1.GetGateResponse
+	(*WatchGateRequest)(nil),       // 4: lockstep.gate.v1.WatchGateRequest
+	(*WatchGateResponse)(nil),      // 5: lockstep.gate.v1.WatchGateResponse
+	(*ReplayGateRequest)(nil),      // 6: lockstep.gate.v1.ReplayGateRequest
+	(*ReplayGateResponse)(nil),     // 7: lockstep.gate.v1.ReplayGateResponse
+	(*BacktestPolicyRequest)(nil),  // 8: lockstep.gate.v1.BacktestPolicyRequest
+	(*Gate)(nil),                   // 9: lockstep.gate.v1.Gate
+	(*Boundary)(nil),               // 10: lockstep.gate.v1.Boundary
+	(*Span)(nil),                   // 11: lockstep.gate.v1.Span
+	(*Policy)(nil),                 // 12: lockstep.gate.v1.Policy
+	(*Decision)(nil),               // 13: lockstep.gate.v1.Decision
+	(*Reason)(nil),                 // 14: lockstep.gate.v1.Reason
+	(*Evidence)(nil),               // 15: lockstep.gate.v1.Evidence
+	(*Block)(nil),                  // 16: lockstep.gate.v1.Block
+	(*Event)(nil),                  // 17: lockstep.gate.v1.Event
+	(*Fact)(nil),                   // 18: lockstep.gate.v1.Fact
+	(*GateOpened)(nil),             // 19: lockstep.gate.v1.GateOpened
+	(*GateDecided)(nil),            // 20: lockstep.gate.v1.GateDecided
+	(*timestamppb.Timestamp)(nil),  // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 22: google.protobuf.Duration
+	(*GetAttributionRequest)(nil),  // 23: lockstep.gate.v1.GetAttributionRequest
+	(*BacktestPolicyResponse)(nil), // 24: lockstep.gate.v1.BacktestPolicyResponse
+	(*GetAttributionResponse)(nil), // 25: lockstep.gate.v1.GetAttributionResponse
 }
 var file_lockstep_gate_v1_gate_proto_depIdxs = []int32{
-	8,  // 0: lockstep.gate.v1.ListGatesResponse.gates:type_name -> lockstep.gate.v1.Gate
-	8,  // 1: lockstep.gate.v1.GetGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	8,  // 2: lockstep.gate.v1.WatchGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	8,  // 3: lockstep.gate.v1.ReplayGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	12, // 4: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
-	11, // 5: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
-	9,  // 6: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
-	20, // 7: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
-	12, // 8: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
-	20, // 9: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
-	20, // 10: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
-	20, // 11: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
-	10, // 12: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
-	20, // 13: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
-	20, // 14: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
-	21, // 15: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
-	21, // 16: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
-	21, // 17: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
-	21, // 18: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
-	13, // 19: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
-	14, // 20: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
-	20, // 21: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
-	20, // 22: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
-	15, // 23: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
-	17, // 24: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
-	18, // 25: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
-	19, // 26: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
-	11, // 27: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
-	9,  // 28: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
-	20, // 29: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
-	12, // 30: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
-	0,  // 31: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
-	2,  // 32: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
-	4,  // 33: lockstep.gate.v1.GateService.WatchGate:input_type -> lockstep.gate.v1.WatchGateRequest
-	6,  // 34: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
-	1,  // 35: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
-	3,  // 36: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
-	5,  // 37: lockstep.gate.v1.GateService.WatchGate:output_type -> lockstep.gate.v1.WatchGateResponse
-	7,  // 38: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
-	35, // [35:39] is the sub-list for method output_type
-	31, // [31:35] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	9,  // 0: lockstep.gate.v1.ListGatesResponse.gates:type_name -> lockstep.gate.v1.Gate
+	9,  // 1: lockstep.gate.v1.GetGateResponse.gate:type_name -> lockstep.gate.v1.Gate
+	9,  // 2: lockstep.gate.v1.WatchGateResponse.gate:type_name -> lockstep.gate.v1.Gate
+	9,  // 3: lockstep.gate.v1.ReplayGateResponse.gate:type_name -> lockstep.gate.v1.Gate
+	13, // 4: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
+	12, // 5: lockstep.gate.v1.BacktestPolicyRequest.policy:type_name -> lockstep.gate.v1.Policy
+	12, // 6: lockstep.gate.v1.BacktestPolicyRequest.against:type_name -> lockstep.gate.v1.Policy
+	21, // 7: lockstep.gate.v1.BacktestPolicyRequest.from:type_name -> google.protobuf.Timestamp
+	21, // 8: lockstep.gate.v1.BacktestPolicyRequest.to:type_name -> google.protobuf.Timestamp
+	22, // 9: lockstep.gate.v1.BacktestPolicyRequest.lookback:type_name -> google.protobuf.Duration
+	12, // 10: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
+	10, // 11: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
+	21, // 12: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
+	13, // 13: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
+	21, // 14: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
+	21, // 15: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
+	21, // 16: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
+	11, // 17: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
+	21, // 18: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
+	21, // 19: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
+	22, // 20: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
+	22, // 21: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
+	22, // 22: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
+	22, // 23: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
+	14, // 24: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
+	15, // 25: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
+	21, // 26: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
+	21, // 27: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
+	16, // 28: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
+	18, // 29: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
+	19, // 30: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
+	20, // 31: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
+	12, // 32: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
+	10, // 33: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
+	21, // 34: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
+	13, // 35: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
+	0,  // 36: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
+	2,  // 37: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
+	4,  // 38: lockstep.gate.v1.GateService.WatchGate:input_type -> lockstep.gate.v1.WatchGateRequest
+	6,  // 39: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
+	8,  // 40: lockstep.gate.v1.GateService.BacktestPolicy:input_type -> lockstep.gate.v1.BacktestPolicyRequest
+	23, // 41: lockstep.gate.v1.GateService.GetAttribution:input_type -> lockstep.gate.v1.GetAttributionRequest
+	1,  // 42: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
+	3,  // 43: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
+	5,  // 44: lockstep.gate.v1.GateService.WatchGate:output_type -> lockstep.gate.v1.WatchGateResponse
+	7,  // 45: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
+	24, // 46: lockstep.gate.v1.GateService.BacktestPolicy:output_type -> lockstep.gate.v1.BacktestPolicyResponse
+	25, // 47: lockstep.gate.v1.GateService.GetAttribution:output_type -> lockstep.gate.v1.GetAttributionResponse
+	42, // [42:48] is the sub-list for method output_type
+	36, // [36:42] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_gate_v1_gate_proto_init() }
@@ -1855,7 +2056,9 @@ func file_lockstep_gate_v1_gate_proto_init() {
 	if File_lockstep_gate_v1_gate_proto != nil {
 		return
 	}
-	file_lockstep_gate_v1_gate_proto_msgTypes[17].OneofWrappers = []any{
+	file_lockstep_gate_v1_attribution_proto_init()
+	file_lockstep_gate_v1_backtest_proto_init()
+	file_lockstep_gate_v1_gate_proto_msgTypes[18].OneofWrappers = []any{
 		(*Fact_GateOpened)(nil),
 		(*Fact_GateDecided)(nil),
 	}
@@ -1865,7 +2068,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_gate_v1_gate_proto_rawDesc), len(file_lockstep_gate_v1_gate_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,6 +34,10 @@ const (
 	GateServiceWatchGateProcedure = "/lockstep.gate.v1.GateService/WatchGate"
 	// GateServiceReplayGateProcedure is the procedure name of the GateService's ReplayGate RPC.
 	GateServiceReplayGateProcedure = "/lockstep.gate.v1.GateService/ReplayGate"
+	// GateServiceBacktestPolicyProcedure is the procedure name of the GateService's BacktestPolicy RPC.
+	GateServiceBacktestPolicyProcedure = "/lockstep.gate.v1.GateService/BacktestPolicy"
+	// GateServiceGetAttributionProcedure is the procedure name of the GateService's GetAttribution RPC.
+	GateServiceGetAttributionProcedure = "/lockstep.gate.v1.GateService/GetAttribution"
 )
 
 var (
@@ -68,6 +72,21 @@ var (
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
+	gateServiceBacktestPolicySpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeServer,
+			Schema:     v1.File_lockstep_gate_v1_gate_proto.Services().ByName("GateService").Methods().ByName("BacktestPolicy"),
+			Procedure:  GateServiceBacktestPolicyProcedure,
+		}
+	})
+	gateServiceGetAttributionSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_gate_v1_gate_proto.Services().ByName("GateService").Methods().ByName("GetAttribution"),
+			Procedure:        GateServiceGetAttributionProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
 )
 
 // GateServiceClient is a client for the lockstep.gate.v1.GateService service.
@@ -82,6 +101,15 @@ type GateServiceClient interface {
 	// ReplayGate takes the decision again from the stored rows up to the recorded
 	// watermark and says whether evidence and verdict are the same.
 	ReplayGate(context.Context, *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error)
+	// BacktestPolicy judges real steps and fake ones, at which nothing was changed,
+	// by a policy over stored history. It tells how far it is about once a second and
+	// what it knows so far with every cluster that is done, and ends with the complete
+	// report or when the caller does.
+	BacktestPolicy(context.Context, *v1.BacktestPolicyRequest) (GateServiceBacktestPolicyClientStream, error)
+	// GetAttribution counts the sessions around a step again and says where the
+	// failures sit that came with it: which move, protocol, target, instance or class
+	// of failure.
+	GetAttribution(context.Context, *v1.GetAttributionRequest) (*v1.GetAttributionResponse, error)
 }
 
 // NewGateServiceClient constructs a client for the lockstep.gate.v1.GateService service. Multiple
@@ -110,6 +138,27 @@ func (s GateServiceWatchGateClientStream) Close() error {
 	return s.stream.Close()
 }
 
+// GateServiceBacktestPolicyClientStream is the client stream for the GateService's BacktestPolicy
+// RPC.
+type GateServiceBacktestPolicyClientStream struct {
+	stream connect.ClientStream
+}
+
+// Receive returns the next response message from the server.
+func (s GateServiceBacktestPolicyClientStream) Receive() (*v1.BacktestPolicyResponse, error) {
+	var res v1.BacktestPolicyResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s GateServiceBacktestPolicyClientStream) Close() error {
+	return s.stream.Close()
+}
+
 // GateServiceHandler is an implementation of the lockstep.gate.v1.GateService service.
 type GateServiceHandler interface {
 	// ListGates returns gates, newest first.
@@ -122,6 +171,15 @@ type GateServiceHandler interface {
 	// ReplayGate takes the decision again from the stored rows up to the recorded
 	// watermark and says whether evidence and verdict are the same.
 	ReplayGate(context.Context, *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error)
+	// BacktestPolicy judges real steps and fake ones, at which nothing was changed,
+	// by a policy over stored history. It tells how far it is about once a second and
+	// what it knows so far with every cluster that is done, and ends with the complete
+	// report or when the caller does.
+	BacktestPolicy(context.Context, *v1.BacktestPolicyRequest, GateServiceBacktestPolicyServerStream) error
+	// GetAttribution counts the sessions around a step again and says where the
+	// failures sit that came with it: which move, protocol, target, instance or class
+	// of failure.
+	GetAttribution(context.Context, *v1.GetAttributionRequest) (*v1.GetAttributionResponse, error)
 }
 
 // RegisterGateServiceHandler registers svc as the lockstep.gate.v1.GateService implementation on
@@ -133,6 +191,8 @@ func RegisterGateServiceHandler(server *connect.Server, svc GateServiceHandler) 
 		connect.Method{Spec: gateServiceGetGateSpec(), Handler: adapter.getGate},
 		connect.Method{Spec: gateServiceWatchGateSpec(), Handler: adapter.watchGate},
 		connect.Method{Spec: gateServiceReplayGateSpec(), Handler: adapter.replayGate},
+		connect.Method{Spec: gateServiceBacktestPolicySpec(), Handler: adapter.backtestPolicy},
+		connect.Method{Spec: gateServiceGetAttributionSpec(), Handler: adapter.getAttribution},
 	)
 }
 
@@ -148,6 +208,22 @@ func (s GateServiceWatchGateServerStream) SendHeaders() error {
 
 // Send sends a response message to the client.
 func (s GateServiceWatchGateServerStream) Send(res *v1.WatchGateResponse) error {
+	return s.stream.Send(res)
+}
+
+// GateServiceBacktestPolicyServerStream is the server stream for the GateService's BacktestPolicy
+// RPC.
+type GateServiceBacktestPolicyServerStream struct {
+	stream connect.ServerStream
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s GateServiceBacktestPolicyServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s GateServiceBacktestPolicyServerStream) Send(res *v1.BacktestPolicyResponse) error {
 	return s.stream.Send(res)
 }
 
@@ -168,6 +244,14 @@ func (UnimplementedGateServiceHandler) WatchGate(context.Context, *v1.WatchGateR
 
 func (UnimplementedGateServiceHandler) ReplayGate(context.Context, *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.gate.v1.GateService.ReplayGate is not implemented")
+}
+
+func (UnimplementedGateServiceHandler) BacktestPolicy(context.Context, *v1.BacktestPolicyRequest, GateServiceBacktestPolicyServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "lockstep.gate.v1.GateService.BacktestPolicy is not implemented")
+}
+
+func (UnimplementedGateServiceHandler) GetAttribution(context.Context, *v1.GetAttributionRequest) (*v1.GetAttributionResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.gate.v1.GateService.GetAttribution is not implemented")
 }
 
 type gateServiceClient struct {
@@ -201,6 +285,22 @@ func (c *gateServiceClient) WatchGate(ctx context.Context, req *v1.WatchGateRequ
 func (c *gateServiceClient) ReplayGate(ctx context.Context, req *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error) {
 	var res v1.ReplayGateResponse
 	if err := c.client.CallUnary(ctx, gateServiceReplayGateSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *gateServiceClient) BacktestPolicy(ctx context.Context, req *v1.BacktestPolicyRequest) (GateServiceBacktestPolicyClientStream, error) {
+	stream, err := c.client.CallServerStream(ctx, gateServiceBacktestPolicySpec(), req)
+	if err != nil {
+		return GateServiceBacktestPolicyClientStream{}, err
+	}
+	return GateServiceBacktestPolicyClientStream{stream: stream}, nil
+}
+
+func (c *gateServiceClient) GetAttribution(ctx context.Context, req *v1.GetAttributionRequest) (*v1.GetAttributionResponse, error) {
+	var res v1.GetAttributionResponse
+	if err := c.client.CallUnary(ctx, gateServiceGetAttributionSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -246,6 +346,26 @@ func (h gateServiceHandler) replayGate(ctx context.Context, _ connect.Spec, stre
 		return err
 	}
 	res, err := h.svc.ReplayGate(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h gateServiceHandler) backtestPolicy(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.BacktestPolicyRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	return h.svc.BacktestPolicy(ctx, &req, GateServiceBacktestPolicyServerStream{stream: stream})
+}
+
+func (h gateServiceHandler) getAttribution(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.GetAttributionRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.GetAttribution(ctx, &req)
 	if err != nil {
 		return err
 	}
