@@ -220,6 +220,8 @@ func TestPair(t *testing.T) {
 			[]ControlShape{{NA: 24, NB: 12, CA: 90, CB: 25, Y: 4, Z: 6, S: 4, YB: 1}}},
 		{"an interval after the step is no baseline", slices.Concat(before, hours(1, [4]int{9, 100, 9, 100})), hours(1, [4]int{1, 4, 3, 25}),
 			[]ControlShape{{NA: 8, NB: 4, CA: 30, CB: 25, Y: 2, Z: 5, S: 4, YB: 1}}},
+		{"controls before the step are waited for", hours(-4, [4]int{1, 20, 0, 0}, [4]int{1, 6, 0, 0}, [4]int{1, 2, 1, 7}), hours(1, [4]int{1, 4, 3, 25}),
+			[]ControlShape{{NA: 28, NB: 4, CA: 7, CB: 25, Y: 4, Z: 4, S: 4, YB: 1}}},
 		{"no baseline", nil, hours(1, [4]int{1, 4, 3, 25}), nil},
 		{"nothing after", before, nil, nil},
 	} {

@@ -73,8 +73,9 @@ func (p OpenPolicy) Validate() error {
 // no more without an end. One that completed or was terminated leaves the risk set
 // with the bucket it ended in. A session whose instance is restarted on purpose
 // leaves it as the bucket of the restart begins, whatever comes of it: when is
-// planned, so no outcome decides who is at risk. When it then ends in that bucket,
-// or abnormally later, the step cut it: counted apart.
+// planned, so no outcome decides who is at risk. When it has left, an end that is
+// abnormal, or of any kind between the restart and the end of its bucket, is one
+// that the step cut: counted apart.
 //
 // As in a Fold, Session and Restart only record and Mark moves: between two marks
 // the order of rows means nothing, a repeated row changes nothing, and what is
@@ -339,7 +340,7 @@ func (f *OpenFold) tooLate(o *openSession, end time.Time) {
 // within a window, before an instant.
 func (f *OpenFold) restarted(o *openSession, began, before time.Time) (first time.Time, restarted bool) {
 	for _, at := range f.restarts[o.instance] {
-		if at.Before(began) || !at.After(o.start) || !at.Before(before) {
+		if at.Before(began) || !at.Before(before) {
 			continue
 		}
 		if !restarted || at.Before(first) {

@@ -158,6 +158,70 @@ func TestOpenSessionsToldTooLate(t *testing.T) {
 	}
 }
 
+// The first end that is dated counts, in whatever order they are told, and goes
+// before what is not dated.
+func TestOpenSessionsEndOnce(t *testing.T) {
+	t.Parallel()
+	s := openedAt("a", -9, "i1")
+	rows := []fleet.Session{endOf(s, fleet.SessionCompleted, 2.5), endOf(s, fleet.SessionFailed, 1.5), endOf(s, fleet.SessionVanished, math.NaN())}
+	for range 3 {
+		rows = append(rows[1:], rows[0])
+		f := openFold(t, oneWindow())
+		f.session(s)
+		f.mark(0)
+		for _, row := range rows {
+			f.session(row)
+		}
+		f.mark(3)
+		want := TableOf(Row{Shape{NA: 1, NB: 1}, 1}, Row{Shape{NA: 1, NB: 1, Y: 1, YB: 1}, 1})
+		if diff := cmp.Diff(want, f.Evidence().Blocks); diff != "" {
+			t.Errorf("%s first (-want +got):\n%s", rows[0].Status, diff)
+		}
+	}
+}
+
+// A restart moves those of its instance out of the window it falls in, and of no
+// other.
+func TestOpenSessionsOfARestartedInstance(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		at   float64
+		want Table
+	}{
+		{"long before", -9, TableOf(Row{Shape{NA: 2, NB: 2}, 3})},
+		{"in the window before", -1.5, TableOf(Row{Shape{NA: 2, NB: 2}, 1}, Row{Shape{NA: 1, NB: 2}, 2})},
+		{"in that of the step", 1, TableOf(Row{Shape{NA: 2, NB: 2}, 1}, Row{Shape{NA: 2, NB: 1}, 2})},
+		{"later", 3, TableOf(Row{Shape{NA: 2, NB: 2}, 3})},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := openFold(t, oneWindow())
+			f.session(openedAt("a", -20, "i1"))
+			f.session(openedAt("b", -20, "i2"))
+			f.Restart("i1", minute(c.at))
+			f.mark(9)
+			if diff := cmp.Diff(c.want, f.Evidence().Blocks); diff != "" {
+				t.Errorf("blocks (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Marks that are repeated or come late, and those of others, move nothing.
+func TestOpenMarksNeverGoBack(t *testing.T) {
+	t.Parallel()
+	f := openFold(t, oneWindow())
+	f.session(openedAt("a", -9, "i1"))
+	f.Mark(markAt(1), 7)
+	f.Mark(fleet.Mark{Cluster: "rome", CompleteUntil: minute(9)}, 8)
+	f.Mark(markAt(-5), 9)
+	f.Mark(fleet.Mark{Cluster: paris, CompleteUntil: minute(9), Blind: true}, 6)
+	if r := f.Judge(DefaultPolicy()); r.Verdict != Pending || !r.At.Equal(minute(1)) || f.Evidence().Blocks.Blocks() != 1 {
+		t.Errorf("%s as of %s after %d blocks: %s", r.Verdict, r.At, f.Evidence().Blocks.Blocks(), r.Text)
+	}
+}
+
 func TestOpenWindows(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -240,10 +304,9 @@ func TestOpenJudge(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			f := openFold(t, c.b)
-			for _, s := range []fleet.SessionID{"x"} { // what is not this gate's changes nothing
-				f.session(fleet.Session{ID: s, Cluster: "rome", Status: fleet.SessionConnected, Start: minute(-60)})
-				f.session(fleet.Session{ID: s, Cluster: paris, Probe: true, Status: fleet.SessionConnected, Start: minute(-60)})
-			}
+			// What is not this check's changes nothing.
+			f.session(fleet.Session{ID: "x", Cluster: "rome", Status: fleet.SessionConnected, Start: minute(-60)})
+			f.session(fleet.Session{ID: "x", Cluster: paris, Probe: true, Status: fleet.SessionConnected, Start: minute(-60)})
 			c.play(f)
 			r := f.Judge(DefaultPolicy())
 			if r.Check != CheckOpen || r.Verdict != c.verdict || r.Reasons[0].Code != c.code || r.Text == "" {
@@ -265,8 +328,9 @@ type life struct {
 func lives() *rapid.Generator[[]life] {
 	return rapid.Custom(func(t *rapid.T) (out []life) {
 		for i := range rapid.IntRange(0, 30).Draw(t, "sessions") {
-			start := float64(rapid.IntRange(-200, 20).Draw(t, "start")) / 10
-			l := life{openedAt(fmt.Sprint(i), start, fleet.InstanceID(fmt.Sprint("i", i%3))), start + float64(rapid.IntRange(0, 300).Draw(t, "tenths"))/10,
+			start := rapid.IntRange(-200, 20).Draw(t, "start")
+			end := start + rapid.IntRange(0, 300).Draw(t, "tenths of a minute")
+			l := life{openedAt(fmt.Sprint(i), float64(start)/10, fleet.InstanceID(fmt.Sprint("i", i%3))), float64(end) / 10,
 				rapid.SampledFrom([]fleet.SessionStatus{fleet.SessionFailed, fleet.SessionCompleted, fleet.SessionTerminated, fleet.SessionVanished}).Draw(t, "end"), rapid.Bool().Draw(t, "flickers")}
 			out = append(out, l)
 		}

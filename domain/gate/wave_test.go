@@ -66,6 +66,10 @@ func (w Wave) controlled(s ControlShape, n int) Wave {
 func TestWaveVerdicts(t *testing.T) {
 	t.Parallel()
 	good, bad, doubtful, quiet := sessionsOf(300, 0), sessionsOf(60, 4), sessionsOf(10, 8), sessionsOf(30, 0)
+	// From none in twenty thousand to one in a hundred.
+	rare := Evidence{Partners: 10, Baseline: Trials{Succeeded: 20_000}, New: Trials{Failed: 20, Succeeded: 1980}}
+	rare.Blocks.Add(Shape{NA: 10, NB: 1}, 1980)
+	rare.Blocks.Add(Shape{NA: 10, NB: 1, Y: 1, YB: 1}, 20)
 	change := func(w Wave, f func(*Wave)) Wave {
 		w.Clusters = slices.Clone(w.Clusters)
 		f(&w)
@@ -106,7 +110,10 @@ func TestWaveVerdicts(t *testing.T) {
 		{"controls alarm too", wave(bad, bad).beside(bad, bad), nil, false, Hold, []Code{CommonCause}, 0},
 		{"controls do not tell yet", wave(bad, bad).beside(quiet), nil, false, Hold, []Code{NotToldApart}, 0},
 		{"controls work though they say little", wave(bad, bad).beside(good, good), nil, false, Fail, []Code{WaveRegression, ManyBad}, 2},
+		{"controls work but for one", wave(bad, bad).beside(good, good, sessionsOf(20, 4)), nil, false, Hold, []Code{NotToldApart}, 0},
+		{"below the floor", wave(rare, rare), nil, false, Hold, []Code{BelowFloor, BelowFloor, NoControls}, 2},
 		{"it rose more than with the controls", wave(bad, bad).beside(quiet).controlled(rise, 5), nil, false, Fail, []Code{WaveRegression, ManyBad}, 2},
+		{"none rose surely but all together", change(wave(bad, bad).beside(quiet), func(w *Wave) { w.Control.Add(rise, 10) }), nil, false, Fail, []Code{WaveRegression}, 0},
 		{"it rose as much as with the controls", wave(bad, bad).beside(bad).controlled(same, 5), nil, false, Hold, []Code{CommonCause}, 0},
 		{"controls tell of a regression that hides", wave(good, good).beside(quiet).controlled(mild, 1), nil, false, Pending, []Code{InDoubt}, 0},
 	} {

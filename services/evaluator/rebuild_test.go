@@ -94,6 +94,9 @@ func (p *player) batches(w *world) []*observationv1.Batch {
 	case dice < 76:
 		return nil
 	default:
+		// A start does not read marks again, so what had lasted up to one is not known to
+		// it of a report that arrives after both.
+		p.late = nil
 		seen = append(seen, w.holds(cluster, fleet.KindInventory))
 		if p.helm != "" {
 			seen = append(seen, w.holds(cluster, fleet.KindPackage))
