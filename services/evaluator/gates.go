@@ -170,7 +170,7 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 	if !decision.Verdict.Final() && !passed {
 		return nil
 	}
-	if decision.Verdict == gate.Pass && decision.Watermark.Seq > w.stored[topology.Partition(g.Cluster)] {
+	if decision.Verdict == gate.Pass && w.unstored(g.Cluster, decision.Watermark.Seq) {
 		return nil // A stop does not wait for its rows, a pass does.
 	}
 	m := codec.Chain(g.ID, codec.DecisionToProto(decision, g.Policy, now, passed), w.before(g.Cluster, math.MaxUint64))
@@ -274,7 +274,7 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 	}
 	described, opened, recorded := a.watch.describeGate(g), g.Gate, g.decision
 	previous := a.watch.before(g.Cluster, g.revision)
-	ahead := a.watch.judges(g.Cluster) && recorded.GetStreamSequence() > a.watch.stored[topology.Partition(g.Cluster)]
+	ahead := a.watch.unstored(g.Cluster, recorded.GetStreamSequence())
 	a.watch.mu.Unlock()
 	if recorded == nil {
 		return nil, errs.New(errs.Conflict, "LS-GAT-002", "gate %s is still open; there is no decision to take again yet", req.GetId())

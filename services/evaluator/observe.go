@@ -93,6 +93,17 @@ func (w *watch) taken(partition int, m bus.Message) *arrival {
 	return nil
 }
 
+// unstored says whether rows of a cluster's partition are still on their way to the
+// store, up to a place in the stream. Those of a repeat are there.
+func (w *watch) unstored(cluster fleet.ClusterID, upTo uint64) bool {
+	for sequence, a := range w.ahead[topology.Partition(cluster)] {
+		if sequence <= upTo && !a.repeat {
+			return true
+		}
+	}
+	return false
+}
+
 // observe stores the rows of messages of one partition, and takes what decisions have
 // waited for them. Partitions have no part in common, so that one stores while
 // another judges. It returns how many were handled before an error.
@@ -118,7 +129,6 @@ func (w *watch) observe(ctx context.Context, partition int, deliveries []bus.Del
 	gated := make(map[fleet.ClusterID]bool)
 	for _, a := range came {
 		delete(w.ahead[partition], a.stream)
-		w.stored[partition] = max(w.stored[partition], a.stream)
 		for i := range a.records {
 			if id := a.records[i].Cluster(); len(w.open[id]) > 0 {
 				gated[id] = true

@@ -64,9 +64,8 @@ type watch struct {
 	// handled is the last message of each partition's observations that is known.
 	handled [topology.Partitions]uint64
 	// ahead are the messages of each partition that are folded and whose rows are not
-	// stored yet, by their place in the stream; stored is the last of which they are.
-	ahead  [topology.Partitions]map[uint64]*arrival
-	stored [topology.Partitions]uint64
+	// stored yet, by their place in the stream.
+	ahead [topology.Partitions]map[uint64]*arrival
 	// heard is the last event that the rebuild is sure to have read.
 	heard uint64
 	// deaf are the partitions whose reports cannot be stored at present.
@@ -273,7 +272,6 @@ func (w *watch) catchUp(ctx context.Context, partition int, at bus.Place) error 
 func (w *watch) recallStored(ctx context.Context, partition int, at bus.Place) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stored[partition] = max(w.stored[partition], at.After)
 	for sequence := range w.ahead[partition] {
 		if sequence <= at.After {
 			delete(w.ahead[partition], sequence)
