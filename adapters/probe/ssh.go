@@ -249,7 +249,7 @@ func (p *Probe) login(ctx context.Context, trail *reach.Trail) (string, error) {
 	case strange != nil:
 		return "", reach.Found(fleet.FailureHostKey, "%w", strange)
 	default:
-		return "", p.refusal(err, trail.Part(), server.said(), with)
+		return "", p.refusal(err, trail.Part(), server, with)
 	}
 	trail.Leave(reach.PartLogin)
 	client := ssh.NewClient(link, channels, requests)
@@ -262,7 +262,7 @@ func (p *Probe) login(ctx context.Context, trail *reach.Trail) (string, error) {
 }
 
 // refusal sorts out why a server that could be reached let nobody in.
-func (p *Probe) refusal(err error, part reach.Part, heard string, with *credentials) error {
+func (p *Probe) refusal(err error, part reach.Part, server *listener, with *credentials) error {
 	if none, ok := errors.AsType[*ssh.AlgorithmNegotiationError](err); ok {
 		usable := func(name string) bool { return slices.Contains(ssh.SupportedAlgorithms().HostKeys, name) }
 		if none.What == "host key" && slices.ContainsFunc(none.RequestedAlgorithms, usable) {
@@ -273,8 +273,9 @@ func (p *Probe) refusal(err error, part reach.Part, heard string, with *credenti
 	if part == reach.PartLogin {
 		return p.denial(err, with)
 	}
+	heard, reset := server.said()
 	switch {
-	case strings.HasPrefix(heard, "SSH-") && errors.Is(err, syscall.ECONNRESET):
+	case strings.HasPrefix(heard, "SSH-") && reset:
 		return reach.Found(fleet.FailureTooManyOpen, "reset after the server said its version: %w", err)
 	case strings.HasPrefix(heard, "SSH-") || strings.Contains(heard, "\nSSH-"):
 		return reach.Found(fleet.FailureHandshake, "%w", err)
@@ -340,25 +341,39 @@ func lost(ctx context.Context, err error) error {
 	return reach.Found(fleet.FailureLost, "logged in, and the connection broke: %w", err)
 }
 
-// listener keeps the first words of a server.
+// listener keeps the first words of a server, and whether it reset the connection:
+// the kernel says so once, to whoever reads or writes next, and the library may
+// then tell of the other side, which finds the connection closed.
 type listener struct {
 	net.Conn
 	mu    sync.Mutex
 	heard []byte
+	reset bool
 }
 
 func (l *listener) Read(b []byte) (int, error) {
 	n, err := l.Conn.Read(b)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.heard = append(l.heard, b[:min(n, maxHeard-len(l.heard))]...)
+	l.keep(b[:n], err)
 	return n, err
 }
 
-func (l *listener) said() string {
+func (l *listener) Write(b []byte) (int, error) {
+	n, err := l.Conn.Write(b)
+	l.keep(nil, err)
+	return n, err
+}
+
+func (l *listener) keep(heard []byte, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return string(l.heard)
+	l.heard = append(l.heard, heard[:min(len(heard), maxHeard-len(l.heard))]...)
+	l.reset = l.reset || errors.Is(err, syscall.ECONNRESET)
+}
+
+func (l *listener) said() (heard string, reset bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.heard), l.reset
 }
 
 // output keeps what a command writes, up to a limit; then it calls full.

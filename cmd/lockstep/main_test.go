@@ -293,21 +293,41 @@ func (r *running) bastions(token string) (string, error) {
 // waitBastions waits until the API knows of bastions.
 func (r *running) waitBastions() string {
 	r.t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	return r.wait("no bastion appeared", func() (string, bool) {
 		got, err := r.bastions(r.token)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		if got != "" {
-			return got
+		return got, got != ""
+	})
+}
+
+// waitMetric waits until a metric is served, and returns all that are.
+func (r *running) waitMetric(name string) string {
+	r.t.Helper()
+	return r.wait("no metric "+name+" appeared", func() (string, bool) {
+		status, body := r.fetch(r.admin + "/metrics")
+		if status != http.StatusOK {
+			r.t.Fatalf("metrics: %d", status)
+		}
+		return body, strings.Contains(body, name)
+	})
+}
+
+// wait looks until what is seen is right.
+func (r *running) wait(failure string, look func() (string, bool)) string {
+	r.t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if seen, ok := look(); ok {
+			return seen
 		}
 		select {
 		case <-tick.C:
 		case <-deadline:
-			r.t.Fatal("no bastion appeared")
+			r.t.Fatal(failure)
 		}
 	}
 }
