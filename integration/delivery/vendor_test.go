@@ -145,6 +145,7 @@ func (in *installation) brief(turn int, skew time.Duration, clusters []string) {
 		}
 		in.truth.observe(s)
 	}
-	// A poll that was under way may have missed them.
-	in.asked(6)
+	// A poll that was under way may have missed them, and one takes a call for each of
+	// up to four pages and one for what is active.
+	in.asked(3 * 5)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -55,14 +56,26 @@ func NewClient(opts ClientOptions) (*Client, error) {
 		own := newTransport()
 		transport, done = own, own.CloseIdleConnections
 	}
+	options := []connecthttp.Option{
+		connecthttp.WithReadMaxBytes(MaxMessage), connecthttp.WithSendMaxBytes(MaxMessage),
+		connecthttp.WithHTTPGet(), connecthttp.WithHTTPGetMaxURLSize(maxURL, true),
+	}
+	if here(u.Hostname()) {
+		// To pack and unpack costs more there than to carry.
+		options = append(options, connecthttp.WithCompressors())
+	}
 	calls := connecthttp.NewTransport(&http.Client{
 		Transport: &bearer{"Bearer " + opts.Token, transport},
 		// A redirect would carry the token elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, strings.TrimSuffix(opts.URL, "/"),
-		connecthttp.WithReadMaxBytes(MaxMessage), connecthttp.WithSendMaxBytes(MaxMessage),
-		connecthttp.WithHTTPGet(), connecthttp.WithHTTPGetMaxURLSize(maxURL, true))
+	}, strings.TrimSuffix(opts.URL, "/"), options...)
 	return &Client{connect.NewClient(calls, patience), done}, nil
+}
+
+// here says whether a host is this machine by its name alone.
+func here(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // Close lets go of connections that are not in use.
