@@ -13,10 +13,12 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
 	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/catalog"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
@@ -211,6 +213,149 @@ func TestGatesRoundTrip(t *testing.T) {
 	})
 }
 
+func TestGatePlansRoundTrip(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		p := anyOf[gate.Plan]().Draw(t, "plan")
+		got := codec.GatePlanFromProto(wire(t, codec.GatePlanToProto(p)))
+		same(t, p, got, sameEmpty())
+		if p.Hash() != got.Hash() {
+			t.Fatalf("the hash of %+v changed", p)
+		}
+	})
+}
+
+func TestTermsRoundTrip(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		terms := anyOf[gate.Terms]().Draw(t, "terms")
+		same(t, terms, codec.TermsFromProto(wire(t, codec.TermsToProto(terms)), gate.DefaultPolicy()), sameEmpty())
+	})
+}
+
+// A gate that an older build opened is judged as that build judged it.
+func TestAGateWithoutTermsHasThoseOfItsPolicy(t *testing.T) {
+	t.Parallel()
+	opened := codec.Gate{ID: "g1", Policy: gate.DefaultPolicy()}
+	opened.Policy.Deadline = 7 * time.Hour
+	m := codec.GateOpenedToProto(opened)
+	m.Terms = nil
+	opened.Terms = gate.DefaultTerms(opened.Policy)
+	same(t, opened, codec.GateOpenedFromProto("g1", wire(t, m)), sameEmpty())
+	same(t, opened.Terms, codec.TermsFromProto(wire(t, codec.TermsToProto(opened.Terms)), gate.Policy{}), sameEmpty())
+}
+
+// Of who took a risk the name goes along, and the way stays open.
+func TestATakenRiskIsToldWithItsOwner(t *testing.T) {
+	t.Parallel()
+	risk := catalog.Risks()[0]
+	taken := catalog.Acknowledgement{Risk: risk.ID, Release: "5.1.0", Owner: "ann", Reason: "seen on staging", At: noon, Expires: noon.Add(time.Hour)}
+	was := gate.Expectation{Risks: []catalog.Assessment{{
+		Risk: risk.ID, Title: risk.Title, Condition: catalog.ConditionMatch, Detail: "sra moves", Remedy: risk.Remedy, Acknowledged: &taken,
+	}}}
+	got := codec.ExpectationFromProto(wire(t, codec.ExpectationToProto(was)))
+	was.Risks[0].Acknowledged = &catalog.Acknowledgement{Risk: risk.ID, Owner: "ann"}
+	same(t, was, got, sameEmpty())
+}
+
+// What is demanded is listed in the order in which checks are told, and what this
+// build does not know last: a message is the same however a map is gone through.
+func TestDemandsAreInOrder(t *testing.T) {
+	t.Parallel()
+	s := gate.Stage{Checks: map[gate.CheckName]gate.CheckPolicy{"b": {}, "a": {}}}
+	for _, check := range gate.CheckNames() {
+		s.Checks[check] = gate.CheckPolicy{Demand: gate.DemandPass}
+	}
+	var got []gate.CheckName
+	for _, c := range codec.StageToProto(s).GetChecks() {
+		got = append(got, gate.CheckName(c.GetCheck()))
+	}
+	same(t, append(gate.CheckNames(), "a", "b"), got)
+}
+
+func TestResultsRoundTrip(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		r, demand := anyOf[gate.Result]().Draw(t, "result"), rapid.SampledFrom(gate.Demands()).Draw(t, "demand")
+		got, of := codec.ResultFromProto(wire(t, codec.ResultToProto(r, demand)))
+		same(t, r, got, sameEmpty())
+		same(t, demand, of)
+	})
+}
+
+// What a step's gate says as a whole is its verdict; people's sessions and probes
+// are what it rests on, each in its place.
+func TestAStepDecision(t *testing.T) {
+	t.Parallel()
+	policy := gate.DefaultPolicy()
+	stage := gate.Stage{Checks: map[gate.CheckName]gate.CheckPolicy{
+		gate.CheckProbes: {Demand: gate.DemandPass}, gate.CheckSessions: {Demand: gate.DemandNoFail}, gate.CheckOpen: {Demand: gate.DemandAdvisory},
+	}}
+	d := gate.StepDecision{
+		StageDecision: gate.StageDecision{
+			Verdict: gate.Hold, Consequence: gate.Stop, Hash: "of the stage", Reasons: []gate.Reason{{Code: gate.Unheard, Text: "telemetry: nobody looks"}},
+			Results: []gate.Result{
+				{Check: gate.CheckTelemetry, Verdict: gate.Hold}, {Check: gate.CheckProbes, Verdict: gate.Pass, At: noon, Figures: map[string]int64{"failed": 2}},
+				{Check: gate.CheckSessions, Verdict: gate.Pending}, {Check: gate.CheckOpen, Verdict: gate.Fail},
+			},
+		},
+		Sessions:  gate.Decision{Verdict: gate.Fail, Hash: "of sessions", PolicyHash: policy.Hash(), Evidence: gate.Evidence{New: gate.Trials{Failed: 3}}},
+		Probes:    gate.Decision{Verdict: gate.Pass, Hash: "of probes", Evidence: gate.Evidence{New: gate.Trials{Succeeded: 5}}},
+		Watermark: gate.Watermark{CompleteUntil: noon, Seq: 9},
+	}
+	m := codec.StepDecisionToProto(d, stage, policy, noon, true)
+	if m.GetVerdict() != "hold" || m.GetConsequence() != "hold" || m.GetStageHash() != "of the stage" || m.GetReasons()[0].GetCode() != "unheard" || m.GetSummary() != d.Summary() {
+		t.Errorf("the stage is encoded as %v", m)
+	}
+	if m.GetEvidenceHash() != "of sessions" || m.GetPolicyHash() != policy.Hash() || m.GetStreamSequence() != 9 || !m.GetCompleteUntil().AsTime().Equal(noon) {
+		t.Errorf("what it rests on is encoded as %v", m)
+	}
+	if m.GetEvidence().GetNewFailed() != 3 || m.GetEvidence().GetNewSucceeded() != 0 || m.GetProbes().GetNewSucceeded() != 5 || m.GetProbes().GetNewFailed() != 0 {
+		t.Errorf("sessions are encoded as %v, probes as %v", m.GetEvidence(), m.GetProbes())
+	}
+	var checks []string
+	for i, c := range m.GetChecks() {
+		checks = append(checks, c.GetCheck()+" "+c.GetDemand()+" "+c.GetVerdict())
+		r, _ := codec.ResultFromProto(c)
+		same(t, d.Results[i], r)
+	}
+	same(t, []string{"telemetry pass hold", "probes pass pass", "sessions no_fail pending", "open advisory fail"}, checks)
+
+	chained := codec.Chain("g1", m, "before")
+	if chained.GetHash() != codec.LinkFromProto("g1", m).Hash("before") || codec.LinkFromProto("g1", m).StageHash != "of the stage" {
+		t.Errorf("it is chained as %v", chained)
+	}
+	m.StageHash = "another"
+	if chained.GetHash() == codec.LinkFromProto("g1", m).Hash("before") {
+		t.Error("another stage has the same place in the chain")
+	}
+}
+
+// What rows keep is kept by them again, and whoever else holds the record sees no
+// change.
+func TestRecordsAsKept(t *testing.T) {
+	t.Parallel()
+	at := noon.Add(1234567 * time.Nanosecond)
+	cut := noon.Add(time.Millisecond)
+	fine := func(at time.Time, skew, took time.Duration) []codec.Observation {
+		return []codec.Observation{
+			{Inventory: &fleet.Inventory{ObservedAt: at, Instances: []fleet.Instance{{ID: "i1", StartedAt: at}, {ID: "i2"}}}},
+			{Registration: &fleet.Registration{ObservedAt: at, LastReport: at}},
+			{Check: &fleet.Check{At: at, CertificateExpires: at, Took: took}},
+			{Mark: &fleet.Mark{CompleteUntil: noon.Add(1), Skew: skew}},
+			{Session: &fleet.Session{Start: noon.Add(1), End: noon.Add(2)}},
+		}
+	}
+	was, want := fine(at, 1234567, 1234567), fine(cut, 1_000_000, 1_234_000)
+	for i, o := range was {
+		r := codec.Record{Observation: o, ObservedAt: at, RecordedAt: at, Source: "hub", StreamSequence: 7, Index: 2}
+		got := r.AsKept()
+		same(t, codec.Record{Observation: want[i], ObservedAt: cut, RecordedAt: cut, Source: "hub", StreamSequence: 7, Index: 2}, got)
+		same(t, got, got.AsKept())
+	}
+	same(t, fine(at, 1234567, 1234567), was)
+}
+
 func TestCommandsRoundTrip(t *testing.T) {
 	t.Parallel()
 	text := rapid.StringN(1, 20, -1)
@@ -247,14 +392,16 @@ func TestAnswersRoundTrip(t *testing.T) {
 func TestReadingsAreComplete(t *testing.T) {
 	t.Parallel()
 	policy := filled[gate.Policy](t)
-	decision := filled[gate.Decision](t)
-	decision.Evidence.Blocks = gate.TableOf(gate.Row{Shape: gate.Shape{NA: 3, NB: 1, Y: 2, YB: 1}, Count: 4})
+	decision, stage := filled[gate.StepDecision](t), filled[gate.Stage](t)
+	for _, d := range []*gate.Decision{&decision.Sessions, &decision.Probes} {
+		d.Evidence.Blocks = gate.TableOf(gate.Row{Shape: gate.Shape{NA: 3, NB: 1, Y: 2, YB: 1}, Count: 4})
+	}
 	state := filled[rollout.State](t)
 	state.Clusters[0].Step = 0
 	for name, m := range map[string]proto.Message{
-		"decision": codec.Chain("g", codec.DecisionToProto(decision, gate.DefaultPolicy(), noon, true), "p"),
+		"decision": codec.Chain("g", codec.StepDecisionToProto(decision, stage, gate.DefaultPolicy(), noon, true), "p"),
 		"rollout":  codec.RolloutToProto(state),
-		"gate":     codec.GateToProto(filled[codec.Gate](t), codec.Chain("g", codec.DecisionToProto(decision, policy, noon, true), "p")),
+		"gate":     codec.GateToProto(filled[codec.Gate](t), codec.Chain("g", codec.StepDecisionToProto(decision, stage, policy, noon, true), "p")),
 	} {
 		if missing := unset(m.ProtoReflect(), ""); len(missing) > 0 {
 			t.Errorf("%s is encoded without %s", name, strings.Join(missing, ", "))
@@ -278,8 +425,10 @@ func TestFiguresOfADecision(t *testing.T) {
 			e.Blocks.Add(gate.Shape{NA: 3, NB: 1, Y: yb + rapid.IntRange(0, 3).Draw(t, "ya"), YB: yb}, 1+count.Draw(t, "blocks"))
 		}
 		policy := gate.DefaultPolicy()
-		m := codec.DecisionToProto(gate.Decision{Evidence: e, Odds: e.OddsRatio(policy), Needed: -1}, policy, noon, false)
+		says := gate.Decision{Evidence: e, Odds: e.OddsRatio(policy), Needed: -1}
+		m := codec.StepDecisionToProto(gate.StepDecision{Sessions: says, Probes: says}, gate.Stage{}, policy, noon, false)
 		got := m.GetEvidence()
+		same(t, got, m.GetProbes(), protocmp.Transform())
 		if got.GetNewFailed() != int64(e.New.Failed) || got.GetBaselineSucceeded() != int64(e.Baseline.Succeeded) ||
 			got.GetLate() != int64(e.Late.Baseline+e.Late.New) || len(got.GetBlocks()) != len(e.Blocks) || got.GetSessionsNeeded() != 0 {
 			t.Fatalf("%+v became %v", e, got)
@@ -379,7 +528,11 @@ func TestEmptyMessagesDecode(t *testing.T) {
 	same(t, rollout.Plan{}, codec.PlanFromProto(nil), sameEmpty())
 	same(t, gate.Policy{}, codec.PolicyFromProto(nil))
 	same(t, gate.Boundary{}, codec.BoundaryFromProto(nil))
-	same(t, codec.Gate{ID: "g1"}, codec.GateOpenedFromProto("g1", nil))
+	same(t, gate.Stage{}, codec.StageFromProto(nil), sameEmpty())
+	same(t, gate.Plan{}, codec.GatePlanFromProto(nil), sameEmpty())
+	same(t, gate.Expectation{}, codec.ExpectationFromProto(nil))
+	same(t, gate.Terms{}, codec.TermsFromProto(&gatev1.Terms{}, gate.DefaultPolicy()), sameEmpty())
+	same(t, codec.Gate{ID: "g1", Terms: gate.DefaultTerms(gate.Policy{})}, codec.GateOpenedFromProto("g1", nil), sameEmpty())
 	if m := codec.GateToProto(codec.Gate{ID: "g1"}, nil); m.GetDecision() != nil || m.GetOpenedAt() != nil {
 		t.Errorf("a gate without a decision is encoded as %v", m)
 	}

@@ -59,33 +59,47 @@ func spansFromProto(spans []*gatev1.Span) []gate.Span {
 	return out
 }
 
-// DecisionToProto encodes a gate's decision with the figures people read. A
-// decidedAt of zero is a decision not taken yet.
-func DecisionToProto(d gate.Decision, policy gate.Policy, decidedAt time.Time, deadlinePassed bool) *gatev1.Decision {
-	e := d.Evidence
+// StepDecisionToProto encodes what a step's gate says, with the figures people read.
+// A decidedAt of zero is a decision not taken yet.
+func StepDecisionToProto(d gate.StepDecision, stage gate.Stage, policy gate.Policy, decidedAt time.Time, deadlinePassed bool) *gatev1.Decision {
 	m := &gatev1.Decision{
-		Verdict: string(d.Verdict), Summary: d.Summary,
+		Verdict: string(d.Verdict), Summary: d.Summary(), Reasons: reasonsToProto(d.Reasons),
+		Evidence: evidenceToProto(d.Sessions, policy), Probes: evidenceToProto(d.Probes, policy),
 		CompleteUntil: timestamp(d.Watermark.CompleteUntil), StreamSequence: d.Watermark.Seq,
-		PolicyHash: d.PolicyHash, EvidenceHash: d.Hash, DecidedAt: timestamp(decidedAt), DeadlinePassed: deadlinePassed,
-		Evidence: &gatev1.Evidence{
-			NewFailed: int64(e.New.Failed), NewSucceeded: int64(e.New.Succeeded),
-			BaselineFailed: int64(e.Baseline.Failed), BaselineSucceeded: int64(e.Baseline.Succeeded),
-			NewUnresolved: int64(e.Unresolved.New), BaselineUnresolved: int64(e.Unresolved.Baseline),
-			Cut: int64(e.Cut), Late: int64(e.Late.New + e.Late.Baseline),
-			LogERollback: e.LogRollback(policy), LogEPromoteRelative: e.LogPromoteRelative(policy), LogEPromoteAbsolute: e.LogPromoteAbsolute(policy),
-			OddsRatio: d.Odds.Estimate, OddsRatioLow: d.Odds.Low, OddsRatioHigh: d.Odds.High,
-			SessionsNeeded: int64(max(d.Needed, 0)),
-		},
+		PolicyHash: d.Sessions.PolicyHash, EvidenceHash: d.Sessions.Hash, DecidedAt: timestamp(decidedAt), DeadlinePassed: deadlinePassed,
+		Consequence: string(d.Consequence), StageHash: d.StageDecision.Hash,
+	}
+	for _, r := range d.Results {
+		m.Checks = append(m.Checks, ResultToProto(r, stage.Asks(r.Check)))
+	}
+	return m
+}
+
+func evidenceToProto(d gate.Decision, policy gate.Policy) *gatev1.Evidence {
+	e := d.Evidence
+	m := &gatev1.Evidence{
+		NewFailed: int64(e.New.Failed), NewSucceeded: int64(e.New.Succeeded),
+		BaselineFailed: int64(e.Baseline.Failed), BaselineSucceeded: int64(e.Baseline.Succeeded),
+		NewUnresolved: int64(e.Unresolved.New), BaselineUnresolved: int64(e.Unresolved.Baseline),
+		Cut: int64(e.Cut), Late: int64(e.Late.New + e.Late.Baseline),
+		LogERollback: e.LogRollback(policy), LogEPromoteRelative: e.LogPromoteRelative(policy), LogEPromoteAbsolute: e.LogPromoteAbsolute(policy),
+		OddsRatio: d.Odds.Estimate, OddsRatioLow: d.Odds.Low, OddsRatioHigh: d.Odds.High,
+		SessionsNeeded: int64(max(d.Needed, 0)),
 	}
 	for _, r := range e.Blocks {
-		m.Evidence.Blocks = append(m.Evidence.Blocks, &gatev1.Block{
+		m.Blocks = append(m.Blocks, &gatev1.Block{
 			Na: int32(r.NA), Nb: int32(r.NB), Y: int32(r.Y), Yb: int32(r.YB), Count: int64(r.Count),
 		})
 	}
-	for _, r := range d.Reasons {
-		m.Reasons = append(m.Reasons, &gatev1.Reason{Code: string(r.Code), Text: r.Text})
-	}
 	return m
+}
+
+func reasonsToProto(reasons []gate.Reason) []*gatev1.Reason {
+	var out []*gatev1.Reason
+	for _, r := range reasons {
+		out = append(out, &gatev1.Reason{Code: string(r.Code), Text: r.Text})
+	}
+	return out
 }
 
 // Chain puts a decision that is about to be recorded behind the one with a hash.
@@ -98,7 +112,7 @@ func Chain(gateID string, m *gatev1.Decision, previous string) *gatev1.Decision 
 func LinkFromProto(gateID string, m *gatev1.Decision) gate.Link {
 	return gate.Link{
 		Gate: gateID, Verdict: gate.Verdict(m.GetVerdict()), PolicyHash: m.GetPolicyHash(), EvidenceHash: m.GetEvidenceHash(),
-		Seq: m.GetStreamSequence(), DeadlinePassed: m.GetDeadlinePassed(),
+		Seq: m.GetStreamSequence(), DeadlinePassed: m.GetDeadlinePassed(), StageHash: m.GetStageHash(),
 	}
 }
 
@@ -111,21 +125,23 @@ type Gate struct {
 	Policy   gate.Policy
 	Boundary gate.Boundary
 	OpenedAt time.Time
+	Terms    gate.Terms
 }
 
 // GateOpenedToProto encodes the first fact of a gate.
 func GateOpenedToProto(g Gate) *gatev1.GateOpened {
 	return &gatev1.GateOpened{
 		Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step,
-		Policy: PolicyToProto(g.Policy), Boundary: BoundaryToProto(g.Boundary), At: timestamp(g.OpenedAt),
+		Policy: PolicyToProto(g.Policy), Boundary: BoundaryToProto(g.Boundary), At: timestamp(g.OpenedAt), Terms: TermsToProto(g.Terms),
 	}
 }
 
 // GateOpenedFromProto decodes the first fact of a gate.
 func GateOpenedFromProto(id string, m *gatev1.GateOpened) Gate {
+	policy := PolicyFromProto(m.GetPolicy())
 	return Gate{
 		ID: id, Rollout: m.GetRollout(), Cluster: fleet.ClusterID(m.GetCluster()), Step: m.GetStep(),
-		Policy: PolicyFromProto(m.GetPolicy()), Boundary: BoundaryFromProto(m.GetBoundary()), OpenedAt: instant(m.GetAt()),
+		Policy: policy, Boundary: BoundaryFromProto(m.GetBoundary()), OpenedAt: instant(m.GetAt()), Terms: TermsFromProto(m.GetTerms(), policy),
 	}
 }
 
@@ -134,5 +150,6 @@ func GateToProto(g Gate, decision *gatev1.Decision) *gatev1.Gate {
 	return &gatev1.Gate{
 		Id: g.ID, Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step,
 		Policy: PolicyToProto(g.Policy), Boundary: BoundaryToProto(g.Boundary), OpenedAt: timestamp(g.OpenedAt), Decision: decision,
+		Terms: TermsToProto(g.Terms),
 	}
 }

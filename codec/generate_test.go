@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"pgregory.net/rapid"
 
+	"github.com/lockstep-fleet/lockstep/domain/catalog"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 )
 
@@ -20,10 +21,11 @@ import (
 func anyOf[T any]() *rapid.Generator[T] {
 	return rapid.MakeCustom[T](rapid.MakeConfig{
 		Types: map[reflect.Type]*rapid.Generator[any]{
-			reflect.TypeFor[time.Time]():      rapid.Custom(instant).AsAny(),
-			reflect.TypeFor[int]():            rapid.Custom(func(t *rapid.T) int { return int(rapid.Int32().Draw(t, "int")) }).AsAny(),
-			reflect.TypeFor[rollout.Kind]():   rapid.Deferred(func() *rapid.Generator[any] { return rapid.OneOf(kinds()...) }),
-			reflect.TypeFor[rollout.Action](): rapid.Deferred(func() *rapid.Generator[any] { return rapid.OneOf(actions()...) }),
+			reflect.TypeFor[time.Time]():          rapid.Custom(instant).AsAny(),
+			reflect.TypeFor[int]():                rapid.Custom(func(t *rapid.T) int { return int(rapid.Int32().Draw(t, "int")) }).AsAny(),
+			reflect.TypeFor[catalog.Assessment](): rapid.Custom(assessment).AsAny(),
+			reflect.TypeFor[rollout.Kind]():       rapid.Deferred(func() *rapid.Generator[any] { return rapid.OneOf(kinds()...) }),
+			reflect.TypeFor[rollout.Action]():     rapid.Deferred(func() *rapid.Generator[any] { return rapid.OneOf(actions()...) }),
 		},
 	})
 }
@@ -35,6 +37,24 @@ func instant(t *rapid.T) time.Time {
 	}
 	seconds := rapid.Int64Range(-62_135_596_800, 253_402_300_799).Draw(t, "seconds")
 	return time.Unix(seconds, rapid.Int64Range(0, 999_999_999).Draw(t, "nanoseconds")).UTC()
+}
+
+// assessment draws a risk as it is judged, as far as a gate is told of it: of who
+// took it the name, and nothing that follows from the rest.
+func assessment(t *rapid.T) catalog.Assessment {
+	text := rapid.String()
+	a := catalog.Assessment{Detail: text.Draw(t, "detail"), Remedy: text.Draw(t, "remedy"), Condition: catalog.Condition(text.Draw(t, "condition"))}
+	if rapid.Bool().Draw(t, "known") {
+		risk := rapid.SampledFrom(catalog.Risks()).Draw(t, "risk")
+		a.Risk, a.Title, a.Condition = risk.ID, risk.Title, rapid.SampledFrom(catalog.Conditions()).Draw(t, "condition")
+	} else {
+		a.Risk = catalog.RiskID("of a newer build: " + text.Draw(t, "risk"))
+	}
+	if rapid.Bool().Draw(t, "acknowledged") {
+		a.Acknowledged = &catalog.Acknowledgement{Risk: a.Risk, Owner: rapid.StringN(1, 20, -1).Draw(t, "owner")}
+	}
+	a.Closed = a.Condition != catalog.ConditionNoMatch && a.Acknowledged == nil
+	return a
 }
 
 func kinds() []*rapid.Generator[any] {
@@ -123,6 +143,9 @@ func fill(t *testing.T, v reflect.Value, n *int) {
 		v.SetFloat(float64(*n))
 	case reflect.Bool:
 		v.SetBool(true)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem(), n)
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 		fill(t, v.Index(0), n)

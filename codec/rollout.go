@@ -18,6 +18,9 @@ func PlanToProto(p rollout.Plan) *rolloutv1.Plan {
 		Release: string(p.Release), Gate: PolicyToProto(p.Gate),
 		Window: durationpb.New(p.Window), Lookback: durationpb.New(p.Lookback),
 	}
+	if p.Policy != nil {
+		m.Policy = GatePlanToProto(*p.Policy)
+	}
 	for _, c := range p.Clusters {
 		cluster := &rolloutv1.ClusterPlan{Cluster: string(c.Cluster), Aside: spansToProto(c.Aside)}
 		for _, s := range c.Steps {
@@ -37,6 +40,10 @@ func PlanFromProto(m *rolloutv1.Plan) rollout.Plan {
 	p := rollout.Plan{
 		Release: fleet.ReleaseID(m.GetRelease()), Gate: PolicyFromProto(m.GetGate()),
 		Window: m.GetWindow().AsDuration(), Lookback: m.GetLookback().AsDuration(),
+	}
+	if m.GetPolicy() != nil {
+		policy := GatePlanFromProto(m.GetPolicy())
+		p.Policy = &policy
 	}
 	for _, c := range m.GetClusters() {
 		cluster := rollout.ClusterPlan{Cluster: fleet.ClusterID(c.GetCluster()), Aside: spansFromProto(c.GetAside())}

@@ -78,6 +78,10 @@ func TestWhatMayBeAsked(t *testing.T) {
 		&rolloutv1.RollbackRolloutRequest{Id: "r33b518cc90", RequestId: "1"},
 		&rolloutv1.RollbackRolloutRequest{Id: "r33b518cc90", RequestId: "1", Reason: strings.Repeat("é", 1000)},
 		&gatev1.ListGatesRequest{PageSize: 1001},
+		&rolloutv1.PlanRolloutRequest{Release: "5.1.0", Policy: long},
+		&rolloutv1.StartRolloutRequest{Release: "5.1.0", RequestId: "1", Policy: "careful"},
+		&gatev1.ListPoliciesRequest{Names: []string{"careful", long}, PageSize: 1001},
+		&gatev1.ApplyPoliciesRequest{Document: "policies: []"},
 		&gatev1.GetGateRequest{Id: rollout.GateID(rollout.ID(long), fleet.ClusterID(long), "gateway")},
 		&gatev1.WatchGateRequest{Id: "r33b518cc90-berlin-sra"},
 		&gatev1.ReplayGateRequest{Id: "r33b518cc90-berlin-sra"},
@@ -126,6 +130,10 @@ func TestWhatMayNotBeAsked(t *testing.T) {
 		{&gatev1.ListGatesRequest{PageSize: -1}, "page_size"},
 		{&gatev1.ListGatesRequest{Verdict: "perhaps"}, "verdict"},
 		{&gatev1.ListGatesRequest{Rollout: "r1;"}, "rollout"},
+		{&rolloutv1.PlanRolloutRequest{Release: "spring", Policy: "two words"}, "policy"},
+		{&rolloutv1.StartRolloutRequest{Release: "spring", RequestId: "1", Policy: long}, "policy"},
+		{&gatev1.ListPoliciesRequest{Names: []string{"a", "a"}}, "names"},
+		{&gatev1.ApplyPoliciesRequest{}, "document"},
 		{&gatev1.GetGateRequest{}, "id"},
 		{&gatev1.WatchGateRequest{Id: strings.Repeat("x", 161)}, "id"},
 		{&gatev1.ReplayGateRequest{Id: "gate/r1"}, "id"},
@@ -151,6 +159,15 @@ func TestARequestIDIsAskedForInWords(t *testing.T) {
 	}
 }
 
+// carefulPlan is a gate policy that asks for something of every kind.
+func carefulPlan() gate.Plan {
+	stage := gate.Stage{
+		Checks: map[gate.CheckName]gate.CheckPolicy{gate.CheckInventory: {Demand: gate.DemandPass, Sustain: gate.Sustain{For: time.Minute, Looks: 3}}},
+		Rules:  []gate.Rule{{Name: "probes", When: "probes.failed > 0", Verdict: gate.Hold, Reason: "probes fail"}}, Deadline: time.Hour, Soak: time.Minute,
+	}
+	return gate.Plan{Name: "careful", Mode: gate.Act, Statistics: gate.DefaultPolicy(), Step: stage, Wave: stage}
+}
+
 // story leads one rollout through everything a rollout can go through, and
 // returns what would be written of it.
 func story(t *testing.T, verdicts ...gate.Verdict) (facts []rollout.Fact, commands []rollout.Command) {
@@ -167,8 +184,9 @@ func story(t *testing.T, verdicts ...gate.Verdict) (facts []rollout.Fact, comman
 	step := func(line fleet.Line, components ...fleet.Component) rollout.StepPlan {
 		return rollout.StepPlan{Name: string(line), Line: line, FromVersion: "1", ToVersion: "2", Image: "example.org/x:2@sha256:ab", Components: components}
 	}
+	policy := carefulPlan()
 	input(rollout.Start{RequestID: "one", Plan: rollout.Plan{
-		Release: "5.1.0", Gate: gate.DefaultPolicy(), Window: 24 * time.Hour, Lookback: time.Hour,
+		Release: "5.1.0", Gate: policy.Statistics, Policy: &policy, Window: 24 * time.Hour, Lookback: time.Hour,
 		Clusters: []rollout.ClusterPlan{{Cluster: "oslo", Steps: []rollout.StepPlan{step(fleet.LineGateway, fleet.Gateway), step(fleet.LineSRA, fleet.SRAWeb, fleet.SRASSH)}}},
 	}})
 	for range 10 {
@@ -225,18 +243,27 @@ func TestWhatIsWrittenKeepsTheRules(t *testing.T) {
 
 	opened := codec.Gate{
 		ID: "r1-oslo-sra", Rollout: "r1", Cluster: "oslo", Step: "sra", Policy: gate.DefaultPolicy(), OpenedAt: noon,
-		Boundary: gate.Boundary{BaselineFrom: noon.Add(-time.Hour), Start: noon, End: noon},
+		Boundary: gate.Boundary{BaselineFrom: noon.Add(-time.Hour), Start: noon, End: noon}, Terms: gate.Terms{Policy: "careful", Mode: gate.Act, Stage: carefulPlan().Step},
 	}
 	fold, err := gate.NewFold(opened.Policy, opened.Cluster, opened.Boundary)
 	if err != nil {
 		t.Fatal(err)
 	}
+	decision := gate.StepDecision{
+		StageDecision: gate.Combine(opened.Terms.Stage, opened.Terms.Mode, noon, noon, nil, func(gate.Rule) (bool, error) { return false, nil }),
+		Sessions:      fold.Verdict(true), Probes: fold.Verdict(true),
+	}
 	keep(&gatev1.Event{Gate: opened.ID, Facts: []*gatev1.Fact{
 		{Kind: &gatev1.Fact_GateOpened{GateOpened: codec.GateOpenedToProto(opened)}},
 		{Kind: &gatev1.Fact_GateDecided{GateDecided: &gatev1.GateDecided{
-			Rollout: opened.Rollout, Cluster: string(opened.Cluster), Step: opened.Step, Decision: codec.DecisionToProto(fold.Verdict(true), opened.Policy, noon, true),
+			Rollout: opened.Rollout, Cluster: string(opened.Cluster), Step: opened.Step, Decision: codec.StepDecisionToProto(decision, opened.Terms.Stage, opened.Policy, noon, true),
 		}}},
 	}})
+	for _, mode := range gate.Modes() {
+		policy := carefulPlan()
+		policy.Mode = mode
+		keep(&gatev1.PolicyEvent{Plan: codec.GatePlanToProto(policy)})
+	}
 	keep(&driftv1.Event{Cluster: "oslo", Facts: []*driftv1.Fact{
 		{Kind: &driftv1.Fact_StateChanged{StateChanged: &driftv1.StateChanged{From: "unknown", To: "locked", At: timestamppb.New(noon)}}},
 		{}, // A kind that a newer build wrote.

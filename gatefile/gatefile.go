@@ -8,8 +8,6 @@ package gatefile
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -198,34 +196,4 @@ func without(n *yaml.Node, keys ...string) {
 	for _, child := range n.Content {
 		without(child, keys...)
 	}
-}
-
-// Hash returns the SHA-256 of a plan's canonical text, in hex. Two plans share it
-// exactly when they demand the same: what a plan is called, in what order its rules
-// stand and how their reasons are worded changes nothing.
-func Hash(p gate.Plan) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "lockstep gate plan 1\nmode %s\nstatistics %s\n", p.Mode, p.Statistics.Hash())
-	for _, part := range []struct {
-		name  string
-		stage gate.Stage
-	}{{"step", p.Step}, {"wave", p.Wave}} {
-		fmt.Fprintf(&b, "%s\ndeadline_ns %d\nsoak_ns %d\n", part.name, part.stage.Deadline.Nanoseconds(), part.stage.Soak.Nanoseconds())
-		for _, name := range gate.CheckNames() {
-			c, asked := part.stage.Checks[name]
-			if !asked || c.Demand == gate.DemandOff {
-				continue
-			}
-			// Nothing fails before the first look.
-			fmt.Fprintf(&b, "check %s %s %d %d\n", name, c.Demand, c.Sustain.For.Nanoseconds(), max(c.Sustain.Looks, 1))
-		}
-		lines := make([]string, 0, len(part.stage.Rules))
-		for _, r := range part.stage.Rules {
-			lines = append(lines, fmt.Sprintf("rule %q %s %q\n", r.Name, r.Verdict, r.When))
-		}
-		slices.Sort(lines)
-		b.WriteString(strings.Join(lines, ""))
-	}
-	sum := sha256.Sum256([]byte(b.String()))
-	return hex.EncodeToString(sum[:])
 }

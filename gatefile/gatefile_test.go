@@ -56,10 +56,10 @@ func TestPresets(t *testing.T) {
 		if err := p.Statistics.Validate(); err != nil {
 			t.Errorf("%s: %v", p.Name, err)
 		}
-		if other := hashes[gatefile.Hash(p)]; other != "" {
+		if other := hashes[p.Hash()]; other != "" {
 			t.Errorf("%s demands what %s does", p.Name, other)
 		}
-		hashes[gatefile.Hash(p)] = p.Name
+		hashes[p.Hash()] = p.Name
 		for name, s := range map[string]gate.Stage{"step": p.Step, "wave": p.Wave} {
 			if got := slices.Sorted(maps.Keys(s.Checks)); len(got) != len(gate.CheckNames()) {
 				t.Errorf("%s.%s looks at %v only", p.Name, name, got)
@@ -216,7 +216,7 @@ func TestMarshalIsReadBack(t *testing.T) {
 		if diff := cmp.Diff([]gate.Plan{want}, got, cmpopts.EquateEmpty()); diff != "" {
 			t.Fatalf("(-want +got):\n%s\nfrom\n%s", diff, text)
 		}
-		if gatefile.Hash(got[0]) != gatefile.Hash(want) || len(gatefile.Diff(want, got[0])) != 0 {
+		if got[0].Hash() != want.Hash() || len(gatefile.Diff(want, got[0])) != 0 {
 			t.Fatal("hash or difference of the same plan")
 		}
 	})
@@ -258,50 +258,6 @@ func plans() *rapid.Generator[gate.Plan] {
 		}
 		return p
 	})
-}
-
-func TestHash(t *testing.T) {
-	t.Parallel()
-	const base = `policies: [{name: a, step: {rules: [{name: x, when: "probes.failed > 1", verdict: hold, reason: X}, {name: y, when: "probes.failed > 2", verdict: fail, reason: Y}]}}]`
-	want := gatefile.Hash(read(t, base)[0])
-	for name, text := range map[string]string{
-		"another name":      strings.Replace(base, "name: a", "name: b", 1),
-		"another reason":    strings.Replace(base, "reason: X", "reason: because", 1),
-		"other space":       strings.Replace(base, "probes.failed > 1", "(probes.failed)>1", 1),
-		"what is inherited": strings.Replace(base, "name: a,", "name: a, extends: standard, mode: act,", 1),
-		"another order":     `policies: [{name: a, step: {rules: [{name: y, when: "probes.failed > 2", verdict: fail, reason: Y}, {name: x, when: "probes.failed > 1", verdict: hold, reason: X}]}}]`,
-		"another document": "policies:\n- name: z\n  extends: a\n- name: a\n  step:\n    rules:\n    - {name: y, when: probes.failed > 2, verdict: fail, reason: Y}\n" +
-			"    - {name: x, when: probes.failed > 1, verdict: hold, reason: X}\n",
-		"no first look": strings.Replace(base, "step: {", "step: {checks: {risks: {sustain: {looks: 0}}}, ", 1),
-	} {
-		if got := gatefile.Hash(read(t, text)[0]); got != want {
-			t.Errorf("%s changes the hash", name)
-		}
-	}
-	for name, text := range map[string]string{
-		"another mode":         strings.Replace(base, "name: a,", "name: a, mode: hold,", 1),
-		"another number":       strings.Replace(base, "name: a,", "name: a, statistics: {beta: 0.04},", 1),
-		"another deadline":     strings.Replace(base, "step: {", "step: {deadline: 31m, ", 1),
-		"another soak":         strings.Replace(base, "step: {", "step: {soak: 1s, ", 1),
-		"the soak of the wave": strings.Replace(base, "name: a,", "name: a, wave: {soak: 59m},", 1),
-		"another demand":       strings.Replace(base, "step: {", "step: {checks: {risks: {demand: pass}}, ", 1),
-		"a check that is off":  strings.Replace(base, "step: {", "step: {checks: {risks: {demand: off}}, ", 1),
-		"another time":         strings.Replace(base, "step: {", "step: {checks: {probes: {sustain: {for: 61s}}}, ", 1),
-		"more looks":           strings.Replace(base, "step: {", "step: {checks: {probes: {sustain: {looks: 4}}}, ", 1),
-		"another condition":    strings.Replace(base, "failed > 1", "failed > 3", 1),
-		"another verdict":      strings.Replace(base, "verdict: hold", "verdict: fail", 1),
-		"another rule's name":  strings.Replace(base, "name: x", "name: w", 1),
-		"one rule less":        `policies: [{name: a, step: {rules: [{name: x, when: "probes.failed > 1", verdict: hold, reason: X}]}}]`,
-		"rules of the wave":    strings.Replace(base, "step: {", "wave: {", 1),
-	} {
-		if got := gatefile.Hash(read(t, text)[0]); got == want {
-			t.Errorf("%s does not change the hash", name)
-		}
-	}
-	// The hash is kept with decisions: it may never change for what it was made from.
-	if got := gatefile.Hash(preset(t, "standard")); got != "f8bae4cf6c35f7e80ec947a1151009c3629b199b3bbb6e8bc76e73668cd85272" {
-		t.Errorf("the hash of standard is %s; if the policy itself was changed on purpose, write it here", got)
-	}
 }
 
 func TestDiff(t *testing.T) {

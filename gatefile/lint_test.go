@@ -287,7 +287,7 @@ func FuzzRead(f *testing.F) {
 			if err != nil {
 				t.Fatalf("%v in %s", err, gatefile.Marshal(p))
 			}
-			if gatefile.Hash(again[0]) != gatefile.Hash(p) {
+			if again[0].Hash() != p.Hash() {
 				t.Fatalf("read again it differs in %v", gatefile.Diff(p, again[0]))
 			}
 			for _, rule := range slices.Concat(p.Step.Rules, p.Wave.Rules) {

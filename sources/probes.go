@@ -8,6 +8,7 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/adapters/probe"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/fleetfile"
 	"github.com/lockstep-fleet/lockstep/services/collector"
 )
@@ -37,6 +38,32 @@ func (s *Set) probes(_ fleetfile.File, c fleetfile.Cluster) error {
 	}
 	return nil
 }
+
+// Checks names what is looked at in a cluster, as its findings name it: its probes,
+// the recordings of its sessions and their storage, and its log forwarding.
+func Checks(c fleetfile.Cluster) []gate.ConfiguredCheck {
+	var out []gate.ConfiguredCheck
+	for _, p := range c.Probes {
+		out = append(out, gate.ConfiguredCheck{Name: p.Name, Kind: fleet.CheckKind(p.Type)})
+	}
+	if c.Recording != nil {
+		out = append(out, gate.ConfiguredCheck{Name: recordingName, Kind: fleet.CheckRecording})
+		if !c.Recording.NoCanary {
+			out = append(out, gate.ConfiguredCheck{Name: storageName, Kind: fleet.CheckStorage})
+		}
+	}
+	if c.Forwarding != nil {
+		out = append(out, gate.ConfiguredCheck{Name: forwardingName, Kind: fleet.CheckForwarding})
+	}
+	return out
+}
+
+// What findings call what a cluster has one of.
+const (
+	recordingName  = "recording"
+	storageName    = "storage"
+	forwardingName = "forwarding"
+)
 
 // turns lets so many probes of one cluster look at the same time as it has slots.
 type turns struct {

@@ -315,7 +315,7 @@ func (s *Set) forwarding(_ fleetfile.File, c fleetfile.Cluster) error {
 	}
 	f := *c.Forwarding
 	endpoint, err := forward.New(forward.Options{
-		Cluster: c.ID, Name: "forwarding", Kind: forward.Kind(f.Type), Address: f.Address, TLS: f.TLS, CAFile: string(f.CAFile), Send: f.Send,
+		Cluster: c.ID, Name: forwardingName, Kind: forward.Kind(f.Type), Address: f.Address, TLS: f.TLS, CAFile: string(f.CAFile), Send: f.Send,
 		TokenFile: string(f.TokenFile), Header: f.Header, Timeout: f.Timeout, Now: s.now,
 	})
 	if err != nil {
@@ -347,7 +347,7 @@ func (s *Set) recording(file fleetfile.File, c fleetfile.Cluster) (taker, error)
 	}
 	s.closers = append(s.closers, func() error { storage.Close(); return nil })
 	checker, err := recordings.New(recordings.Config{
-		Cluster: c.ID, Name: "recording", Protocols: r.Protocols, Pattern: r.Pattern, Within: r.Within, MinDuration: r.MinDuration, Lookback: file.Rollout.Lookback,
+		Cluster: c.ID, Name: recordingName, Protocols: r.Protocols, Pattern: r.Pattern, Within: r.Within, MinDuration: r.MinDuration, Lookback: file.Rollout.Lookback,
 	}, objects{storage}, s.now)
 	if err != nil {
 		return taker{}, fmt.Errorf("recording: %w", err)
@@ -362,7 +362,7 @@ func (s *Set) recording(file fleetfile.File, c fleetfile.Cluster) (taker, error)
 	}})
 	if !r.NoCanary {
 		s.checks(c.ID, fleet.KindPipeline, "the recording storage of "+string(c.ID), r.CanaryEvery, time.Minute, func(ctx context.Context) []fleet.Check {
-			return []fleet.Check{storage.Canary(ctx, c.ID, "storage")}
+			return []fleet.Check{storage.Canary(ctx, c.ID, storageName)}
 		}).writes = true
 	}
 	return taker{cluster: c.ID, checker: checker}, nil

@@ -48,6 +48,7 @@ const (
 	NounGate    = "gate"
 	NounCatalog = "catalog"
 	NounFleet   = "fleet"
+	NounPolicy  = "policy"
 	NounRollout = "rollout"
 	NounStep    = "step"
 )
@@ -61,7 +62,7 @@ const (
 // NounOwners maps each noun to the one service that appends its facts.
 func NounOwners() map[string]string {
 	return map[string]string{
-		NounDrift: Evaluator, NounGate: Evaluator, NounCatalog: Evaluator, NounFleet: Evaluator, NounRollout: Executor, NounStep: Executor,
+		NounDrift: Evaluator, NounGate: Evaluator, NounCatalog: Evaluator, NounFleet: Evaluator, NounPolicy: Evaluator, NounRollout: Executor, NounStep: Executor,
 	}
 }
 

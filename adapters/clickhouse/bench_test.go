@@ -202,6 +202,10 @@ func BenchmarkHistory(b *testing.B) {
 		sessions, err := s.SessionsOf(ctx, me, one[:1], codec.Span{From: past, To: past.AddDate(0, 0, 1)})
 		return sessions[one[0]].Succeeded, err
 	})
+	timed("evidence_of_four_weeks", func(ctx context.Context) (n int, err error) {
+		err = s.Evidence(ctx, me, one[0], end.AddDate(0, 0, -28), 0, func(codec.Record) { n++ })
+		return n, err
+	})
 	stored := 2 * rows
 	timed("store_and_count_3000", func(ctx context.Context) (int, error) {
 		exec(fmt.Sprintf(generateSessions, historyClusters, length, max(1, 2*rows/3), begin.UnixMilli(), stored, 3000))

@@ -4,6 +4,8 @@ package clickhouse
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,13 +42,15 @@ func historyIsKept(t *testing.T, w way) {
 		}}
 	}
 	mark := codec.Observation{Mark: &fleet.Mark{Cluster: "berlin", About: fleet.KindSession, CompleteUntil: now.Add(-time.Second + time.Nanosecond)}}
-	// What is promised of other kinds is no evidence.
+	// It comes from another source, so it is a mark of its own.
 	other := codec.Observation{Mark: &fleet.Mark{Cluster: "berlin", About: fleet.KindInventory, CompleteUntil: now.Add(time.Hour)}}
 	inventory := codec.Observation{Inventory: &fleet.Inventory{Cluster: "berlin", ObservedAt: now, Instances: []fleet.Instance{
 		{ID: "c1", Component: fleet.Gateway, Service: "akeyless-gateway", Version: "5.0.1", Health: fleet.HealthHealthy, StartedAt: now.Add(-time.Hour),
 			Declared: "akeyless/base:5.0.1", Labelled: "5.0.0", Node: "node-1", Restarts: 3},
 	}}}
 	before := codec.Observation{Inventory: &fleet.Inventory{Cluster: "berlin", ObservedAt: now.Add(-time.Hour)}}
+	earlier := record(3, 4, before)
+	earlier.ObservedAt = before.Inventory.ObservedAt
 	foreign := record(3, 5, other)
 	foreign.Source = "agent"
 	batch := []codec.Record{
@@ -54,7 +58,7 @@ func historyIsKept(t *testing.T, w way) {
 		record(3, 1, session("s2", fleet.SessionFailed, "bob")),
 		record(3, 2, mark),
 		record(3, 3, inventory),
-		record(3, 4, before),
+		earlier,
 		foreign,
 	}
 	late := []codec.Record{record(9, 0, session("s1", fleet.SessionConnecting, "changed later"))}
@@ -70,18 +74,14 @@ func historyIsKept(t *testing.T, w way) {
 		}
 		return out
 	}
-	want := []codec.Record{
-		{Observation: batch[0].Observation, StreamSequence: 3, Index: 0},
-		{Observation: batch[1].Observation, StreamSequence: 3, Index: 1},
-		{Observation: batch[2].Observation, StreamSequence: 3, Index: 2},
-	}
+	want := asEvidence(batch...)
 	// Sessions after a mark, so that the order is seen to be the stream's and not
 	// one table after the other.
 	after := record(4, 0, session("s3", fleet.SessionConnected, "eve"))
 	if err := s.InsertRecords(ctx, []codec.Record{after}); err != nil {
 		t.Fatal(err)
 	}
-	want = append(want, codec.Record{Observation: after.Observation, StreamSequence: 4, Index: 0})
+	want = append(want, asEvidence(after)...)
 	if diff := cmp.Diff(want, read(0)); diff != "" {
 		t.Errorf("the first arrival of each row, in stream order (-want +got):\n%s", diff)
 	}
@@ -122,6 +122,191 @@ func historyIsKept(t *testing.T, w way) {
 	}
 	if diff := cmp.Diff([]fleet.Registration{registration}, got); diff != "" {
 		t.Errorf("registration (-want +got):\n%s", diff)
+	}
+}
+
+// asEvidence is what is told of records.
+func asEvidence(records ...codec.Record) []codec.Record {
+	var out []codec.Record
+	for _, r := range records {
+		r = r.AsKept()
+		out = append(out, codec.Record{
+			Observation: r.Observation, ObservedAt: r.ObservedAt, RecordedAt: r.RecordedAt, Source: r.Source, StreamSequence: r.StreamSequence, Index: r.Index,
+		})
+	}
+	return out
+}
+
+// All that a gate takes in comes back as it was stored, in the order of the stream
+// whatever order it was stored in, and what ran before comes with it.
+func TestEvidenceOfEveryKind(t *testing.T) {
+	t.Parallel()
+	s := openHistory(t, embedded(shared))
+	ctx := limited(t, time.Minute)
+	// Marks about anything but sessions are kept for days alone.
+	from := time.Now().UTC().Truncate(time.Hour)
+	minute := func(n int) time.Time { return from.Add(time.Duration(n) * time.Minute) }
+	var all []codec.Record
+	add := func(sequence uint64, index uint32, source fleet.SourceID, at time.Time, o codec.Observation) {
+		all = append(all, codec.Record{
+			Observation: o, Tenant: fleet.DefaultTenant, ObservedAt: at, RecordedAt: at.Add(1234567 * time.Nanosecond), Source: source, Incarnation: "i1",
+			SourceSequence: sequence, StreamSequence: sequence, Index: index,
+		})
+	}
+	inventory := func(sequence uint64, source fleet.SourceID, at time.Time, versions ...string) {
+		seen := fleet.Inventory{Cluster: "berlin", ObservedAt: at}
+		for i, version := range versions {
+			seen.Instances = append(seen.Instances, fleet.Instance{
+				ID: fleet.InstanceID(strconv.Itoa(i)), Component: fleet.SRAWeb, Service: "web", Image: "sra:" + version, Tag: version, Digest: "sha256:ab", ImageID: "sha256:cd",
+				Version: version, Health: fleet.HealthHealthy, StartedAt: at.Add(-time.Hour), Declared: "sra:2", Labelled: "2", Node: "n1", Restarts: 4,
+			})
+		}
+		add(sequence, 0, source, at, codec.Observation{Inventory: &seen})
+	}
+	registration := func(sequence uint64, at time.Time, version string) {
+		add(sequence, 1, "vendor", at, codec.Observation{Registration: &fleet.Registration{
+			Cluster: "berlin", ObservedAt: at, LastReport: at.Add(-time.Second), Bastions: []fleet.Bastion{{ID: "b1", Version: version}, {ID: "b2"}},
+			Gateways: []fleet.RegisteredGateway{{Name: "acc/p/berlin", Status: "Running"}},
+		}})
+	}
+	session := func(sequence uint64, index uint32, start time.Time, status fleet.SessionStatus, probe bool) {
+		add(sequence, index, "vendor", start.Add(time.Second), codec.Observation{Session: &fleet.Session{
+			ID: "s1", Cluster: "berlin", Status: status, User: "ann", Target: "db", InstanceID: "0", Start: start, End: start.Add(time.Minute), Error: "no route",
+			Failure: fleet.FailureTarget, Protocol: "ssh", TargetType: "linux", Probe: probe,
+		}})
+	}
+	mark := func(sequence uint64, index uint32, source fleet.SourceID, at time.Time, about fleet.Kind, lost bool) {
+		add(sequence, index, source, at, codec.Observation{Mark: &fleet.Mark{
+			Cluster: "berlin", About: about, CompleteUntil: at.Add(-time.Second), Blind: lost, BlindReason: "why", Lost: lost, Skew: -1500 * time.Microsecond,
+		}})
+	}
+	check := func(sequence uint64, index uint32, at time.Time, kind fleet.CheckKind, readings map[string]float64) {
+		add(sequence, index, "hub", at, codec.Observation{Check: &fleet.Check{
+			Cluster: "berlin", Name: string(kind), Kind: kind, Component: fleet.SRASSH, Target: "127.0.0.1:22", Session: "s1", At: at, Took: 1234567 * time.Nanosecond,
+			OK: readings != nil, Failure: fleet.FailureAuth, Detail: "refused", CertificateExpires: minute(99999), Readings: readings,
+		}})
+	}
+	const odd = 345678 * time.Nanosecond // finer than rows keep
+
+	// Of before, the last inventory and registration alone are told, and of those what
+	// had arrived.
+	inventory(1, "hub", minute(-40*24*60), "1")
+	registration(1, minute(-20), "1")
+	session(2, 0, minute(-1), fleet.SessionConnected, false)
+	check(2, 1, from.Add(-time.Millisecond), fleet.CheckSSH, nil)
+	mark(2, 2, "vendor", minute(-1), fleet.KindSession, false)
+	inventory(3, "hub", from.Add(-time.Millisecond+odd), "1", "1")
+	registration(3, minute(-10), "2")
+
+	mark(4, 0, "vendor", minute(1), fleet.KindSession, true) // before what has its place
+	check(4, 0, from, fleet.CheckSSH, map[string]float64{"login_seconds": 0.1, "connect_seconds": 1, "it's \"one\"": 1.7976931348623157e308, "least": 5e-324, "below": -2.5})
+	session(4, 1, minute(0).Add(123456789), fleet.SessionConnecting, false)
+	mark(4, 2, "hub", minute(1), fleet.KindProbe, false)
+	inventory(5, "hub", from)
+	registration(5, minute(2), "2")
+	inventory(6, "agent", minute(2).Add(odd), "1", "2", "2")
+	inventory(7, "hub", minute(2).Add(odd), "2")
+	mark(7, 2, "hub", minute(2).Add(odd), fleet.KindInventory, false)
+	session(8, 0, minute(0).Add(123456789), fleet.SessionCompleted, true)
+	check(8, 1, minute(3).Add(odd), fleet.CheckForwarding, nil)
+	mark(8, 2, "vendor", minute(4).Add(odd), fleet.KindSession, false)
+	const last = 8
+
+	// What is told again later keeps its first place, and others have their own.
+	stored := slices.Clone(all)
+	for _, r := range all {
+		again := r
+		again.StreamSequence, again.RecordedAt = r.StreamSequence+last, r.RecordedAt.Add(time.Minute)
+		stored = append(stored, again)
+	}
+	for _, r := range all {
+		elsewhere, foreign := r, r
+		elsewhere.Observation, foreign.Tenant = ofCluster("oslo", r.Observation), "other"
+		stored = append(stored, elsewhere, foreign)
+	}
+	slices.Reverse(stored)
+	for some := range slices.Chunk(stored, 7) {
+		if err := s.InsertRecords(ctx, some); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	want := func(upTo uint64) []codec.Record {
+		var out []codec.Record
+		for _, r := range all {
+			before := r.ObservedAt.Before(from)
+			switch {
+			case r.StreamSequence > upTo, before && r.Inventory == nil && r.Registration == nil:
+				continue
+			case before && upTo >= 3 && r.StreamSequence < 3:
+				continue // another stood
+			}
+			out = append(out, asEvidence(r)...)
+		}
+		return out
+	}
+	for upTo := range uint64(last + 2) {
+		var got []codec.Record
+		if err := s.Evidence(ctx, fleet.DefaultTenant, "berlin", from, upTo, func(r codec.Record) { got = append(got, r) }); err != nil {
+			t.Fatal(err)
+		}
+		bound := upTo
+		if upTo == 0 {
+			bound = last
+		}
+		if diff := cmp.Diff(want(bound), got); diff != "" {
+			t.Errorf("up to %d (-want +got):\n%s", upTo, diff)
+		}
+	}
+	if err := s.Evidence(ctx, fleet.DefaultTenant, "rome", from, 0, func(r codec.Record) { t.Errorf("of a cluster that was never seen: %+v", r) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ofCluster is an observation as of another cluster.
+func ofCluster(cluster fleet.ClusterID, o codec.Observation) codec.Observation {
+	switch {
+	case o.Inventory != nil:
+		inventory := *o.Inventory
+		inventory.Cluster, o.Inventory = cluster, &inventory
+	case o.Registration != nil:
+		registration := *o.Registration
+		registration.Cluster, o.Registration = cluster, &registration
+	case o.Session != nil:
+		session := *o.Session
+		session.Cluster, o.Session = cluster, &session
+	case o.Mark != nil:
+		mark := *o.Mark
+		mark.Cluster, o.Mark = cluster, &mark
+	case o.Check != nil:
+		check := *o.Check
+		check.Cluster, o.Check = cluster, &check
+	}
+	return o
+}
+
+// What stood is what had arrived, though its source's clock was ahead; it is told once.
+func TestEvidenceOfAClockThatIsAhead(t *testing.T) {
+	t.Parallel()
+	s := openHistory(t, embedded(shared))
+	ctx := limited(t, time.Minute)
+	records := []codec.Record{
+		seen("ahead", "hub", -20, -20, "1"), seen("ahead", "fast", 600, -10, "2"), seen("ahead", "hub", 5, 5, "3"), seen("ahead", "fast", 620, 10, "4"),
+	}
+	if err := s.InsertRecords(ctx, records); err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[int][]string{
+		-30: {"ahead -20 1", "ahead 600 2", "ahead 5 3", "ahead 620 4"}, 0: {"ahead 600 2", "ahead 5 3", "ahead 620 4"}, 7: {"ahead 5 3", "ahead 620 4"},
+		100: {"ahead 620 4"}, 700: {"ahead 620 4"},
+	} {
+		var got []string
+		if err := s.Evidence(ctx, fleet.DefaultTenant, "ahead", minute(at), 0, func(r codec.Record) { got = append(got, told(*r.Inventory)) }); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("from minute %d (-want +got):\n%s", at, diff)
+		}
 	}
 }
 

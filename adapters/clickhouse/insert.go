@@ -335,6 +335,7 @@ func progressMarks() table[*codec.Record] {
 		flag("lost", func(r *codec.Record) bool { return r.Mark.Lost }),
 		text("about", func(r *codec.Record) string { return string(cmp.Or(r.Mark.About, fleet.KindSession)) }),
 		signed("clock_skew_ms", func(r *codec.Record) int64 { return r.Mark.Skew.Milliseconds() }),
+		short("place", func(r *codec.Record) uint32 { return r.Index }),
 	}, origin(func(r *codec.Record) *codec.Record { return r })...)}
 }
 

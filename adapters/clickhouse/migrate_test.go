@@ -172,13 +172,15 @@ func TestMigrationsKeepRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, after := fstest.MapFS{}, ""
-	for _, name := range []string{"0001_history.sql", "0002_collector.sql", "0003_drift.sql"} {
+	for i, name := range []string{"0001_history.sql", "0002_collector.sql", "0003_drift.sql", "0004_marks.sql"} {
 		text, err := fs.ReadFile(all, name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if after = string(text); name != "0003_drift.sql" {
+		if i < 2 {
 			before[name] = &fstest.MapFile{Data: text}
+		} else {
+			after += string(text) + "\n"
 		}
 	}
 	if _, err := s.Migrate(ctx, before); err != nil {

@@ -8,6 +8,7 @@ import (
 	ch "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 )
 
@@ -46,7 +47,7 @@ func newestAt(table, among string) string {
 
 const selectInstances = `
 SELECT cluster, observed_at, source, instance_id, component, service, image, tag, digest, image_id, running_version, health, started_at,
-       declared, labelled, node, restarts, recorded_at
+       declared, labelled, node, restarts, recorded_at, stream_sequence, stream_index
 FROM inventory_instances FINAL
 WHERE tenant = {tenant:String} AND %s`
 
@@ -54,7 +55,10 @@ WHERE tenant = {tenant:String} AND %s`
 const selectRecalled = `
 SELECT *
 FROM (%s UNION ALL %s)
-ORDER BY cluster, least(observed_at, recorded_at), observed_at, source, service, instance_id`
+ORDER BY cluster, least(observed_at, recorded_at), observed_at, source`
+
+// byInstance ends an order in which the rows of one inventory follow one another.
+const byInstance = ", service, instance_id"
 
 // RecallInventories calls fn with every inventory observed since an instant and, of
 // each cluster, with the one that held then: cluster after cluster, the oldest
@@ -62,7 +66,8 @@ ORDER BY cluster, least(observed_at, recorded_at), observed_at, source, service,
 func (s *Store) RecallInventories(ctx context.Context, tenant fleet.TenantID, since time.Time, fn func(fleet.Inventory)) error {
 	stood := fmt.Sprintf(selectInstances, "(cluster, observed_at, source) IN ("+newestAt("inventory_instances", "")+")")
 	later := fmt.Sprintf(selectInstances, "observed_at > {at:DateTime64(3, 'UTC')} AND recorded_at > {at:DateTime64(3, 'UTC')}")
-	return s.readInventories(ctx, fmt.Sprintf(selectRecalled, stood, later), []any{ch.Named("tenant", string(tenant)), at("at", since)}, fn)
+	return s.readInventories(ctx, fmt.Sprintf(selectRecalled, stood, later)+byInstance, []any{ch.Named("tenant", string(tenant)), at("at", since)},
+		func(r codec.Record) { fn(*r.Inventory) })
 }
 
 // InventoriesAt returns the inventory that held at an instant of each cluster, of
@@ -73,35 +78,39 @@ func (s *Store) InventoriesAt(ctx context.Context, tenant fleet.TenantID, instan
 	among, args := only(clusters)
 	stood := fmt.Sprintf(selectInstances, "(cluster, observed_at, source) IN ("+newestAt("inventory_instances", among)+")")
 	err := s.readInventories(ctx, stood+"\nORDER BY cluster, service, instance_id", append(args, ch.Named("tenant", string(tenant)), at("at", instant)),
-		func(inventory fleet.Inventory) { out = append(out, inventory) })
+		func(r codec.Record) { out = append(out, *r.Inventory) })
 	return out, err
 }
 
-// readInventories puts the rows of one inventory after another together.
-func (s *Store) readInventories(ctx context.Context, query string, args []any, fn func(fleet.Inventory)) error {
-	var (
-		last   *fleet.Inventory
-		source string
-	)
+// readInventories puts the rows of one inventory after another together. Its place in
+// the stream is that of its first arrival.
+func (s *Store) readInventories(ctx context.Context, query string, args []any, fn func(codec.Record)) error {
+	var last *codec.Record
 	err := s.read(ctx, "inventories", query, args, func(rows driver.Rows) error {
 		var (
-			observed, recorded                   time.Time
-			in                                   fleet.Instance
-			cluster, from, id, component, health string
+			r                                      codec.Record
+			in                                     fleet.Instance
+			cluster, source, id, component, health string
 		)
-		if err := rows.Scan(&cluster, &observed, &from, &id, &component, &in.Service, &in.Image, &in.Tag, &in.Digest, &in.ImageID, &in.Version, &health,
-			&in.StartedAt, &in.Declared, &in.Labelled, &in.Node, &in.Restarts, &recorded); err != nil {
+		if err := rows.Scan(&cluster, &r.ObservedAt, &source, &id, &component, &in.Service, &in.Image, &in.Tag, &in.Digest, &in.ImageID, &in.Version, &health,
+			&in.StartedAt, &in.Declared, &in.Labelled, &in.Node, &in.Restarts, &r.RecordedAt, &r.StreamSequence, &r.Index); err != nil {
 			return err
 		}
-		if last == nil || last.Cluster != fleet.ClusterID(cluster) || !last.ObservedAt.Equal(observed) || source != from {
+		r.Source, r.ObservedAt, r.RecordedAt = fleet.SourceID(source), r.ObservedAt.UTC(), r.RecordedAt.UTC()
+		switch {
+		case last == nil || last.Inventory.Cluster != fleet.ClusterID(cluster) || !last.ObservedAt.Equal(r.ObservedAt) || last.Source != r.Source:
 			if last != nil {
 				fn(*last)
 			}
-			last, source = &fleet.Inventory{Cluster: fleet.ClusterID(cluster), ObservedAt: observed.UTC()}, from
+			r.Inventory = &fleet.Inventory{Cluster: fleet.ClusterID(cluster), ObservedAt: r.ObservedAt}
+			last = &r
+		case inStream(r, *last) < 0:
+			r.Inventory = last.Inventory
+			last = &r
 		}
 		if id != "" {
 			in.ID, in.Component, in.Health, in.StartedAt = fleet.InstanceID(id), fleet.Component(component), fleet.Health(health), unstamp(in.StartedAt)
-			last.Instances = append(last.Instances, in)
+			last.Inventory.Instances = append(last.Inventory.Instances, in)
 		}
 		return nil
 	})
@@ -112,21 +121,28 @@ func (s *Store) readInventories(ctx context.Context, query string, args []any, f
 }
 
 const selectRegistrations = `
-SELECT cluster, observed_at, last_report, bastion_ids, bastion_versions, gateway_names, gateway_statuses
+SELECT cluster, observed_at, last_report, bastion_ids, bastion_versions, gateway_names, gateway_statuses, source, recorded_at, stream_sequence, stream_index
 FROM registrations FINAL
-WHERE tenant = {tenant:String} AND (cluster, observed_at, source) IN (%s)
-ORDER BY cluster`
+WHERE tenant = {tenant:String} AND %s`
 
 // Registrations returns the newest registration of each cluster.
 func (s *Store) Registrations(ctx context.Context, tenant fleet.TenantID) ([]fleet.Registration, error) {
 	var out []fleet.Registration
-	err := s.read(ctx, "the registrations", fmt.Sprintf(selectRegistrations, newest("registrations")), []any{ch.Named("tenant", string(tenant))}, func(rows driver.Rows) error {
+	query := fmt.Sprintf(selectRegistrations, "(cluster, observed_at, source) IN ("+newest("registrations")+")")
+	err := s.readRegistrations(ctx, query+"\nORDER BY cluster", []any{ch.Named("tenant", string(tenant))},
+		func(r codec.Record) { out = append(out, *r.Registration) })
+	return out, err
+}
+
+func (s *Store) readRegistrations(ctx context.Context, query string, args []any, fn func(codec.Record)) error {
+	return s.read(ctx, "registrations", query, args, func(rows driver.Rows) error {
 		var (
+			record                         codec.Record
 			r                              fleet.Registration
-			cluster                        string
+			cluster, source                string
 			ids, versions, names, statuses []string
 		)
-		if err := rows.Scan(&cluster, &r.ObservedAt, &r.LastReport, &ids, &versions, &names, &statuses); err != nil {
+		if err := rows.Scan(&cluster, &r.ObservedAt, &r.LastReport, &ids, &versions, &names, &statuses, &source, &record.RecordedAt, &record.StreamSequence, &record.Index); err != nil {
 			return err
 		}
 		r.Cluster, r.ObservedAt, r.LastReport = fleet.ClusterID(cluster), r.ObservedAt.UTC(), unstamp(r.LastReport)
@@ -136,10 +152,11 @@ func (s *Store) Registrations(ctx context.Context, tenant fleet.TenantID) ([]fle
 		for i, name := range names {
 			r.Gateways = append(r.Gateways, fleet.RegisteredGateway{Name: name, Status: statuses[i]})
 		}
-		out = append(out, r)
+		record.Source, record.ObservedAt, record.RecordedAt = fleet.SourceID(source), r.ObservedAt, record.RecordedAt.UTC()
+		record.Registration = &r
+		fn(record)
 		return nil
 	})
-	return out, err
 }
 
 const selectPackages = `

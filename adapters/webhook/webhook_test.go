@@ -28,7 +28,7 @@ func noon() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
 func sample() notice.Notice {
 	return notice.Notice{
 		ID: "lockstep.evt.v1.default.gate.r1-paris-sra/17/0", Kind: "gate_decided", Severity: notice.Alert, At: noon(),
-		Cluster: "paris", Rollout: "r1", Title: "paris: the session gate of step sra says fail", Text: `13 of 40 <failed> & "more"`,
+		Cluster: "paris", Rollout: "r1", Title: "paris: the gate of step sra says fail", Text: `13 of 40 <failed> & "more"`,
 	}
 }
 
@@ -89,7 +89,7 @@ func TestWhatIsPosted(t *testing.T) {
 		"type": "lockstep.gate_decided", "timestamp": "2026-03-01T12:00:00Z",
 		"data": map[string]any{
 			"id": "lockstep.evt.v1.default.gate.r1-paris-sra/17/0", "kind": "gate_decided", "severity": "alert", "cluster": "paris", "rollout": "r1",
-			"title": "paris: the session gate of step sra says fail", "text": `13 of 40 <failed> & "more"`,
+			"title": "paris: the gate of step sra says fail", "text": `13 of 40 <failed> & "more"`,
 		},
 	}
 	if diff := cmp.Diff(want, body); diff != "" {

@@ -57,7 +57,8 @@ func (documents) Cluster(definition string) (evaluator.DeclaredCluster, error) {
 
 func declaredCluster(c fleetfile.Cluster, definition string) evaluator.DeclaredCluster {
 	return evaluator.DeclaredCluster{
-		ClusterConfig: evaluator.ClusterConfig{ID: c.ID, Release: c.Release, Labels: c.Labels, Window: c.Window}, Definition: definition,
+		ClusterConfig: evaluator.ClusterConfig{ID: c.ID, Release: c.Release, Labels: c.Labels, Window: c.Window, Checks: sources.Checks(c)},
+		Definition:    definition,
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/fleetfile"
+	"github.com/lockstep-fleet/lockstep/gatefile"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 	"github.com/lockstep-fleet/lockstep/services/evaluator"
 	"github.com/lockstep-fleet/lockstep/services/executor"
@@ -45,7 +46,8 @@ func evaluatorConfig(file fleetfile.File) evaluator.Config {
 
 func executorConfig(file fleetfile.File) executor.Config {
 	return executor.Config{
-		Tenant: fleet.DefaultTenant, Window: file.Rollout.Window, Lookback: file.Rollout.Lookback, Beat: beat, Gate: file.Gate.Policy(),
+		Tenant: fleet.DefaultTenant, Window: file.Rollout.Window, Lookback: file.Rollout.Lookback, Beat: beat,
+		Gate: file.Gate.Policy(), Policies: gatefile.Presets(),
 	}
 }
 

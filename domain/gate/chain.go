@@ -15,12 +15,20 @@ type Link struct {
 	EvidenceHash   string
 	Seq            uint64 // of the stream, as the decision had seen it
 	DeadlinePassed bool
+	// StageHash is that of all checks together, empty for a decision on people's
+	// sessions alone.
+	StageHash string
 }
 
 // Hash returns the SHA-256 of a link behind the decision with the given hash, in
-// hex; the first of a cluster stands behind an empty one.
+// hex; the first of a cluster stands behind an empty one. A link without a stage's
+// hash has the hash that it had before there were stages.
 func (l Link) Hash(previous string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "lockstep gate decision 1\nprevious %q\ngate %q\nverdict %q\npolicy %q\nevidence %q\nseq %d\ndeadline_passed %t\n",
-		previous, l.Gate, string(l.Verdict), l.PolicyHash, l.EvidenceHash, l.Seq, l.DeadlinePassed))
+	b := fmt.Appendf(nil, "lockstep gate decision 1\nprevious %q\ngate %q\nverdict %q\npolicy %q\nevidence %q\nseq %d\ndeadline_passed %t\n",
+		previous, l.Gate, string(l.Verdict), l.PolicyHash, l.EvidenceHash, l.Seq, l.DeadlinePassed)
+	if l.StageHash != "" {
+		b = fmt.Appendf(b, "stage %q\n", l.StageHash)
+	}
+	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
 }

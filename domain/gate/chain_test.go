@@ -11,7 +11,7 @@ import (
 func TestAChainTellsOfEveryChange(t *testing.T) {
 	t.Parallel()
 	one := gate.Link{Gate: "r1-paris-gateway", Verdict: gate.Pass, PolicyHash: "p", EvidenceHash: "e1", Seq: 7}
-	two := gate.Link{Gate: "r1-paris-sra", Verdict: gate.Fail, PolicyHash: "p", EvidenceHash: "e2", Seq: 9, DeadlinePassed: true}
+	two := gate.Link{Gate: "r1-paris-sra", Verdict: gate.Fail, PolicyHash: "p", EvidenceHash: "e2", Seq: 9, DeadlinePassed: true, StageHash: "s2"}
 	last := func(links ...gate.Link) (hash string) {
 		for _, l := range links {
 			hash = l.Hash(hash)
@@ -35,11 +35,21 @@ func TestAChainTellsOfEveryChange(t *testing.T) {
 		"evidence":     {change(func(l *gate.Link) { l.EvidenceHash = "e3" }), two},
 		"sequence":     {change(func(l *gate.Link) { l.Seq++ }), two},
 		"deadline":     {change(func(l *gate.Link) { l.DeadlinePassed = true }), two},
+		"stage":        {change(func(l *gate.Link) { l.StageHash = "s1" }), two},
 	} {
 		hash := last(links...)
 		if other, same := seen[hash]; same {
 			t.Errorf("%q and %q have one hash", name, other)
 		}
 		seen[hash] = name
+	}
+}
+
+// A decision of before there were stages has no stage's hash and keeps its place.
+func TestAChainOfBeforeStillHolds(t *testing.T) {
+	t.Parallel()
+	const recorded = "0105009a2da5133b18a110dca6f4f12d3ff7c3278f9857dc0b2d1743553b4827"
+	if got := (gate.Link{Gate: "r1-paris-gateway", Verdict: gate.Pass, PolicyHash: "p", EvidenceHash: "e1", Seq: 7}).Hash(""); got != recorded {
+		t.Errorf("the hash is %s, recorded as %s", got, recorded)
 	}
 }

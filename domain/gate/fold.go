@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -52,6 +53,8 @@ type Fold struct {
 	policyHash string
 	cluster    fleet.ClusterID
 	boundary   Boundary
+	probes     bool // it is over probes instead of people's sessions
+	listed     bool // some were told as sessions, so that marks about those count for probes
 
 	attempts map[fleet.SessionID]*attempt // nil for a session that is entered, or late
 	before   map[fleet.SessionID]*attempt // of the fold that this one was forked from, never written
@@ -164,6 +167,7 @@ func (f *Fold) Fork(p Policy) (*Fold, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.probes, c.listed = f.probes, f.listed
 	trials := make(map[*trial]*trial)
 	copied := func(t *trial) *trial {
 		if t == nil {
@@ -217,10 +221,11 @@ func (f *Fold) Fork(p Policy) (*Fold, error) {
 // Probes, other clusters, sessions before the baseline or set aside, and rows
 // without an id are not this gate's and change nothing.
 func (f *Fold) Session(s fleet.Session, seq uint64) {
-	if s.Cluster != f.cluster || s.Probe || s.ID == "" || s.Start.Before(f.boundary.BaselineFrom) || f.boundary.setsAside(s.Start) {
+	if s.Cluster != f.cluster || s.Probe != f.probes || s.ID == "" || s.Start.Before(f.boundary.BaselineFrom) || f.boundary.setsAside(s.Start) {
 		return
 	}
 	f.seq = max(f.seq, seq)
+	f.listed = true
 	a, known := f.attempts[s.ID]
 	if !known {
 		_, known = f.before[s.ID] // one that was not entered then is among this fold's own
@@ -492,14 +497,24 @@ func (f *Fold) judge() {
 	if f.reached != nil && (f.reached.verdict == Fail || f.revocation != nil) {
 		return
 	}
-	rollback, relative := f.scorer.score(f.evidence.Blocks)
-	v, code := f.evidence.judge(f.policy, rollback, relative, f.evidence.LogPromoteAbsolute(f.policy))
+	v, code := f.weighed()
 	switch {
 	case f.reached == nil && v.Final():
 		f.reached = f.reach(v, code)
 	case f.reached != nil && v == Fail:
 		f.revocation = f.reach(v, RegressionLater)
 	}
+}
+
+// weighed returns the verdict that the evidence supports as it stands. Probes pass
+// by the absolute route alone: they are asked whether they work, and not only whether
+// they work as well as before.
+func (f *Fold) weighed() (Verdict, Code) {
+	rollback, relative := f.scorer.score(f.evidence.Blocks)
+	if f.probes {
+		relative = math.Inf(-1)
+	}
+	return f.evidence.judge(f.policy, rollback, relative, f.evidence.LogPromoteAbsolute(f.policy))
 }
 
 func (f *Fold) reach(v Verdict, code Code) *reached {
@@ -526,9 +541,9 @@ func (f *Fold) Verdict(deadlinePassed bool) Decision {
 	if f.reached != nil {
 		return f.decision(f.reached)
 	}
-	now := f.reach(f.evidence.Judge(f.policy))
+	now := f.reach(f.weighed())
 	switch {
-	case f.mark.Blind, f.lost:
+	case (f.mark.Blind || f.lost) && (f.listed || !f.probes):
 		now.verdict, now.code = Inconclusive, Blind
 	case now.verdict == Pending && deadlinePassed:
 		now.verdict = Inconclusive
@@ -559,7 +574,11 @@ func (f *Fold) decision(r *reached) Decision {
 		Hash:       r.evidence.Hash(f.policyHash, r.verdict),
 	}
 	d.Evidence.Blocks = slices.Clone(d.Evidence.Blocks)
-	d.describe(f.policy, r.code, f.mark.BlindReason)
+	if f.probes {
+		d.describeProbes(f.policy, r.code, f.mark.BlindReason)
+	} else {
+		d.describe(f.policy, r.code, f.mark.BlindReason)
+	}
 	return d
 }
 

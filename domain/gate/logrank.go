@@ -75,7 +75,8 @@ func (p OpenPolicy) Validate() error {
 // leaves it as the bucket of the restart begins, whatever comes of it: when is
 // planned, so no outcome decides who is at risk. When it has left, an end that is
 // abnormal, or of any kind between the restart and the end of its bucket, is one
-// that the step cut: counted apart.
+// that the step cut: counted apart. Where nobody tells which instances are restarted
+// (RestartsUntil), so is any abnormal end while they are.
 //
 // As in a Fold, Session and Restart only record and Mark moves: between two marks
 // the order of rows means nothing, a repeated row changes nothing, and what is
@@ -90,6 +91,7 @@ type OpenFold struct {
 	policy  OpenPolicy
 	cluster fleet.ClusterID
 	step    time.Time
+	settled time.Time   // abnormal ends before this may be the step's own doing
 	windows []time.Time // where each begins, in order; the last is the step's
 
 	window, bucket int // the next to close
@@ -220,6 +222,11 @@ func (f *OpenFold) Restart(instance fleet.InstanceID, at time.Time) {
 	}
 }
 
+// RestartsUntil takes in that the step restarts instances up to an instant, and that
+// nobody tells which. To leave out ends by when they were takes evidence from either
+// verdict: an alarm is not made likelier by it, and a pass rests on what comes after.
+func (f *OpenFold) RestartsUntil(at time.Time) { f.settled = wall(at) }
+
 // Mark takes in one progress mark with its stream sequence: it closes the buckets
 // that are complete. A mark older than the newest, by sequence, and a blind one
 // move nothing; after a loss past the step's start nothing moves any more.
@@ -276,6 +283,11 @@ func (f *OpenFold) closeBucket(from, to time.Time) {
 			f.tooLate(o, end.at)
 		case !o.connected || !o.start.Before(began):
 			// Not open when the window began.
+		case after && !left && over && end.abnormal && end.at.Before(f.settled):
+			if f.bucket == 0 {
+				f.open++
+			}
+			f.evidence.Cut++
 		case after && left:
 			if f.bucket == 0 {
 				f.open++

@@ -122,6 +122,31 @@ func TestOpenSessionsByHand(t *testing.T) {
 	}
 }
 
+// Nobody tells which instances the step restarts: what ends meanwhile as it should
+// counts, what breaks off is the step's doing, and what breaks off later is not.
+func TestOpenSessionsThatTheStepMayHaveCut(t *testing.T) {
+	t.Parallel()
+	f := openFold(t, oneWindow())
+	f.RestartsUntil(minute(1.5))
+	for _, id := range []string{"a", "b", "c", "d"} {
+		f.session(openedAt(id, -1, "i1"))
+	}
+	f.mark(0)
+	f.session(endOf(openedAt("a", -1, "i1"), fleet.SessionFailed, 0.5))
+	f.session(endOf(openedAt("b", -1, "i1"), fleet.SessionCompleted, 0.6))
+	f.session(endOf(openedAt("c", -1, "i1"), fleet.SessionVanished, 1.2))
+	f.session(endOf(openedAt("d", -1, "i1"), fleet.SessionFailed, 1.6))
+	f.mark(3)
+	e := f.Evidence()
+	if want := (Trials{Failed: 1, Succeeded: 1}); e.New != want || e.Cut != 2 {
+		t.Errorf("new %+v and %d cut, want %+v and 2", e.New, e.Cut, want)
+	}
+	// Who is cut is not at risk in the bucket of the end: b, c, d, then d alone.
+	if want := TableOf(Row{Shape{NB: 3}, 1}, Row{Shape{NB: 1, Y: 1, YB: 1}, 1}); cmp.Diff(want, e.Blocks) != "" {
+		t.Errorf("blocks %v, want %v", e.Blocks, want)
+	}
+}
+
 func TestOpenSessionsListedAgain(t *testing.T) {
 	t.Parallel()
 	f := openFold(t, oneWindow())

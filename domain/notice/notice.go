@@ -100,7 +100,7 @@ func OfGate(id rollout.ID, cluster fleet.ClusterID, step string, verdict gate.Ve
 	}
 	return Notice{
 		Kind: "gate_decided", Severity: severity, At: at, Cluster: cluster, Rollout: id,
-		Title: fmt.Sprintf("%s: the session gate of step %s says %s", cluster, step, verdict), Text: summary,
+		Title: fmt.Sprintf("%s: the gate of step %s says %s", cluster, step, verdict), Text: summary,
 	}
 }
 

@@ -32,7 +32,11 @@ type (
 	GateDecided struct {
 		Gate    string
 		Verdict gate.Verdict
-		Summary string
+		// Consequence is what follows from the verdict by the policy's mode. It is
+		// empty where a gate was decided before policies had modes: then a failure
+		// rolls back and what else does not pass holds.
+		Consequence gate.Consequence
+		Summary     string
 	}
 	// Rollback is a person's wish to have every touched cluster back.
 	Rollback struct{ Reason, RequestID string }
@@ -202,19 +206,43 @@ func (d *decider) gateDecided(in GateDecided) {
 		if c.Phase != ClusterGating || c.Gate != in.Gate {
 			continue
 		}
-		cluster, step := c.Plan.Cluster, c.Plan.Steps[c.Step].Name
-		switch in.Verdict {
-		case gate.Pass:
-			d.passed(c)
-		case gate.Fail:
-			d.record(cluster, RollbackStarted{Reason: fmt.Sprintf("the session gate of step %s failed on %s: %s", step, cluster, in.Summary)})
-		case gate.Hold, gate.Inconclusive:
-			reason := fmt.Sprintf("the session gate of step %s on %s says %s: %s", step, cluster, in.Verdict, in.Summary)
-			d.record(cluster, ClusterHeldBack{Reason: reason})
-			d.record("", RolloutHeld{Reason: reason})
-		}
+		d.judged(c, in)
 		return
 	}
+}
+
+// judged lets follow what a verdict leads to. A consequence that this build does
+// not know holds: a person decides.
+func (d *decider) judged(c ClusterRun, in GateDecided) {
+	cluster, step := c.Plan.Cluster, c.Plan.Steps[c.Step].Name
+	judge := "the gate of step " + step
+	if policy := d.state.Plan.Policy; policy != nil {
+		judge = fmt.Sprintf("the gate of step %s by policy %s", step, policy.Name)
+	}
+	switch in.consequence() {
+	case gate.Wait:
+	case gate.GoOn, gate.Tell:
+		d.passed(c)
+	case gate.RollBack:
+		d.record(cluster, RollbackStarted{Reason: fmt.Sprintf("%s failed on %s: %s", judge, cluster, in.Summary)})
+	default:
+		reason := fmt.Sprintf("%s on %s says %s: %s", judge, cluster, in.Verdict, in.Summary)
+		d.record(cluster, ClusterHeldBack{Reason: reason})
+		d.record("", RolloutHeld{Reason: reason})
+	}
+}
+
+// consequence is what follows from a decision, which those of before modes leave to
+// their verdict. A verdict alone that this build does not know is waited past.
+func (in GateDecided) consequence() gate.Consequence {
+	if in.Consequence != "" {
+		return in.Consequence
+	}
+	switch in.Verdict {
+	case gate.Pass, gate.Fail, gate.Hold, gate.Inconclusive:
+		return gate.Act.Consequence(in.Verdict)
+	}
+	return gate.Wait
 }
 
 func (d *decider) passed(c ClusterRun) {

@@ -39,9 +39,9 @@ type (
 		Boundary gate.Boundary
 		Policy   gate.Policy
 	}
-	// StepPassed: the step's gate passed.
+	// StepPassed: the step's gate passed, or its policy lets the rollout go on without.
 	StepPassed struct{ Step string }
-	// ClusterHeldBack: a gate neither passed nor failed.
+	// ClusterHeldBack: a gate did not pass, and its policy wants a person to decide.
 	ClusterHeldBack struct{ Reason string }
 	// RollbackStarted: the recorded package is being restored.
 	RollbackStarted struct{ Reason string }

@@ -41,6 +41,9 @@ func walk(t *rapid.T) []moment {
 			[]string{"gateway", "sra", "ztwa"}[:rapid.IntRange(1, 3).Draw(t, "steps")],
 		),
 	}
+	if mode := rapid.SampledFrom(append([]gate.Mode{""}, gate.Modes()...)).Draw(t, "mode"); mode != "" {
+		plan.Policy = judgedBy(mode)
+	}
 	w := &walker{state: rollout.State{ID: "r1"}, now: noon, plan: plan}
 	w.take(rollout.Start{Plan: plan, RequestID: "first"})
 	for range rapid.IntRange(0, 60).Draw(t, "inputs") {
@@ -77,12 +80,12 @@ func (w *walker) draw(t *rapid.T) rollout.Input {
 		}
 	case "verdict":
 		if gates := openGates(w.state); len(gates) > 0 {
-			return verdict(t, rapid.SampledFrom(gates).Draw(t, "gate"))
+			return w.verdict(t, rapid.SampledFrom(gates).Draw(t, "gate"))
 		}
 	case "stray answer":
 		return w.answer(t, rapid.SampledFrom(append([]string{"", "rollout/r1/bern", "rollout/r2/bern/capture"}, w.keys...)).Draw(t, "key"))
 	case "stray verdict":
-		return verdict(t, rollout.GateID("r1", rapid.SampledFrom(w.plan.Clusters).Draw(t, "cluster").Cluster, rapid.SampledFrom([]string{"gateway", "sra", "ztwa", ""}).Draw(t, "step")))
+		return w.verdict(t, rollout.GateID("r1", rapid.SampledFrom(w.plan.Clusters).Draw(t, "cluster").Cluster, rapid.SampledFrom([]string{"gateway", "sra", "ztwa", ""}).Draw(t, "step")))
 	case "rollback":
 		// Rare, or few walks would get far.
 		if rapid.IntRange(0, 3).Draw(t, "rollback if 0") == 0 {
@@ -107,10 +110,20 @@ func (w *walker) answer(t *rapid.T, key string) rollout.Input {
 	return in
 }
 
-func verdict(t *rapid.T, id string) rollout.Input {
-	return rollout.GateDecided{Gate: id, Summary: "so the sessions say", Verdict: rapid.SampledFrom([]gate.Verdict{
+func (w *walker) verdict(t *rapid.T, id string) rollout.Input {
+	return w.decided(id, rapid.SampledFrom([]gate.Verdict{
 		gate.Pass, gate.Pass, gate.Pass, gate.Pass, gate.Fail, gate.Hold, gate.Inconclusive, gate.Pending,
-	}).Draw(t, "verdict")}
+	}).Draw(t, "verdict"))
+}
+
+// decided is a verdict with what follows from it by the plan's policy; without one,
+// nothing is said of that.
+func (w *walker) decided(id string, v gate.Verdict) rollout.Input {
+	in := rollout.GateDecided{Gate: id, Summary: "so the sessions say", Verdict: v}
+	if w.plan.Policy != nil {
+		in.Consequence = w.plan.Policy.Mode.Consequence(v)
+	}
+	return in
 }
 
 func openGates(s rollout.State) []string {
@@ -132,7 +145,8 @@ func TestLaws(t *testing.T) {
 		"a repeated input yields no facts":                         repeated,
 		"what nobody waits for yields no facts":                    unasked,
 		"no two clusters go forward at once":                       oneForward,
-		"a cluster whose gate failed never succeeds":               failedStaysFailed,
+		"what was taken back for its gate never succeeds":          failedStaysFailed,
+		"what follows from a verdict is what its policy's mode is": followsMode,
 		"no step is applied after the way back began":              noApplyAfterRollback,
 		"the way back is begun once, unless it failed":             backOnce,
 		"a key names one command, and none that was answered":      keys,
@@ -224,7 +238,7 @@ func oneForward(t *rapid.T, walk []moment) {
 func failedStaysFailed(t *rapid.T, walk []moment) {
 	failed := make(map[fleet.ClusterID]bool)
 	for _, m := range walk {
-		if in, ok := m.input.(rollout.GateDecided); ok && in.Verdict == gate.Fail && len(m.Facts) > 0 {
+		if in, ok := m.input.(rollout.GateDecided); ok && mode(m.before) == gate.Act && in.Verdict == gate.Fail && len(m.Facts) > 0 {
 			failed[m.Facts[0].Cluster] = true
 		}
 		for _, c := range m.Next.Clusters {
@@ -234,6 +248,46 @@ func failedStaysFailed(t *rapid.T, walk []moment) {
 		}
 		if len(failed) > 0 && m.Next.Phase == rollout.PhaseSucceeded {
 			t.Fatalf("%v: succeeded after a gate failed", m)
+		}
+	}
+}
+
+// mode is how far the policy of a rollout is trusted: that of the configuration acts.
+func mode(s rollout.State) gate.Mode {
+	if s.Plan.Policy == nil {
+		return gate.Act
+	}
+	return s.Plan.Policy.Mode
+}
+
+// followsMode looks at verdicts of open gates alone: a policy in shadow, or one that
+// advises, neither holds nor rolls back; one that holds never rolls back; one that
+// acts rolls back exactly what failed. Whoever is trusted with less is not waited
+// for longer.
+func followsMode(t *rapid.T, walk []moment) {
+	for _, m := range walk {
+		in, ok := m.input.(rollout.GateDecided)
+		if !ok || !slices.Contains(openGates(m.before), in.Gate) {
+			continue
+		}
+		var passed, held, back bool
+		for _, f := range m.Facts {
+			switch f.Kind.(type) {
+			case rollout.StepPassed:
+				passed = true
+			case rollout.ClusterHeldBack, rollout.RolloutHeld:
+				held = true
+			case rollout.RollbackStarted:
+				back = true
+			}
+		}
+		mode, v := mode(m.before), in.Verdict
+		silent := mode == gate.Shadow || mode == gate.Advise
+		wantBack := mode == gate.Act && v == gate.Fail
+		wantPassed := v == gate.Pass || silent && v != gate.Pending
+		wantHeld := v != gate.Pending && !wantPassed && !wantBack
+		if passed != wantPassed || held != wantHeld || back != wantBack {
+			t.Fatalf("%v: %s in mode %s: passed %t, held %t, goes back %t", m, v, mode, passed, held, back)
 		}
 	}
 }
@@ -424,7 +478,7 @@ func moves(t *rapid.T, walk []moment) {
 }
 
 func comesToRest(t *rapid.T, walk []moment) {
-	w := &walker{state: walk[len(walk)-1].Next, now: walk[len(walk)-1].now}
+	w := &walker{state: walk[len(walk)-1].Next, now: walk[len(walk)-1].now, plan: walk[0].Next.Plan}
 	// Four clusters of three steps need three times as many inputs at the most.
 	for range 4 * 3 * 3 * 3 {
 		commands, gates := w.state.Commands(), openGates(w.state)
@@ -433,7 +487,7 @@ func comesToRest(t *rapid.T, walk []moment) {
 			w.take(w.answer(t, rapid.SampledFrom(commands).Draw(t, "command").Key))
 		case len(gates) > 0:
 			v := rapid.SampledFrom([]gate.Verdict{gate.Pass, gate.Fail, gate.Hold, gate.Inconclusive}).Draw(t, "verdict")
-			w.take(rollout.GateDecided{Gate: gates[0], Verdict: v})
+			w.take(w.decided(gates[0], v))
 		case !w.state.Phase.Resting():
 			t.Fatalf("nothing is waited for, and it does not rest: %s", describeState(w.state))
 		case !at.IsZero():
@@ -458,6 +512,9 @@ func TestWalksGoEverywhere(t *testing.T) {
 				seen[kindName(f.Kind)] = true
 			}
 			seen[string(m.Next.Phase)] = true
+			if in, ok := m.input.(rollout.GateDecided); ok && len(m.Facts) > 0 {
+				seen[string(mode(m.before))+" after "+string(in.Verdict)] = true
+			}
 			for _, c := range m.Next.Clusters {
 				seen["cluster "+string(c.Phase)] = true
 				if c.Restores > 1 {
@@ -472,6 +529,11 @@ func TestWalksGoEverywhere(t *testing.T) {
 	}
 	for _, k := range rollout.Kinds() {
 		want = append(want, kindName(k))
+	}
+	for _, mode := range gate.Modes() {
+		for _, v := range []gate.Verdict{gate.Pass, gate.Fail, gate.Hold, gate.Inconclusive} {
+			want = append(want, string(mode)+" after "+string(v))
+		}
 	}
 	for _, w := range want {
 		if !seen[w] {

@@ -69,16 +69,18 @@ type Problem struct {
 
 // Catalogue ids of plan problems.
 const (
-	ProblemBusy     = "LS-ROL-001"
-	ProblemTarget   = "LS-ROL-002"
-	ProblemWindow   = "LS-ROL-003"
-	ProblemNothing  = "LS-ROL-004"
-	ProblemPolicy   = "LS-ROL-005"
-	ProblemMissing  = "LS-ROL-006"
-	ProblemLookback = "LS-ROL-007"
-	ProblemUnseen   = "LS-ROL-008"
-	ProblemWatched  = "LS-ROL-023"
-	ProblemUnfit    = "LS-ROL-024"
+	ProblemBusy         = "LS-ROL-001"
+	ProblemTarget       = "LS-ROL-002"
+	ProblemWindow       = "LS-ROL-003"
+	ProblemNothing      = "LS-ROL-004"
+	ProblemPolicy       = "LS-ROL-005"
+	ProblemMissing      = "LS-ROL-006"
+	ProblemLookback     = "LS-ROL-007"
+	ProblemUnseen       = "LS-ROL-008"
+	ProblemWatched      = "LS-ROL-023"
+	ProblemUnfit        = "LS-ROL-024"
+	ProblemPolicyWindow = "LS-ROL-025"
+	ProblemEndless      = "LS-ROL-026"
 )
 
 // StepAllowance is how long one command may take at a cluster: images are pulled
@@ -95,15 +97,24 @@ func WindowNeeded(steps int, deadline time.Duration) time.Duration {
 // stepOrder is the runbook's: gateway before the SRA components, workers last.
 func stepOrder() []fleet.Line { return []fleet.Line{fleet.LineGateway, fleet.LineSRA, fleet.LineZTWA} }
 
+// Terms are what a plan is judged by and how long it may take, whatever it brings.
+type Terms struct {
+	// Gate is the policy of the configuration.
+	Gate gate.Policy
+	// Policy is the one that was named instead, nil when none was.
+	Policy           *gate.Plan
+	Window, Lookback time.Duration
+}
+
 // NewPlan plans a release for clusters in the given order. Clusters that run it
 // already are left out. A plan with problems must not start.
-func NewPlan(release Release, targets []Target, policy gate.Policy, window, lookback time.Duration) (Plan, []Problem) {
-	plan := Plan{Release: release.ID, Gate: policy, Window: window, Lookback: lookback}
-	var problems []Problem
-	if err := policy.Validate(); err != nil {
-		problems = append(problems, Problem{ID: ProblemPolicy, Text: fmt.Sprintf("the gate policy cannot be used: %v", err)})
+func NewPlan(release Release, targets []Target, terms Terms) (Plan, []Problem) {
+	plan := Plan{Release: release.ID, Gate: terms.Gate, Policy: terms.Policy, Window: terms.Window, Lookback: terms.Lookback}
+	if plan.Policy != nil {
+		plan.Gate = plan.Policy.Statistics
 	}
-	if lookback <= 0 {
+	problems := plan.policyProblems()
+	if plan.Lookback <= 0 {
 		problems = append(problems, Problem{ID: ProblemLookback, Text: "the baseline lookback must be longer than zero"})
 	}
 	for _, target := range targets {
@@ -134,16 +145,51 @@ func NewPlan(release Release, targets []Target, policy gate.Policy, window, look
 		if len(steps) == 0 {
 			continue
 		}
-		if need := WindowNeeded(len(steps), policy.Deadline); window < need {
-			problems = append(problems, Problem{ID: ProblemWindow, Cluster: target.Cluster, Text: fmt.Sprintf(
-				"its %d steps with gates of at most %s each need a window of %s, but it is %s; widen rollout.window or shorten gate.deadline", len(steps), policy.Deadline, need, window)})
-		}
+		problems = append(problems, plan.windowProblems(target.Cluster, len(steps))...)
 		plan.Clusters = append(plan.Clusters, ClusterPlan{Cluster: target.Cluster, Steps: steps, Aside: target.Aside})
 	}
 	if len(plan.Clusters) == 0 && len(problems) == 0 {
 		problems = append(problems, Problem{ID: ProblemNothing, Text: fmt.Sprintf("every cluster asked for runs release %s already", release.ID)})
 	}
 	return plan, problems
+}
+
+// policyProblems says what keeps the plan's policy from judging anything.
+func (p Plan) policyProblems() []Problem {
+	var out []Problem
+	which := "the gate policy"
+	if p.Policy != nil {
+		which += " " + p.Policy.Name
+	}
+	if err := p.Gate.Validate(); err != nil {
+		out = append(out, Problem{ID: ProblemPolicy, Text: fmt.Sprintf("%s cannot be used: %v", which, err)})
+	}
+	if p.Policy != nil && p.Policy.Step.Deadline <= 0 {
+		out = append(out, Problem{ID: ProblemEndless, Text: fmt.Sprintf(
+			"%s sets no step.deadline, so a step that it cannot decide would wait for ever; set one and apply the policy again, or name another policy", which)})
+	}
+	return out
+}
+
+// windowProblems says where a cluster's steps cannot all be judged before its window
+// ends.
+func (p Plan) windowProblems(cluster fleet.ClusterID, steps int) []Problem {
+	id, deadline, remedy := ProblemWindow, p.Gate.Deadline, "shorten gate.deadline"
+	if p.Policy != nil {
+		step := p.Policy.Step
+		if step.Deadline <= 0 {
+			return nil // no window is long enough, which is a problem of the policy
+		}
+		// A stage that soaks for longer than its deadline is decided when it has soaked.
+		id, deadline = ProblemPolicyWindow, max(step.Deadline, step.Soak)
+		remedy = fmt.Sprintf("name a policy whose steps are decided sooner than those of %s", p.Policy.Name)
+	}
+	need := WindowNeeded(steps, deadline)
+	if p.Window >= need {
+		return nil
+	}
+	return []Problem{{ID: id, Cluster: cluster, Text: fmt.Sprintf(
+		"its %d steps with gates of at most %s each need a window of %s, but it is %s; widen rollout.window or %s", steps, deadline, need, p.Window, remedy)}}
 }
 
 func planSteps(release Release, target Target) (steps []StepPlan, missing []string) {

@@ -73,6 +73,13 @@ func changed(s rollout.StepPlan, change func(*rollout.StepPlan)) rollout.StepPla
 	return s
 }
 
+// house is a policy by name, whose statistics differ from those of the configuration.
+func house(deadline, soak time.Duration) *gate.Plan {
+	p := &gate.Plan{Name: "house", Mode: gate.Act, Statistics: gate.DefaultPolicy(), Step: gate.Stage{Deadline: deadline, Soak: soak}}
+	p.Statistics.Margin, p.Statistics.Deadline = 4, 24*time.Hour
+	return p
+}
+
 func TestNewPlan(t *testing.T) {
 	t.Parallel()
 	policy := gate.DefaultPolicy()
@@ -86,6 +93,7 @@ func TestNewPlan(t *testing.T) {
 		name     string
 		release  func(*rollout.Release)
 		policy   func(*gate.Policy)
+		named    *gate.Plan
 		targets  []rollout.Target
 		window   time.Duration // 0: enough for two gates
 		lookback time.Duration // 0: one hour
@@ -230,6 +238,54 @@ func TestNewPlan(t *testing.T) {
 			problems: []problem{{rollout.ProblemWindow, "oslo", "gates of at most 4h0m0s each need a window of 8h10m0s"}},
 		},
 		{
+			name:    "a named policy brings its own deadline, and gates that soak end no earlier",
+			named:   house(10*time.Minute, 15*time.Minute),
+			window:  2 * (rollout.StepAllowance + 15*time.Minute),
+			targets: []rollout.Target{found("oslo")},
+			clusters: []rollout.ClusterPlan{
+				{Cluster: "oslo", Steps: []rollout.StepPlan{gatewayStep(), sraStep()}},
+			},
+		},
+		{
+			name:    "a named policy that cannot finish inside the window",
+			named:   house(30*time.Minute, 0),
+			window:  2*(rollout.StepAllowance+30*time.Minute) - 1,
+			targets: []rollout.Target{found("oslo"), found("rome", runs(fleet.Gateway, "4.53.0", digest("c")))},
+			clusters: []rollout.ClusterPlan{
+				{Cluster: "oslo", Steps: []rollout.StepPlan{gatewayStep(), sraStep()}},
+				{Cluster: "rome", Steps: []rollout.StepPlan{sraStep()}},
+			},
+			problems: []problem{{rollout.ProblemPolicyWindow, "oslo", "need a window of 1h10m0s"}},
+		},
+		{
+			name:    "a named policy that soaks for longer than the window",
+			named:   house(time.Minute, time.Hour),
+			window:  2*(rollout.StepAllowance+time.Hour) - 1,
+			targets: []rollout.Target{found("oslo")},
+			clusters: []rollout.ClusterPlan{
+				{Cluster: "oslo", Steps: []rollout.StepPlan{gatewayStep(), sraStep()}},
+			},
+			problems: []problem{{rollout.ProblemPolicyWindow, "oslo", "gates of at most 1h0m0s each"}},
+		},
+		{
+			name:     "a named policy that may wait for ever",
+			named:    house(0, time.Minute),
+			targets:  []rollout.Target{found("oslo")},
+			clusters: []rollout.ClusterPlan{{Cluster: "oslo", Steps: []rollout.StepPlan{gatewayStep(), sraStep()}}},
+			problems: []problem{{rollout.ProblemEndless, "", "the gate policy house sets no step.deadline"}},
+		},
+		{
+			name: "a named policy whose numbers cannot be used",
+			named: func() *gate.Plan {
+				p := house(time.Minute, 0)
+				p.Statistics.Beta = 1
+				return p
+			}(),
+			targets:  []rollout.Target{found("oslo")},
+			clusters: []rollout.ClusterPlan{{Cluster: "oslo", Steps: []rollout.StepPlan{gatewayStep(), sraStep()}}},
+			problems: []problem{{rollout.ProblemPolicy, "", "the gate policy house cannot be used: gate policy: beta is 1"}},
+		},
+		{
 			name:     "policy that cannot be used",
 			policy:   func(p *gate.Policy) { p.Alpha = 0 },
 			targets:  []rollout.Target{found("oslo")},
@@ -259,8 +315,11 @@ func TestNewPlan(t *testing.T) {
 			if test.lookback != 0 {
 				lookback = test.lookback
 			}
-			plan, problems := rollout.NewPlan(release, test.targets, policy, window, lookback)
-			want := rollout.Plan{Release: "2026-11", Gate: policy, Window: window, Lookback: lookback, Clusters: test.clusters}
+			plan, problems := rollout.NewPlan(release, test.targets, rollout.Terms{Gate: policy, Policy: test.named, Window: window, Lookback: lookback})
+			want := rollout.Plan{Release: "2026-11", Gate: policy, Policy: test.named, Window: window, Lookback: lookback, Clusters: test.clusters}
+			if test.named != nil {
+				want.Gate = test.named.Statistics
+			}
 			if diff := cmp.Diff(want, plan); diff != "" {
 				t.Errorf("plan (-want +got):\n%s", diff)
 			}

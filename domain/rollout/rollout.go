@@ -19,7 +19,11 @@ type ID string
 type Plan struct {
 	Release  fleet.ReleaseID
 	Clusters []ClusterPlan
-	Gate     gate.Policy
+	// Gate holds the numbers of the session evidence; those of Policy where it is set.
+	Gate gate.Policy
+	// Policy is the gate policy that the rollout is judged by; nil is that of the
+	// configuration, which asks for Gate and for nothing else.
+	Policy *gate.Plan
 	// Window is how long one cluster may be mixed, from its first step on.
 	Window time.Duration
 	// Lookback is how far before a step baseline sessions are taken.
@@ -88,9 +92,10 @@ const (
 	ClusterApplying ClusterPhase = "applying"
 	// ClusterGating: a step is applied and its gate is open.
 	ClusterGating ClusterPhase = "gating"
-	// ClusterHeld: a gate said hold or inconclusive; the window still runs.
+	// ClusterHeld: a gate did not pass and nothing goes back by itself; the window
+	// still runs.
 	ClusterHeld ClusterPhase = "held"
-	// ClusterSucceeded: every step passed its gate.
+	// ClusterSucceeded: every step passed its gate, or its policy let it go on.
 	ClusterSucceeded ClusterPhase = "succeeded"
 	// ClusterRollingBack: the recorded package is being restored.
 	ClusterRollingBack ClusterPhase = "rolling_back"

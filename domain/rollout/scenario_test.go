@@ -26,14 +26,16 @@ var noon = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 // Every file in testdata tells one story of a rollout named r1: what happened,
 // when, and what was decided. Times are of one day, UTC. Words:
 //
-//	plan clusters=A,B steps=gateway,sra window=DURATION
-//	                              what TIME start begins; one hour of lookback
+//	plan clusters=A,B steps=gateway,sra window=DURATION [mode=MODE]
+//	                              what TIME start begins; one hour of lookback. With a
+//	                              mode it is judged by a policy named house
 //	TIME start                    begins the plan
 //	TIME done CLUSTER COMMAND PACKAGE [began=TIME]
 //	                              a driver did what COMMAND, the end of its key, asked;
 //	                              the package "-" is none
 //	TIME failed CLUSTER COMMAND : WHY
-//	TIME gate CLUSTER STEP VERDICT : SUMMARY
+//	TIME gate CLUSTER STEP VERDICT [CONSEQUENCE] : SUMMARY
+//	                              what follows is left out by gates of before modes
 //	TIME rollback REQUEST : WHY   a person wants everything back
 //	TIME tick                     time has passed
 //	TIME again                    the last input arrives once more
@@ -143,12 +145,19 @@ func readPlan(t *testing.T, words []string) rollout.Plan {
 				t.Fatal(err)
 			}
 			p.Window = window
+		case "mode":
+			p.Policy = judgedBy(gate.Mode(value))
 		default:
 			t.Fatalf("%q is nothing that a plan has", w)
 		}
 	}
 	p.Clusters = clusterPlans(clusters, steps)
 	return p
+}
+
+// judgedBy is a policy that is trusted so far.
+func judgedBy(mode gate.Mode) *gate.Plan {
+	return &gate.Plan{Name: "house", Mode: mode, Statistics: gate.DefaultPolicy(), Step: gate.Stage{Deadline: 30 * time.Minute}}
 }
 
 // clusterPlans lets every cluster take every step.
@@ -187,10 +196,14 @@ func readInput(t *testing.T, words []string, free string, plan rollout.Plan, now
 		return rollout.CommandFinished{Key: key(), Package: strings.TrimPrefix(words[3], "-"), BeganAt: began, FinishedAt: now}
 	case words[0] == "failed" && len(words) == 3:
 		return rollout.CommandFinished{Key: key(), Error: free, BeganAt: began, FinishedAt: now}
-	case words[0] == "gate" && len(words) == 4:
-		return rollout.GateDecided{
+	case words[0] == "gate" && (len(words) == 4 || len(words) == 5):
+		in := rollout.GateDecided{
 			Gate: rollout.GateID("r1", fleet.ClusterID(words[1]), words[2]), Verdict: gate.Verdict(words[3]), Summary: free,
 		}
+		if len(words) == 5 {
+			in.Consequence = gate.Consequence(words[4])
+		}
+		return in
 	}
 	t.Fatalf("%v is no input; see TestScenarios for the words", words)
 	return nil

@@ -99,7 +99,7 @@ func (w *watch) followDeclared(f *fleetv1.Fact) error {
 			c.drift.WatchedSince = w.deps.Now()
 			w.clusters[d.ID] = c
 		}
-		c.labels, c.drift.Window = d.Labels, d.Window
+		c.labels, c.checks, c.drift.Window = d.Labels, d.Checks, d.Window
 	case *fleetv1.Fact_ClusterRemoved:
 		id := fleet.ClusterID(k.ClusterRemoved.GetId())
 		delete(w.declared.clusters, id)
@@ -108,7 +108,7 @@ func (w *watch) followDeclared(f *fleetv1.Fact) error {
 		if own, ok := w.configured(id); !ok {
 			delete(w.clusters, id)
 		} else if c := w.clusters[id]; c != nil {
-			c.labels, c.drift.Window = own.Labels, own.Window
+			c.labels, c.checks, c.drift.Window = own.Labels, own.Checks, own.Window
 		}
 	case *fleetv1.Fact_LimitsDeclared:
 		limits, err := w.deps.Documents.Limits(k.LimitsDeclared.GetDefinition())

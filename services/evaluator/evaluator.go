@@ -49,6 +49,8 @@ type ClusterConfig struct {
 	Labels  map[string]string
 	// Window is how long it may be mixed, zero for what the limits say.
 	Window time.Duration
+	// Checks are those that its configuration asks for.
+	Checks []gate.ConfiguredCheck
 }
 
 // Bus is what the evaluator needs of the bus.

@@ -12,9 +12,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/lockstep-fleet/lockstep/codec"
+	"github.com/lockstep-fleet/lockstep/domain/catalog"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/gatefile"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
@@ -22,10 +24,11 @@ import (
 	"github.com/lockstep-fleet/lockstep/topology"
 )
 
-// gateWatch is one gate; fold is nil once it is decided.
+// gateWatch is one gate; step is nil once it is decided, and while its rows are to
+// be read anew.
 type gateWatch struct {
 	codec.Gate
-	fold     *gate.Fold
+	step     *gate.Step
 	decision *gatev1.Decision
 	revision uint64
 }
@@ -74,13 +77,13 @@ func (w *watch) recallGate(id string, m bus.Message) error {
 	return nil
 }
 
-func feed(fold *gate.Fold, r codec.Record) {
-	switch {
-	case r.Session != nil:
-		fold.Session(*r.Session, r.StreamSequence)
-	case r.Mark != nil:
-		fold.Mark(*r.Mark, r.StreamSequence)
-	}
+// feed gives a step's gate one record, as its row has it.
+func feed(step *gate.Step, r codec.Record) {
+	r = r.AsKept()
+	step.Take(gate.Seen{
+		Source: r.Source, Seq: r.StreamSequence, Arrived: r.RecordedAt,
+		Session: r.Session, Mark: r.Mark, Check: r.Check, Inventory: r.Inventory, Registration: r.Registration,
+	})
 }
 
 func (w *watch) openGate(ctx context.Context, id rollout.ID, f rollout.Fact, applied rollout.StepApplied) error {
@@ -89,12 +92,14 @@ func (w *watch) openGate(ctx context.Context, id rollout.ID, f rollout.Fact, app
 	}
 	g := &gateWatch{Gate: codec.Gate{
 		ID: applied.Gate, Rollout: string(id), Cluster: f.Cluster, Step: applied.Step,
-		Policy: applied.Policy, Boundary: applied.Boundary, OpenedAt: w.deps.Now(),
+		Policy: applied.Policy, Boundary: applied.Boundary, OpenedAt: w.deps.Now(), Terms: w.terms(ctx, id, f.Cluster, applied),
 	}}
+	opened := codec.GateOpenedToProto(g.Gate)
+	g.Gate = codec.GateOpenedFromProto(g.ID, opened) // as a start will read it
 	if err := w.refold(ctx, g); err != nil {
 		return err
 	}
-	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateOpened{GateOpened: codec.GateOpenedToProto(g.Gate)}}}}
+	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateOpened{GateOpened: opened}}}}
 	revision, err := w.append(ctx, topology.EventSubject(w.config.Tenant, topology.NounGate, g.ID), event, 0)
 	if err != nil {
 		return err
@@ -103,6 +108,43 @@ func (w *watch) openGate(ctx context.Context, id rollout.ID, f rollout.Fact, app
 	w.keep(g)
 	w.deps.Log.Info("gate opened", "gate", g.ID, "cluster", g.Cluster, "step", g.Step)
 	return nil
+}
+
+// terms are what a step is judged by besides the statistics, and what it should be
+// found to have done.
+func (w *watch) terms(ctx context.Context, id rollout.ID, cluster fleet.ClusterID, applied rollout.StepApplied) gate.Terms {
+	c, state := w.clusters[cluster], w.rollouts[id].state
+	terms := gate.DefaultTerms(applied.Policy)
+	if plan := state.Plan.Policy; plan != nil {
+		terms = gate.Terms{Policy: plan.Name, Mode: plan.Mode, Stage: plan.Step}
+	}
+	expected := gate.Expectation{
+		Versions: make(fleet.VersionSet), Digests: make(map[fleet.Component][]string), Window: state.Plan.Window, Checks: c.checks, Silence: w.limits.DarkAfter,
+	}
+	run, _ := state.Find(cluster)
+	for i, step := range run.Plan.Steps {
+		expected.Versions[step.Line] = step.ToVersion
+		if _, digest, pinned := strings.Cut(step.Image, "@"); pinned {
+			for _, component := range step.Components {
+				expected.Digests[component] = []string{digest}
+			}
+		}
+		if step.Name == applied.Step {
+			expected.Complete = i == len(run.Plan.Steps)-1
+			break
+		}
+	}
+	if entry, known := w.catalog.index.Release(state.Plan.Release); known {
+		now := w.deps.Now()
+		move, err := w.moveOf(ctx, c.drift, entry)
+		if err != nil {
+			w.deps.Log.Warn("the named risks of a move are not judged", "cluster", cluster, "release", state.Plan.Release, "error", err)
+		} else {
+			expected.Risks, expected.RisksAt = catalog.Assess(move, w.catalog.state.Acknowledgements, now), now
+		}
+	}
+	terms.Expected = expected
+	return terms
 }
 
 // keep takes a gate that is open into what is watched.
@@ -116,64 +158,84 @@ func (w *watch) keep(g *gateWatch) {
 
 // close keeps a gate's decision; nothing more is folded for it.
 func (w *watch) close(g *gateWatch, decision *gatev1.Decision) {
-	g.decision, g.fold = decision, nil
+	g.decision, g.step = decision, nil
 	delete(w.open[g.Cluster], g.ID)
 }
 
 // refold builds a gate's evidence anew from rows, and from what has arrived and is on
 // its way to them.
 func (w *watch) refold(ctx context.Context, g *gateWatch) error {
-	fold, err := w.replay(ctx, g.Gate, math.MaxInt64)
+	step, err := w.replay(ctx, g.Gate, math.MaxInt64)
 	if err != nil {
 		return err
 	}
 	ahead := w.ahead[topology.Partition(g.Cluster)]
 	for _, sequence := range slices.Sorted(maps.Keys(ahead)) {
-		for _, r := range ahead[sequence].news() {
+		a := ahead[sequence]
+		if a.repeat {
+			continue
+		}
+		for _, r := range slices.Concat(a.hole, a.kept) {
 			if r.Cluster() == g.Cluster {
-				feed(fold, r)
+				feed(step, r)
 			}
 		}
 	}
-	g.fold = fold
+	g.step = step
 	return nil
 }
 
 // replay folds what is stored up to a sequence of the observation stream. A
 // decision that saw nothing has sequence 0, and so does its replay.
-func (w *watch) replay(ctx context.Context, g codec.Gate, upTo uint64) (*gate.Fold, error) {
-	fold, err := gate.NewFold(g.Policy, g.Cluster, g.Boundary)
+func (w *watch) replay(ctx context.Context, g codec.Gate, upTo uint64) (*gate.Step, error) {
+	step, err := gate.NewStep(g.Policy, g.Terms, g.Cluster, g.Boundary, asking())
 	if err != nil {
 		return nil, bus.Permanent(fmt.Errorf("gate %s: %w", g.ID, err))
 	}
 	if upTo == 0 {
-		return fold, nil
+		return step, nil
 	}
-	err = w.deps.Store.Evidence(ctx, w.config.Tenant, g.Cluster, g.Boundary.BaselineFrom, upTo, func(r codec.Record) { feed(fold, r) })
+	err = w.deps.Store.Evidence(ctx, w.config.Tenant, g.Cluster, g.Boundary.BaselineFrom, upTo, func(r codec.Record) { feed(step, r) })
 	if err != nil {
 		return nil, fmt.Errorf("reading the evidence of gate %s: %w", g.ID, err)
 	}
-	return fold, nil
+	return step, nil
+}
+
+// asking asks house rules, each compiled when it is asked first.
+func asking() func(gate.Rule, []gate.Result) (bool, error) {
+	compiled := make(map[gate.Rule]gatefile.Condition)
+	return func(r gate.Rule, results []gate.Result) (bool, error) {
+		condition := compiled[r]
+		if condition == nil {
+			var err error
+			if condition, err = gatefile.Compile(r); err != nil {
+				return false, err
+			}
+			compiled[r] = condition
+		}
+		return condition(results)
+	}
 }
 
 // judgeGate records a verdict as soon as one is final, and at the deadline
 // whatever there is.
 func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
-	if g.fold == nil {
+	if g.step == nil {
 		if err := w.refold(ctx, g); err != nil {
 			return err
 		}
 	}
 	now := w.deps.Now()
 	passed := w.deadlinePassed(g, now)
-	decision := g.fold.Verdict(passed)
+	decision := g.step.Decide(now, passed)
 	if !decision.Verdict.Final() && !passed {
 		return nil
 	}
 	if decision.Verdict == gate.Pass && w.unstored(g.Cluster, decision.Watermark.Seq) {
 		return nil // A stop does not wait for its rows, a pass does.
 	}
-	m := codec.Chain(g.ID, codec.DecisionToProto(decision, g.Policy, now, passed), w.before(g.Cluster, math.MaxUint64))
+	m := codec.Chain(g.ID, codec.StepDecisionToProto(decision, g.Terms.Stage, g.Policy, now, passed), w.before(g.Cluster, math.MaxUint64))
 	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateDecided{GateDecided: &gatev1.GateDecided{
 		Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step, Decision: m,
 	}}}}}
@@ -183,7 +245,7 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 	}
 	g.revision = revision
 	w.close(g, m)
-	w.deps.Log.Info("gate decided", "gate", g.ID, "verdict", decision.Verdict, "summary", decision.Summary)
+	w.deps.Log.Info("gate decided", "gate", g.ID, "verdict", decision.Verdict, "consequence", decision.Consequence, "summary", m.GetSummary())
 	w.deps.Meter.Decided(topology.NounGate, string(decision.Verdict))
 	return nil
 }
@@ -192,12 +254,13 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 // was away when the deadline came may have the deciding sessions still before it,
 // so it gives them as long to arrive as a cluster may be silent.
 func (w *watch) deadlinePassed(g *gateWatch, now time.Time) bool {
-	deadline := g.Boundary.End.Add(g.Policy.Deadline)
-	if now.Before(deadline) {
+	stage := g.Terms.Stage
+	deadline := g.Boundary.End.Add(max(stage.Deadline, stage.Soak))
+	if stage.Deadline == 0 || now.Before(deadline) {
 		return false
 	}
 	heard := w.clusters[g.Cluster].drift.WatchedSince.Add(w.limits.DarkAfter)
-	return !now.Before(heard) || !g.fold.Watermark().CompleteUntil.Before(deadline)
+	return !now.Before(heard) || !g.step.Watermark().CompleteUntil.Before(deadline)
 }
 
 // before is the hash of the last decision of a cluster that was recorded before
@@ -283,15 +346,17 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 		return nil, errs.New(errs.Unavailable, "LS-GAT-003", "the rows that the decision of gate %s stands on are still on their way to the store; try again in a moment", req.GetId())
 	}
 	// Rows only: nothing of what is kept in memory takes part.
-	fold, err := a.watch.replay(ctx, opened, recorded.GetStreamSequence())
+	step, err := a.watch.replay(ctx, opened, recorded.GetStreamSequence())
 	if err != nil {
 		return nil, err
 	}
-	decision := fold.Verdict(recorded.GetDeadlinePassed())
-	replayed := codec.DecisionToProto(decision, opened.Policy, a.watch.deps.Now(), recorded.GetDeadlinePassed())
+	// What is still up to date depends on when it is asked.
+	decision := step.Decide(recorded.GetDecidedAt().AsTime(), recorded.GetDeadlinePassed())
+	replayed := codec.StepDecisionToProto(decision, opened.Terms.Stage, opened.Policy, a.watch.deps.Now(), recorded.GetDeadlinePassed())
 	return &gatev1.ReplayGateResponse{
 		Gate: described, Replayed: replayed,
-		Same:    replayed.GetVerdict() == recorded.GetVerdict() && replayed.GetEvidenceHash() == recorded.GetEvidenceHash(),
+		Same: replayed.GetVerdict() == recorded.GetVerdict() && replayed.GetEvidenceHash() == recorded.GetEvidenceHash() &&
+			(recorded.GetStageHash() == "" || replayed.GetStageHash() == recorded.GetStageHash()),
 		Chained: recorded.GetPreviousHash() == previous && recorded.GetHash() == codec.LinkFromProto(opened.ID, recorded).Hash(previous),
 	}, nil
 }
@@ -299,8 +364,8 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 // describeGate shows the recorded decision or the evidence so far.
 func (w *watch) describeGate(g *gateWatch) *gatev1.Gate {
 	decision := g.decision
-	if decision == nil && g.fold != nil {
-		decision = codec.DecisionToProto(g.fold.Verdict(false), g.Policy, time.Time{}, false)
+	if decision == nil && g.step != nil {
+		decision = codec.StepDecisionToProto(g.step.Decide(w.deps.Now(), false), g.Terms.Stage, g.Policy, time.Time{}, false)
 	}
 	return codec.GateToProto(g.Gate, decision)
 }
@@ -322,11 +387,11 @@ func (a gateAPI) WatchGate(ctx context.Context, req *gatev1.WatchGateRequest, st
 		}
 		m, decided := a.watch.describeGate(g), g.decision != nil
 		a.watch.mu.Unlock()
-		if !proto.Equal(told, m) {
+		if now := withoutLag(m); !proto.Equal(told, now) {
 			if err := stream.Send(&gatev1.WatchGateResponse{Gate: m}); err != nil {
 				return err
 			}
-			told = m
+			told = now
 		}
 		if decided {
 			return nil
@@ -337,4 +402,16 @@ func (a gateAPI) WatchGate(ctx context.Context, req *gatev1.WatchGateRequest, st
 		case <-ticker.C:
 		}
 	}
+}
+
+// withoutLag is a gate without what changes as time goes by and nothing is seen.
+func withoutLag(m *gatev1.Gate) *gatev1.Gate {
+	m = proto.CloneOf(m)
+	for _, check := range m.GetDecision().GetChecks() {
+		delete(check.GetFigures(), "lag_seconds")
+	}
+	if d := m.GetDecision(); d != nil {
+		d.StageHash = ""
+	}
+	return m
 }

@@ -3,7 +3,6 @@ package evaluator
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -22,6 +21,8 @@ type arrival struct {
 	stream   uint64 // its sequence in the stream
 	at       time.Time
 	records  []codec.Record
+	// kept are those of the records that history has a use for.
+	kept []codec.Record
 	// sessions is false when it is of a source that sees no sessions, so that no
 	// gate misses what is missing of it; inventories the same for what runs.
 	sessions, inventories bool
@@ -72,6 +73,7 @@ func (w *watch) take(partition int, m bus.Message) (*arrival, error) {
 	if a.missing > 0 {
 		a.hole = w.hole(a, known)
 	}
+	a.kept = w.keptOf(a.records)
 	w.takeAll(a)
 	if w.ahead[partition] == nil {
 		w.ahead[partition] = make(map[uint64]*arrival)
@@ -179,24 +181,26 @@ func (w *watch) insert(ctx context.Context, came []*arrival) error {
 			}
 			records = nil
 		}
-		records = append(appendKept(records, a.records), a.trace...)
+		records = append(append(records, a.kept...), a.trace...)
 	}
 	return w.commits.InsertRecords(ctx, records)
 }
 
-// appendKept appends the records of a message that history has a use for. That an
+// keptOf returns the records of a message that history has a use for. That an
 // inventory, registration or package still holds is told every few seconds for
-// every cluster, and a start does not ask for it: of a message that says nothing
-// else one mark is kept, for its place.
-func appendKept(kept, records []codec.Record) []codec.Record {
-	before := len(kept)
+// every cluster, and a start does not ask for it: it is kept where a gate is open,
+// whose decision may rest on it. Of a message that says nothing else one mark is
+// kept, for its place.
+func (w *watch) keptOf(records []codec.Record) []codec.Record {
+	kept := make([]codec.Record, 0, len(records))
 	for i := range records {
-		if m := records[i].Mark; m == nil || m.About == fleet.KindSession || m.Blind || m.Lost {
+		m := records[i].Mark
+		if m == nil || m.About == fleet.KindSession || m.Blind || m.Lost || len(w.open[m.Cluster]) > 0 {
 			kept = append(kept, records[i])
 		}
 	}
-	if len(kept) == before && len(records) > 0 {
-		return append(kept, records[0])
+	if len(kept) == 0 && len(records) > 0 {
+		return records[:1]
 	}
 	return kept
 }
@@ -230,14 +234,6 @@ func (w *watch) lost(a *arrival, cluster fleet.ClusterID, sequence uint64, reaso
 	}
 }
 
-// news are the records that are to be folded where a repeat counts for nothing.
-func (a *arrival) news() []codec.Record {
-	if a.repeat {
-		return nil
-	}
-	return slices.Concat(a.hole, a.records)
-}
-
 // missed says for people what is missing before a message.
 func (a *arrival) missed() string {
 	return fmt.Sprintf("messages %d to %d of source %s are missing", a.sequence-a.missing, a.sequence-1, a.position.Source)
@@ -260,7 +256,7 @@ func (w *watch) mend(came []*arrival) {
 	}
 	for _, g := range w.gates {
 		if again[g.Cluster] {
-			g.fold = nil
+			g.step = nil
 		}
 	}
 }
@@ -353,8 +349,15 @@ func (w *watch) takeAll(a *arrival) {
 			}
 		}
 	}
-	for _, r := range a.news() {
+	for _, r := range a.hole {
 		w.fold(r)
+		w.feedGates(r)
+	}
+	for _, r := range a.records {
+		w.fold(r)
+	}
+	for _, r := range a.kept {
+		w.feedGates(r)
 	}
 }
 

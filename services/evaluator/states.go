@@ -14,6 +14,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	driftv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/drift/v1"
@@ -27,6 +28,8 @@ const learnFrom = 180 * 24 * time.Hour
 type clusterWatch struct {
 	drift  drift.Cluster
 	labels map[string]string
+	// checks are those that its configuration asks for.
+	checks []gate.ConfiguredCheck
 	// configured is the release it is expected to run until one is assigned.
 	configured fleet.ReleaseID
 	// assigned is what was assigned last, nil while nothing was; recorded is what
@@ -62,7 +65,7 @@ type assignment struct {
 
 func newCluster(c ClusterConfig) *clusterWatch {
 	return &clusterWatch{
-		drift: drift.Cluster{ID: c.ID, Window: c.Window}, labels: c.Labels, configured: c.Release,
+		drift: drift.Cluster{ID: c.ID, Window: c.Window}, labels: c.Labels, checks: c.Checks, configured: c.Release,
 		period: drift.Period{State: drift.Unknown},
 	}
 }

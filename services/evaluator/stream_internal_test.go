@@ -208,11 +208,11 @@ func TestAWatchOfAGateTellsWhatIsNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, client := watched(1)
 		began := time.Now()
-		g := &gateWatch{Gate: codec.Gate{ID: "g", Cluster: "c000", Policy: gate.DefaultPolicy(), Boundary: gate.Boundary{
+		g := &gateWatch{Gate: codec.Gate{ID: "g", Cluster: "c000", Policy: gate.DefaultPolicy(), Terms: gate.DefaultTerms(gate.DefaultPolicy()), Boundary: gate.Boundary{
 			BaselineFrom: began.Add(-time.Hour), Start: began.Add(-time.Minute), End: began,
 		}}}
 		var err error
-		if g.fold, err = gate.NewFold(g.Policy, g.Cluster, g.Boundary); err != nil {
+		if g.step, err = gate.NewStep(g.Policy, g.Terms, g.Cluster, g.Boundary, nil); err != nil {
 			t.Fatal(err)
 		}
 		w.gates[g.ID] = g
@@ -220,10 +220,10 @@ func TestAWatchOfAGateTellsWhatIsNew(t *testing.T) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if decide {
-				g.decision, g.fold = &gatev1.Decision{Verdict: "inconclusive"}, nil
+				g.decision, g.step = &gatev1.Decision{Verdict: "inconclusive"}, nil
 				return
 			}
-			g.fold.Mark(fleet.Mark{Cluster: g.Cluster, CompleteUntil: time.Now()}, sequence)
+			g.step.Take(gate.Seen{Seq: sequence, Arrived: time.Now(), Mark: &fleet.Mark{Cluster: g.Cluster, About: fleet.KindSession, CompleteUntil: time.Now()}})
 		}
 		var got []string
 		done := make(chan struct{})

@@ -38,6 +38,7 @@ type watch struct {
 	rollouts map[rollout.ID]*rolloutWatch
 	catalog  catalogWatch
 	declared declaredWatch
+	policyWatch
 	// limits are those that hold: the configuration's or the declared ones, and what
 	// moves took in this fleet.
 	limits drift.Limits
@@ -119,6 +120,9 @@ func (w *watch) rebuild(ctx context.Context) error {
 		return err
 	}
 	w.catalog.refresh(now)
+	if err := load(topology.NounPolicy, w.recallPolicy); err != nil {
+		return err
+	}
 	if err := w.deps.Bus.LoadLast(ctx, topology.StreamEvents, topology.EventFilter(topology.NounDrift), func(m bus.Message) error {
 		_, id, _ := topology.EventNoun(m.Subject)
 		return w.recallDrift(id, m)
@@ -285,7 +289,7 @@ func (w *watch) recallStored(ctx context.Context, partition int, at bus.Place) e
 	}
 	for _, g := range w.gates {
 		if topology.Partition(g.Cluster) == partition {
-			g.fold = nil
+			g.step = nil
 		}
 	}
 	w.handled[partition] = at.After
@@ -301,8 +305,8 @@ func (w *watch) judges(id fleet.ClusterID) bool {
 
 // listen takes in what other evaluators, and people through them, have recorded.
 func (w *watch) listen(ctx context.Context) error {
-	filters := make([]string, 0, 5)
-	for _, noun := range []string{topology.NounFleet, topology.NounCatalog, topology.NounDrift, topology.NounGate, topology.NounRollout} {
+	filters := make([]string, 0, 6)
+	for _, noun := range []string{topology.NounFleet, topology.NounCatalog, topology.NounPolicy, topology.NounDrift, topology.NounGate, topology.NounRollout} {
 		filters = append(filters, topology.EventFilter(noun))
 	}
 	return w.deps.Bus.Tail(ctx, bus.Tail{Stream: topology.StreamEvents, Filters: filters, After: w.heard, Follow: true}, func(m bus.Message) error {
@@ -460,7 +464,7 @@ func (w *watch) follow(state rollout.State, f rollout.Fact) {
 	}
 }
 
-// fold takes one record into what is known.
+// fold takes one record into what is known of what runs.
 func (w *watch) fold(r codec.Record) {
 	c := w.clusters[r.Cluster()]
 	if c == nil {
@@ -476,22 +480,18 @@ func (w *watch) fold(r codec.Record) {
 			c.drift = c.drift.Observe(inventory)
 		}
 		w.deps.Meter.Observed("inventory", 1)
-		return
 	case r.Registration != nil:
 		registration := *r.Registration
 		registration.ObservedAt = notAfter(registration.ObservedAt, w.deps.Now())
 		c.drift = c.drift.ObserveRegistration(registration)
 		w.deps.Meter.Observed("registration", 1)
-		return
 	case r.Package != nil:
 		declared := *r.Package
 		declared.ObservedAt = notAfter(declared.ObservedAt, w.deps.Now())
 		c.drift = c.drift.ObservePackage(declared)
 		w.deps.Meter.Observed("package", 1)
-		return
 	case r.Check != nil:
 		w.deps.Meter.Observed(string(r.Kind()), 1)
-		return
 	case r.Mark != nil && r.Mark.About != fleet.KindSession:
 		w.deps.Meter.Observed("mark", 1)
 		switch r.Mark.About {
@@ -500,13 +500,16 @@ func (w *watch) fold(r codec.Record) {
 			mark.CompleteUntil = notAfter(mark.CompleteUntil, w.deps.Now())
 			c.drift = c.drift.Confirm(mark)
 		}
-		return
 	case r.Session != nil:
 		w.deps.Meter.Observed("session", 1)
 	}
+}
+
+// feedGates gives the open gates of a record's cluster one record.
+func (w *watch) feedGates(r codec.Record) {
 	for _, g := range w.open[r.Cluster()] {
-		if g.fold != nil {
-			feed(g.fold, r)
+		if g.step != nil {
+			feed(g.step, r)
 		}
 	}
 }
@@ -660,6 +663,8 @@ func (w *watch) recallEvent(m bus.Message) error {
 		return w.recallCatalog(m)
 	case topology.NounFleet:
 		return w.recallDeclared(m)
+	case topology.NounPolicy:
+		return w.recallPolicy(id, m)
 	}
 	return nil
 }

@@ -478,9 +478,15 @@ func policy() gate.Policy {
 // returns the rollout's and the gate's ids.
 func (w *world) apply(cluster fleet.ClusterID) (id rollout.ID, gateID string) {
 	w.t.Helper()
+	return w.applyBy(cluster, nil)
+}
+
+// applyBy does so under a gate policy; nil is that of the configuration.
+func (w *world) applyBy(cluster fleet.ClusterID, by *gate.Plan) (id rollout.ID, gateID string) {
+	w.t.Helper()
 	id = rollout.ID("r-" + cluster)
 	gateID = rollout.GateID(id, cluster, "gateway")
-	plan := rollout.Plan{Release: "spring", Gate: policy(), Window: 24 * time.Hour, Lookback: 10 * time.Minute, Clusters: []rollout.ClusterPlan{{
+	plan := rollout.Plan{Release: "spring", Gate: policy(), Window: 24 * time.Hour, Lookback: 10 * time.Minute, Policy: by, Clusters: []rollout.ClusterPlan{{
 		Cluster: cluster, Steps: []rollout.StepPlan{
 			{Name: "gateway", Line: fleet.LineGateway, FromVersion: "1", ToVersion: "2", Components: []fleet.Component{fleet.Gateway}},
 			{Name: "sra", Line: fleet.LineSRA, FromVersion: "1", ToVersion: "2", Components: []fleet.Component{fleet.SRAWeb}},

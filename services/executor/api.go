@@ -20,7 +20,7 @@ import (
 type rolloutAPI struct{ conductor *conductor }
 
 func (a *rolloutAPI) PlanRollout(ctx context.Context, req *rolloutv1.PlanRolloutRequest) (*rolloutv1.PlanRolloutResponse, error) {
-	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters())
+	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters(), req.GetPolicy())
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func (a *rolloutAPI) PlanRollout(ctx context.Context, req *rolloutv1.PlanRollout
 }
 
 // plan looks at every cluster asked for and at the release's images.
-func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (rollout.Plan, []rollout.Problem, error) {
+func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string, policyName string) (rollout.Plan, []rollout.Problem, error) {
 	c := a.conductor
 	there := c.deps.Fleet()
 	i := slices.IndexFunc(there.Releases, func(r rollout.Release) bool { return string(r.ID) == name })
@@ -41,6 +41,10 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (
 	}
 	release := there.Releases[i]
 	ids, err := clusterIDs(there.Clusters, clusters)
+	if err != nil {
+		return rollout.Plan{}, nil, err
+	}
+	policy, err := c.policy(ctx, policyName)
 	if err != nil {
 		return rollout.Plan{}, nil, err
 	}
@@ -61,7 +65,9 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string) (
 		c.mu.Unlock()
 		targets = append(targets, target)
 	}
-	plan, problems := rollout.NewPlan(release, targets, c.config.Gate, c.config.Window, c.config.Lookback)
+	plan, problems := rollout.NewPlan(release, targets, rollout.Terms{
+		Gate: c.config.Gate, Policy: policy, Window: c.config.Window, Lookback: c.config.Lookback,
+	})
 	if why := there.Unfit[release.ID]; why != "" {
 		problems = append([]rollout.Problem{{ID: rollout.ProblemUnfit, Text: fmt.Sprintf("release %s may not be moved to: %s", release.ID, why)}}, problems...)
 	}
@@ -111,7 +117,7 @@ func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRollo
 	if started, err := a.started(id, req); started != nil || err != nil {
 		return started, err
 	}
-	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters())
+	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters(), req.GetPolicy())
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +166,7 @@ func (a *rolloutAPI) started(id rollout.ID, req *rolloutv1.StartRolloutRequest) 
 		return nil, nil
 	}
 	plan := r.state.Plan
-	other := string(plan.Release) != req.GetRelease() || len(req.GetClusters()) > 0 && slices.ContainsFunc(plan.Clusters, func(c rollout.ClusterPlan) bool {
+	other := string(plan.Release) != req.GetRelease() || named(plan) != req.GetPolicy() || len(req.GetClusters()) > 0 && slices.ContainsFunc(plan.Clusters, func(c rollout.ClusterPlan) bool {
 		return !slices.Contains(req.GetClusters(), string(c.Cluster))
 	})
 	if other {
@@ -168,10 +174,22 @@ func (a *rolloutAPI) started(id rollout.ID, req *rolloutv1.StartRolloutRequest) 
 		for i, c := range plan.Clusters {
 			names[i] = string(c.Cluster)
 		}
-		return nil, errs.New(errs.Conflict, "LS-ROL-022", "request_id %q has started rollout %s of %s on %s already, which is not what it asks for now; give this start a request_id of its own",
-			req.GetRequestId(), id, plan.Release, strings.Join(names, ", "))
+		judged := ""
+		if plan.Policy != nil {
+			judged = " by gate policy " + plan.Policy.Name
+		}
+		return nil, errs.New(errs.Conflict, "LS-ROL-022", "request_id %q has started rollout %s of %s on %s%s already, which is not what it asks for now; give this start a request_id of its own",
+			req.GetRequestId(), id, plan.Release, strings.Join(names, ", "), judged)
 	}
 	return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(r.state)}, nil
+}
+
+// named is what a request calls a plan's policy, empty for that of the configuration.
+func named(p rollout.Plan) string {
+	if p.Policy == nil {
+		return ""
+	}
+	return p.Policy.Name
 }
 
 // rolloutID makes the id a function of the request, so that the stream itself

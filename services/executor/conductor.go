@@ -116,7 +116,8 @@ func (c *conductor) hear(ctx context.Context, d bus.Delivery) error {
 				continue
 			}
 			if err := c.input(ctx, rollout.ID(decided.GetRollout()), rollout.GateDecided{
-				Gate: event.GetGate(), Verdict: gate.Verdict(decided.GetDecision().GetVerdict()), Summary: decided.GetDecision().GetSummary(),
+				Gate: event.GetGate(), Verdict: gate.Verdict(decided.GetDecision().GetVerdict()),
+				Consequence: gate.Consequence(decided.GetDecision().GetConsequence()), Summary: decided.GetDecision().GetSummary(),
 			}); err != nil {
 				return err
 			}

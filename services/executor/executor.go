@@ -23,8 +23,11 @@ import (
 
 // Config is what an operator chooses.
 type Config struct {
-	Tenant   fleet.TenantID
-	Gate     gate.Policy
+	Tenant fleet.TenantID
+	// Gate judges rollouts that name no policy.
+	Gate gate.Policy
+	// Policies are those that a rollout may name besides the ones that were applied.
+	Policies []gate.Plan
 	Window   time.Duration
 	Lookback time.Duration
 	// Beat is how often windows and unsent commands are looked at.
@@ -51,6 +54,7 @@ type Bus interface {
 	Publish(ctx context.Context, m bus.Message) (uint64, error)
 	Append(ctx context.Context, m bus.Message, expected uint64) (uint64, error)
 	Load(ctx context.Context, stream, subject string, fn func(bus.Message) error) error
+	LoadLast(ctx context.Context, stream, subject string, fn func(bus.Message) error) error
 	Consume(ctx context.Context, c bus.Consumer, handle bus.Handler) error
 	PutBlob(ctx context.Context, bucket string, data []byte) (string, error)
 	GetBlob(ctx context.Context, bucket, name string) ([]byte, error)

@@ -20,6 +20,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/gatefile"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/bus/bustest"
 	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
@@ -229,6 +230,10 @@ func (l *link) Append(ctx context.Context, m bus.Message, expected uint64) (sequ
 	return sequence, err
 }
 
+func (l *link) LoadLast(ctx context.Context, stream, subject string, fn func(bus.Message) error) error {
+	return l.around("last "+subject, func() error { return l.Bus.LoadLast(ctx, stream, subject, fn) })
+}
+
 func (l *link) PutKey(ctx context.Context, bucket, key string, value []byte) error {
 	return l.around("put "+key, func() error { return l.Bus.PutKey(ctx, bucket, key, value) })
 }
@@ -286,7 +291,7 @@ func newWorld(t *testing.T) *world {
 		},
 		config: executor.Config{
 			Tenant: fleet.DefaultTenant,
-			Gate:   gate.DefaultPolicy(), Window: 24 * time.Hour, Lookback: time.Hour, Beat: 20 * time.Millisecond,
+			Gate:   gate.DefaultPolicy(), Policies: gatefile.Presets(), Window: 24 * time.Hour, Lookback: time.Hour, Beat: 20 * time.Millisecond,
 		},
 	}
 }
@@ -391,11 +396,19 @@ func (l *life) judge(id, cluster, step string, verdict gate.Verdict) {
 	l.w.decide(id, cluster, step, l.awaitGate(id, cluster, step), verdict)
 }
 
-// decide appends a verdict as the evaluator would.
+// decide appends a verdict as an evaluator of before modes would.
 func (w *world) decide(id, cluster, step, gateID string, verdict gate.Verdict) {
 	w.t.Helper()
+	w.conclude(id, cluster, step, gateID, verdict, "")
+}
+
+// conclude appends a verdict with what follows from it, as the evaluator would.
+func (w *world) conclude(id, cluster, step, gateID string, verdict gate.Verdict, consequence gate.Consequence) {
+	w.t.Helper()
 	event := &gatev1.Event{Gate: gateID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateDecided{GateDecided: &gatev1.GateDecided{
-		Rollout: id, Cluster: cluster, Step: step, Decision: &gatev1.Decision{Verdict: string(verdict), Summary: "as the test says"},
+		Rollout: id, Cluster: cluster, Step: step, Decision: &gatev1.Decision{
+			Verdict: string(verdict), Consequence: string(consequence), Summary: "as the test says",
+		},
 	}}}}}
 	data, err := proto.Marshal(event)
 	if err != nil {
@@ -406,6 +419,24 @@ func (w *world) decide(id, cluster, step, gateID string, verdict gate.Verdict) {
 	}, 0); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// apply has a policy be as it is given, as the evaluator would. Revision is that of
+// the one before.
+func (w *world) apply(p gate.Plan, revision uint64) uint64 {
+	w.t.Helper()
+	event := &gatev1.PolicyEvent{Plan: codec.GatePlanToProto(p), By: "the test"}
+	data, err := proto.Marshal(event)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	sequence, err := w.bus.Append(w.t.Context(), bus.Message{
+		Subject: topology.EventSubject(fleet.DefaultTenant, topology.NounPolicy, p.Name), Type: string(event.ProtoReflect().Descriptor().FullName()), Data: data,
+	}, revision)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return sequence
 }
 
 // command sends a command that no conductor knows of.

@@ -146,8 +146,11 @@ func Notices(m bus.Message) ([]notice.Notice, error) {
 				if t := k.GetDecision().GetDecidedAt(); t != nil {
 					at = t.AsTime()
 				}
+				verdict, consequence := gate.Verdict(k.GetDecision().GetVerdict()), gate.Consequence(k.GetDecision().GetConsequence())
+				// Of a policy in the mode shadow nobody is told.
+				tell := verdict == gate.Pass || consequence != gate.GoOn
 				add(i, notice.OfGate(rollout.ID(k.GetRollout()), fleet.ClusterID(k.GetCluster()), k.GetStep(),
-					gate.Verdict(k.GetDecision().GetVerdict()), k.GetDecision().GetSummary(), at), true)
+					verdict, k.GetDecision().GetSummary(), at), tell)
 			}
 		}
 	case topology.NounDrift:

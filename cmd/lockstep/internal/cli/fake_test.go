@@ -105,6 +105,8 @@ type fake struct {
 	after    []string               // what ends each stream: "", "drop", "unknown" or "hang"
 	gates    []*gatev1.Gate
 	replay   *gatev1.ReplayGateResponse
+	policies []*gatev1.NamedPolicy
+	applied  *gatev1.ApplyPoliciesResponse
 	records  [][]*observationv1.Record // one a stream, which then ends; the last hangs if it is followed
 	fail     error
 
@@ -399,6 +401,9 @@ func (f *fake) PlanRollout(_ context.Context, r *rolloutv1.PlanRolloutRequest) (
 	p := plan()
 	if f.idle {
 		p.Clusters = nil
+	}
+	if r.GetPolicy() != "" {
+		p.Policy = judge(r.GetPolicy(), "act")
 	}
 	return &rolloutv1.PlanRolloutResponse{Plan: p, Problems: f.problems}, nil
 }

@@ -1,10 +1,10 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"math"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,8 +18,9 @@ func (s *shell) gateCommand() *cobra.Command {
 		Use:     "gate",
 		Aliases: []string{"gates"},
 		Short:   "See how steps were judged, and why",
-		Long: `See how steps were judged, and why. A gate opens when a step was applied and compares
-the sessions that people start from then on with those of before.`,
+		Long: `See how steps were judged, and why. A gate opens when a step was applied. It asks
+checks whether what should run does, and compares the sessions that people start from
+then on with those of before.`,
 	}, s.gateListCommand(), s.gateExplainCommand(), s.gateAttributeCommand(), s.gateBacktestCommand(), s.gateVerifyCommand(), s.gatePolicyCommand())
 }
 
@@ -29,8 +30,8 @@ func (s *shell) gateListCommand() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List gates, newest first",
-		Long: `List gates, newest first: the verdict of each and how many sessions failed, in the
-new arm and in the baseline.
+		Long: `List gates, newest first: the verdict of each, how many of its checks passed and
+which others decided, and how many sessions failed, in the new arm and in the baseline.
 
 Use it to find the gate behind a rollout's reason, or to see how an upgrade went
 cluster by cluster.`,
@@ -88,21 +89,84 @@ func (s *shell) printGates(list []*gatev1.Gate, out string) error {
 		s.talk("There are no gates; a rollout opens one after every step.")
 		return nil
 	}
-	t := &table{header: []string{"GATE", "CLUSTER", "STEP", "VERDICT", "NEW", "BASELINE", "AGE", "SUMMARY"}}
-	if out == "wide" {
-		t.header = []string{"GATE", "ROLLOUT", "CLUSTER", "STEP", "VERDICT", "NEW", "BASELINE", "OPENED", "DECIDED", "SUMMARY"}
+	return s.print(s.gateTable(list, out == "wide").render(s.colour))
+}
+
+// gateTable has a row for each gate. Columns that only checks fill are left out
+// where no gate of the list has any.
+func (s *shell) gateTable(list []*gatev1.Gate, wide bool) *table {
+	checked := slices.ContainsFunc(list, staged)
+	columns := []struct {
+		name string
+		here bool
+		cell func(*gatev1.Gate) string
+	}{
+		{"GATE", true, (*gatev1.Gate).GetId},
+		{"ROLLOUT", wide, (*gatev1.Gate).GetRollout},
+		{"CLUSTER", true, (*gatev1.Gate).GetCluster},
+		{"STEP", true, (*gatev1.Gate).GetStep},
+		{"VERDICT", true, func(g *gatev1.Gate) string { return g.GetDecision().GetVerdict() }},
+		{"FOLLOWS", wide && checked, func(g *gatev1.Gate) string { return g.GetDecision().GetConsequence() }},
+		{"MODE", wide && checked, func(g *gatev1.Gate) string { return g.GetTerms().GetMode() }},
+		{"CHECKS", checked, passedWords},
+		{"NEW", true, func(g *gatev1.Gate) string {
+			e := g.GetDecision().GetEvidence()
+			return share(e.GetNewFailed(), e.GetNewSucceeded())
+		}},
+		{"BASELINE", true, func(g *gatev1.Gate) string {
+			e := g.GetDecision().GetEvidence()
+			return share(e.GetBaselineFailed(), e.GetBaselineSucceeded())
+		}},
+		{"AGE", !wide, func(g *gatev1.Gate) string { return s.age(g.GetOpenedAt()) }},
+		{"OPENED", wide, func(g *gatev1.Gate) string { return s.instant(g.GetOpenedAt()) }},
+		{"DECIDED", wide, func(g *gatev1.Gate) string { return s.instant(g.GetDecision().GetDecidedAt()) }},
+		{"SUMMARY", true, func(g *gatev1.Gate) string { return g.GetDecision().GetSummary() }},
 	}
-	for _, g := range list {
-		d, e := g.GetDecision(), g.GetDecision().GetEvidence()
-		fresh := share(e.GetNewFailed(), e.GetNewSucceeded())
-		before := share(e.GetBaselineFailed(), e.GetBaselineSucceeded())
-		if out == "wide" {
-			t.add(g.GetId(), g.GetRollout(), g.GetCluster(), g.GetStep(), d.GetVerdict(), fresh, before, s.instant(g.GetOpenedAt()), s.instant(d.GetDecidedAt()), d.GetSummary())
-		} else {
-			t.add(g.GetId(), g.GetCluster(), g.GetStep(), d.GetVerdict(), fresh, before, s.age(g.GetOpenedAt()), d.GetSummary())
+	t := &table{}
+	for _, c := range columns {
+		if c.here {
+			t.header = append(t.header, c.name)
 		}
 	}
-	return s.print(t.render(s.colour))
+	for _, g := range list {
+		var row []string
+		for _, c := range columns {
+			if c.here {
+				row = append(row, c.cell(g))
+			}
+		}
+		t.add(row...)
+	}
+	return t
+}
+
+// passedWords says how many of a gate's checks passed, and names those that its
+// verdict rests on otherwise.
+func passedWords(g *gatev1.Gate) string {
+	if !staged(g) {
+		return ""
+	}
+	passed := 0
+	var names, decide []string
+	for _, c := range g.GetDecision().GetChecks() {
+		names = append(names, c.GetCheck())
+		if c.GetVerdict() == "pass" {
+			passed++
+		}
+	}
+	for _, c := range silent(g) {
+		names = append(names, c.GetCheck())
+	}
+	for _, name := range names {
+		if slices.ContainsFunc(g.GetDecision().GetReasons(), func(r *gatev1.Reason) bool { return tells(name, r) }) {
+			decide = append(decide, name)
+		}
+	}
+	text := fmt.Sprintf("%d/%d", passed, len(names))
+	if len(decide) > 0 {
+		text += ": " + strings.Join(decide, ", ")
+	}
+	return text
 }
 
 // share is how many failed of how many.
@@ -110,25 +174,38 @@ func share(failed, succeeded int64) string { return fmt.Sprintf("%d/%d", failed,
 
 func (s *shell) gateExplainCommand() *cobra.Command {
 	var out string
+	var watch bool
 	c := &cobra.Command{
 		Use:   "explain GATE",
-		Short: "Give an account of a gate: what was compared, what was found, what decided",
-		Long: `Give an account of a gate: what was compared, the counts in both arms, how
-sure the evidence is, and the rule that decided.
+		Short: "Give an account of a gate: what follows, what each check found, what decided",
+		Long: `Give an account of a gate: its verdict and what follows from it, what each check
+says and what is demanded of it, the counts of sessions and probes before and after,
+how sure the evidence is, and what is still needed.
+
+With --watch it goes on until the gate is decided and prints, with the time, each
+line that has changed since, and what its verdict was before; with -o json one
+object a line. The exit code is 0 whatever the verdict.
 
 Use it when a rollout holds or went back, and to show afterwards what a decision
 stood on.`,
 		Example: `  lockstep gate explain r33b518cc90-berlin-sra
-  lockstep gate explain r33b518cc90-berlin-sra -o json`,
+  lockstep gate explain r33b518cc90-berlin-sra --watch
+  lockstep gate explain r33b518cc90-berlin-sra -o json | jq '.decision.checks[] | {check, verdict}'`,
 		Args:              exactly("GATE"),
 		ValidArgsFunction: s.first(gateIDs),
 		RunE: func(c *cobra.Command, args []string) error {
+			if watch && out == "yaml" {
+				return usage("--watch prints text or one JSON object a line; use it with -o table or json")
+			}
 			cl, err := s.dial()
 			if err != nil {
 				return err
 			}
 			defer cl.close()
 			id := named(args[0], "gate")
+			if watch {
+				return s.watchGate(c.Context(), cl, id, out)
+			}
 			res, err := cl.gates.GetGate(c.Context(), &gatev1.GetGateRequest{Id: id})
 			if err != nil {
 				return cl.failed("get gate "+id, err)
@@ -141,136 +218,8 @@ stood on.`,
 	}
 	s.connectionFlags(c)
 	outputFlag(c, &out, "table", "json", "yaml")
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "go on and print every change until it is decided")
 	return c
-}
-
-// gateText is the account of one gate.
-func (s *shell) gateText(g *gatev1.Gate) string {
-	d, e, p, at := g.GetDecision(), g.GetDecision().GetEvidence(), g.GetPolicy(), g.GetBoundary()
-	var b strings.Builder
-	say := func(label, format string, args ...any) {
-		fmt.Fprintf(&b, "%-10s  %s\n", label, fmt.Sprintf(format, args...))
-	}
-	fmt.Fprintf(&b, "Gate %s: step %s of cluster %s, rollout %s\n\n", clean(g.GetId()), clean(g.GetStep()), clean(g.GetCluster()), clean(g.GetRollout()))
-	say("Verdict", "%s", paint(clean(cmp.Or(d.GetVerdict(), "pending")), s.colour))
-	if d.GetSummary() != "" {
-		say("", "%s", clean(d.GetSummary()))
-	}
-	for i, r := range d.GetReasons() {
-		label := ""
-		if i == 0 {
-			label = "Decided by"
-		}
-		say(label, "%s: %s", clean(r.GetCode()), clean(r.GetText()))
-	}
-
-	b.WriteByte('\n')
-	say("Compared", "sessions that started from %s on", s.instant(at.GetEnd()))
-	say("", "with those that started from %s until %s;", s.instant(at.GetBaselineFrom()), s.instant(at.GetStart()))
-	say("", "those in between are cut, as the move itself may have ended them")
-	for _, span := range at.GetAside() {
-		say("", "set aside, because an earlier rollout moved the cluster: %s until %s", s.instant(span.GetFrom()), s.instant(span.GetTo()))
-	}
-	b.WriteByte('\n')
-	t := &table{header: []string{"", "FAILED", "SUCCEEDED", "RATE", "UNRESOLVED"}}
-	arm := func(name string, failed, succeeded, unresolved int64) {
-		rate := "-"
-		if n := failed + succeeded; n > 0 {
-			rate = percent(float64(failed) / float64(n))
-		}
-		t.add(name, thousands(float64(failed)), thousands(float64(succeeded)), rate, thousands(float64(unresolved)))
-	}
-	arm("new", e.GetNewFailed(), e.GetNewSucceeded(), e.GetNewUnresolved())
-	arm("baseline", e.GetBaselineFailed(), e.GetBaselineSucceeded(), e.GetBaselineUnresolved())
-	for line := range strings.Lines(t.render(false)) {
-		b.WriteString(strings.Repeat(" ", 12) + line)
-	}
-	say("", "%s cut, %s late", thousands(float64(e.GetCut())), thousands(float64(e.GetLate())))
-
-	b.WriteByte('\n')
-	say("Odds ratio", "%s", oddsWords(e))
-	say("Worse", "%s; rolls back at 1 in %s", luck(e.GetLogERollback()), thousands(1/p.GetAlpha()))
-	say("No worse", "against the baseline: %s", luck(e.GetLogEPromoteRelative()))
-	say("", "by its own rate:      %s; either passes at 1 in %s", luck(e.GetLogEPromoteAbsolute()), thousands(2/p.GetBeta()))
-	switch n := e.GetSessionsNeeded(); {
-	case n > 0:
-		say("To pass", "about %s more %s", thousands(float64(n)), plural(n, "session"))
-	case d.GetVerdict() != "pass" && d.GetVerdict() != "fail":
-		say("To pass", "the number of sessions still needed is not known")
-	}
-
-	b.WriteByte('\n')
-	if d.GetCompleteUntil() == nil {
-		say("Evidence", "no source has said yet that it has sent every session")
-	} else {
-		say("Evidence", "complete for sessions that started before %s", s.instant(d.GetCompleteUntil()))
-	}
-	say("", "as of message %s of the observation stream, hash %s", strconv.FormatUint(d.GetStreamSequence(), 10), cmp.Or(clean(d.GetEvidenceHash()), "none yet"))
-	say("Opened", "%s", s.instant(g.GetOpenedAt()))
-	if d.GetDecidedAt() != nil {
-		late := ""
-		if d.GetDeadlinePassed() {
-			late = ", the deadline had passed"
-		}
-		say("Decided", "%s, %s after opening%s", s.instant(d.GetDecidedAt()), short(d.GetDecidedAt().AsTime().Sub(g.GetOpenedAt().AsTime())), late)
-	}
-	if p != nil {
-		for i, sentence := range policyWords(p) {
-			label := ""
-			if i == 0 {
-				label = "Policy"
-			}
-			say(label, "%s", sentence)
-		}
-		say("", "hash %s", cmp.Or(clean(d.GetPolicyHash()), "none yet"))
-	}
-	return b.String()
-}
-
-func oddsWords(e *gatev1.Evidence) string {
-	if e.GetNewFailed()+e.GetNewSucceeded() == 0 || e.GetBaselineFailed()+e.GetBaselineSucceeded() == 0 {
-		return "not known yet: one of the two has no sessions"
-	}
-	high := figure(e.GetOddsRatioHigh())
-	if bound := e.GetOddsRatioHigh(); math.IsInf(bound, 1) || math.IsNaN(bound) {
-		high = "no upper limit"
-	}
-	point := figure(e.GetOddsRatio())
-	if v := e.GetOddsRatio(); math.IsInf(v, 0) || math.IsNaN(v) {
-		point = "beyond measure (no failure in the baseline)"
-	}
-	return fmt.Sprintf("%s, new against baseline; anytime interval %s to %s (1 is no difference)", point, figure(e.GetOddsRatioLow()), high)
-}
-
-// luck words an e-value given as its logarithm: evidence of E or more arises at
-// most once in E times by luck (Ville's inequality).
-func luck(logE float64) string {
-	switch e := math.Exp(logE); {
-	case math.IsNaN(e):
-		return "not known"
-	case e < 1.05:
-		return "no evidence"
-	case e > 1e9:
-		return "less than 1 in 1,000,000,000 by luck"
-	default:
-		return "1 in " + thousands(e) + " by luck"
-	}
-}
-
-// thousands is a number of things: whole and in groups of three, with one
-// decimal below ten where it matters.
-func thousands(v float64) string {
-	if math.IsInf(v, 0) || math.IsNaN(v) {
-		return "unknown"
-	}
-	if v < 10 && v != math.Trunc(v) {
-		return strconv.FormatFloat(v, 'f', 1, 64)
-	}
-	digits := strconv.FormatFloat(math.Round(v), 'f', 0, 64)
-	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
 }
 
 func (s *shell) gateVerifyCommand() *cobra.Command {
@@ -279,11 +228,15 @@ func (s *shell) gateVerifyCommand() *cobra.Command {
 		Use:   "verify [GATE...]",
 		Short: "Take decisions again from stored rows, and say whether they are the same",
 		Long: `Take the decisions of gates, or of all gates of a rollout, again from the stored
-rows: the same policy over the same sessions must give the same verdict from the
-same integers, to the last bit. Each decision also holds a hash over itself and the
-one before it of its cluster; a decision that was changed or taken out breaks the
-chain. A gate that has not decided yet is refused by name and passed over with
---rollout. The command exits with 1 when anything differs.
+rows: the same policy over the same rows must give the same verdict from the same
+integers, to the last bit, and each check the same verdict and figures. STAGE says
+whether the checks' hash agrees, and the last column names the checks that were
+taken again. What differs is told below.
+
+Each decision also holds a hash over itself and the one before it of its cluster; a
+decision that was changed or taken out breaks the chain. A gate that has not decided
+yet is refused by name and passed over with --rollout. The command exits with 1 when
+anything differs.
 
 Use it in an audit, or after a restore.`,
 		Example: `  lockstep gate verify r33b518cc90-berlin-sra
@@ -326,7 +279,6 @@ Use it in an audit, or after a restore.`,
 // verify takes the decisions of gates again and tells of each.
 func (s *shell) verify(ctx context.Context, cl *client, ids []string, out string) error {
 	var list []*gatev1.ReplayGateResponse
-	t := &table{header: []string{"GATE", "VERDICT", "FROM ROWS", "CHAIN", "EVIDENCE"}}
 	var accounts strings.Builder
 	differ := 0
 	for _, id := range unique(ids) {
@@ -334,20 +286,13 @@ func (s *shell) verify(ctx context.Context, cl *client, ids []string, out string
 		if err != nil {
 			return cl.failed("take gate "+id+" again", err)
 		}
-		d := res.GetGate().GetDecision()
 		list = append(list, res)
-		rows, chain := "same", "whole"
 		if !res.GetSame() {
-			rows = "DIFFERS"
 			accounts.WriteString("\n" + replayText(res))
-		}
-		if !res.GetChained() {
-			chain = "BROKEN"
 		}
 		if !res.GetSame() || !res.GetChained() {
 			differ++
 		}
-		t.add(id, d.GetVerdict(), rows, chain, d.GetEvidenceHash())
 	}
 	var err error
 	switch {
@@ -356,12 +301,61 @@ func (s *shell) verify(ctx context.Context, cl *client, ids []string, out string
 	case len(list) == 0:
 		s.talk("No gate of this rollout has decided yet.")
 	default:
-		err = s.print(t.render(s.colour) + accounts.String())
+		err = s.print(replayTable(list).render(s.colour) + accounts.String())
 	}
 	if err == nil && differ > 0 {
 		err = fmt.Errorf("%d of %d %s did not come out as recorded", differ, len(list), plural(int64(len(list)), "decision"))
 	}
 	return err
+}
+
+// replayTable has a row for each decision that was taken again. Columns that only
+// checks fill are left out where no decision has any.
+func replayTable(list []*gatev1.ReplayGateResponse) *table {
+	checked := slices.ContainsFunc(list, func(res *gatev1.ReplayGateResponse) bool {
+		return res.GetGate().GetDecision().GetStageHash() != ""
+	})
+	t := &table{header: []string{"GATE", "VERDICT", "FROM ROWS", "CHAIN", "EVIDENCE"}}
+	if checked {
+		t.header = append(t.header, "STAGE", "CHECKS TAKEN AGAIN")
+	}
+	for _, res := range list {
+		was, now := res.GetGate().GetDecision(), res.GetReplayed()
+		rows, chain := "same", "whole"
+		if !res.GetSame() {
+			rows = "DIFFERS"
+		}
+		if !res.GetChained() {
+			chain = "BROKEN"
+		}
+		row := []string{res.GetGate().GetId(), was.GetVerdict(), rows, chain, was.GetEvidenceHash()}
+		if checked {
+			row = append(row, stageAgrees(was, now), strings.Join(checksOf(now), ", "))
+		}
+		t.add(row...)
+	}
+	return t
+}
+
+// stageAgrees says whether two decisions agree on what the checks say, "" when the
+// recorded one has none.
+func stageAgrees(was, now *gatev1.Decision) string {
+	switch was.GetStageHash() {
+	case "":
+		return ""
+	case now.GetStageHash():
+		return "same"
+	}
+	return "DIFFERS"
+}
+
+// checksOf names the checks of a decision, in its order.
+func checksOf(d *gatev1.Decision) []string {
+	var names []string
+	for _, c := range d.GetChecks() {
+		names = append(names, c.GetCheck())
+	}
+	return names
 }
 
 // replayText says in what a decision differs from the one that was taken again.
@@ -375,15 +369,49 @@ func replayText(res *gatev1.ReplayGateResponse) string {
 			t.add(what, a, b)
 		}
 	}
-	a, z := was.GetEvidence(), now.GetEvidence()
 	differ("verdict", was.GetVerdict(), now.GetVerdict())
-	differ("new, failed of all", share(a.GetNewFailed(), a.GetNewSucceeded()), share(z.GetNewFailed(), z.GetNewSucceeded()))
-	differ("baseline, failed of all", share(a.GetBaselineFailed(), a.GetBaselineSucceeded()), share(z.GetBaselineFailed(), z.GetBaselineSucceeded()))
-	differ("late", strconv.FormatInt(a.GetLate(), 10), strconv.FormatInt(z.GetLate(), 10))
+	evidence := func(prefix string, a, z *gatev1.Evidence) {
+		differ(prefix+"new, failed of all", share(a.GetNewFailed(), a.GetNewSucceeded()), share(z.GetNewFailed(), z.GetNewSucceeded()))
+		differ(prefix+"baseline, failed of all", share(a.GetBaselineFailed(), a.GetBaselineSucceeded()), share(z.GetBaselineFailed(), z.GetBaselineSucceeded()))
+		differ(prefix+"late", strconv.FormatInt(a.GetLate(), 10), strconv.FormatInt(z.GetLate(), 10))
+	}
+	evidence("", was.GetEvidence(), now.GetEvidence())
+	if was.GetStageHash() != "" {
+		evidence("probes, ", was.GetProbes(), now.GetProbes())
+		for _, name := range unique(slices.Concat(checksOf(was), checksOf(now))) {
+			differCheck(differ, name, resultOf(was, name), resultOf(now, name))
+		}
+		differ("stage hash", was.GetStageHash(), now.GetStageHash())
+	}
 	differ("policy hash", was.GetPolicyHash(), now.GetPolicyHash())
 	differ("evidence hash", was.GetEvidenceHash(), now.GetEvidenceHash())
 	for line := range strings.Lines(t.render(false)) {
 		b.WriteString("  " + line)
 	}
 	return b.String()
+}
+
+// differCheck tells in what a check differs: its verdict, and each figure.
+func differCheck(differ func(what, a, b string), name string, was, now *gatev1.CheckResult) {
+	differ(name, was.GetVerdict(), now.GetVerdict())
+	if was == nil || now == nil {
+		return
+	}
+	figures := maps.Clone(was.GetFigures())
+	if figures == nil {
+		figures = make(map[string]int64)
+	}
+	maps.Copy(figures, now.GetFigures())
+	for _, figure := range slices.Sorted(maps.Keys(figures)) {
+		differ(name+"."+figure, figureWords(was, figure), figureWords(now, figure))
+	}
+}
+
+// figureWords is a figure of a check, "" when it has none of the name.
+func figureWords(c *gatev1.CheckResult, name string) string {
+	n, has := c.GetFigures()[name]
+	if !has {
+		return ""
+	}
+	return strconv.FormatInt(n, 10)
 }

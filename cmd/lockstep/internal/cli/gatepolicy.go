@@ -1,30 +1,35 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/gatefile"
 	"github.com/lockstep-fleet/lockstep/kit/config"
 	"github.com/lockstep-fleet/lockstep/kit/errs"
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 )
 
 func (s *shell) gatePolicyCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:     "policy",
 		Aliases: []string{"policies"},
-		Short:   "Check, compare and see gate policies",
-		Long: `Check, compare and see gate policies: what is asked of a cluster after each step and
-at the end of a wave. Three are built in, careful, standard and fast; a document
-holds others, each of which extends one. No server is asked.`,
-	}, s.lintPolicyCommand(), s.diffPolicyCommand(), s.showPolicyCommand(), s.policySchemaCommand())
+		Short:   "Check, compare, apply and see gate policies",
+		Long: `Check, compare, apply and see gate policies: what is asked of a cluster after each
+step and at the end of a wave. Three are built in, careful, standard and fast; a
+document holds others, each of which extends one. Rollouts may name those that are
+built in and those that were applied to the server.`,
+	}, s.applyPolicyCommand(), s.listPolicyCommand(), s.lintPolicyCommand(), s.diffPolicyCommand(), s.showPolicyCommand(), s.policySchemaCommand())
 }
 
 func (s *shell) lintPolicyCommand() *cobra.Command {
@@ -322,14 +327,16 @@ func (s *shell) showPolicyCommand() *cobra.Command {
 		Use:     "show [NAME]",
 		Aliases: []string{"get"},
 		Short:   "Show gate policies with all that they take over",
-		Long: `Show a gate policy, or all of them, with all that it takes over: the built-in ones,
-or with --file those of a document. The hash is what decisions carry; two policies
-that demand the same have the same.
+		Long: `Show a gate policy with all that it takes over: a built-in one, one that was applied
+to the server, or with --file one of a document. Without a name it shows the built-in
+ones, or all of the document. The hash is what decisions carry; two policies that
+demand the same have the same.
 
 Use it to see what a policy comes to, and to begin one of your own: what is printed
 can be read again, once a built-in policy has another name.`,
 		Example: `  lockstep gate policy show careful
   lockstep gate policy show house -f policies.yaml
+  lockstep gate policy show house > policies.yaml
   lockstep gate policy show -o json | jq -r '.[] | .name + " " + .hash'`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -337,9 +344,14 @@ can be read again, once a built-in policy has another name.`,
 			}
 			return nil
 		},
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		ValidArgsFunction: func(c *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			if path == "" {
+				if list, how := s.every(policyNames)(c, args, typed); len(list) > 0 {
+					return list, how
+				}
 			}
 			names := builtIn()
 			if list, err := s.policies(path); path != "" && path != "-" && err == nil {
@@ -349,31 +361,57 @@ can be read again, once a built-in policy has another name.`,
 			}
 			return names, cobra.ShellCompDirectiveNoFileComp
 		},
-		RunE: func(_ *cobra.Command, args []string) error {
-			list, place := gatefile.Presets(), "among the built-in ones; --file names the document of others"
-			if path != "" {
-				own, err := s.policies(path)
-				if err != nil {
-					return err
-				}
-				list, place = own, "in "+path
-				if len(args) > 0 {
-					list = slices.Concat(own, gatefile.Presets())
-				}
+		RunE: func(c *cobra.Command, args []string) error {
+			var list []gate.Plan
+			var err error
+			switch {
+			case len(args) > 0:
+				list = make([]gate.Plan, 1)
+				list[0], err = s.findPolicy(c.Context(), named(args[0], "policy"), path)
+			case path != "":
+				list, err = s.policies(path)
+			default:
+				list = gatefile.Presets()
 			}
-			if len(args) > 0 {
-				one, err := policyNamed(list, args[0], place)
-				if err != nil {
-					return err
-				}
-				list = []gate.Plan{one}
+			if err != nil {
+				return err
 			}
 			return s.printPolicies(list, out)
 		},
 	}
+	s.connectionFlags(c)
 	c.Flags().StringVarP(&path, "file", "f", "", "`file` that holds the policies, or - for standard input")
 	outputFlag(c, &out, "yaml", "json")
 	return c
+}
+
+// findPolicy finds a policy by its name: in a document and among the built-in ones,
+// and without a document on the server.
+func (s *shell) findPolicy(ctx context.Context, name, path string) (gate.Plan, error) {
+	presets := gatefile.Presets()
+	if path != "" {
+		own, err := s.policies(path)
+		if err != nil {
+			return gate.Plan{}, err
+		}
+		return policyNamed(slices.Concat(own, presets), name, "in "+path)
+	}
+	if i := indexOf(presets, name); i >= 0 {
+		return presets[i], nil
+	}
+	list, err := s.serverPolicies(ctx)
+	if err != nil {
+		hint := ""
+		if near := config.Nearest(name, builtIn()); len(near) > 0 {
+			hint = " (did you mean " + near[0] + "?)"
+		}
+		return gate.Plan{}, fmt.Errorf("gate policy %q is not built in%s, so the server was asked: %w", name, hint, err)
+	}
+	plans := make([]gate.Plan, 0, len(list))
+	for _, p := range list {
+		plans = append(plans, codec.GatePlanFromProto(p.GetPlan()))
+	}
+	return policyNamed(plans, name, "on the server; --file names the document of others")
 }
 
 func (s *shell) printPolicies(list []gate.Plan, out string) error {
@@ -381,7 +419,7 @@ func (s *shell) printPolicies(list []gate.Plan, out string) error {
 	if out == "yaml" {
 		var head strings.Builder
 		for _, p := range list {
-			fmt.Fprintf(&head, "# %s: hash %s\n", p.Name, gatefile.Hash(p))
+			fmt.Fprintf(&head, "# %s: hash %s\n", p.Name, p.Hash())
 		}
 		return s.print(head.String() + text)
 	}
@@ -392,7 +430,7 @@ func (s *shell) printPolicies(list []gate.Plan, out string) error {
 		return fmt.Errorf("turn the policies into JSON: %w", err)
 	}
 	for i, p := range list {
-		doc.Policies[i]["hash"] = gatefile.Hash(p)
+		doc.Policies[i]["hash"] = p.Hash()
 	}
 	return rows(s, doc.Policies, out)
 }
@@ -419,4 +457,177 @@ With the YAML language server, write in the first line of the document:
 			return s.print(string(text))
 		},
 	}
+}
+
+// mostPolicies is how large a document may be that the server takes, in bytes.
+const mostPolicies = 1 << 20
+
+func (s *shell) applyPolicyCommand() *cobra.Command {
+	var out, path string
+	var dryRun bool
+	c := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Have the server keep the policies of a document",
+		Long: `Have the server keep the policies of a document, so that rollouts may name them.
+Each replaces the one of its name; those that the document does not mention stay. A
+rollout that has begun keeps the policy that it began with.
+
+With --dry-run it says what would change and changes nothing. 'lockstep gate policy
+lint' says without a server what is wrong with a document.
+
+Use it with the file that you keep in Git.`,
+		Example: `  lockstep gate policy apply -f policies.yaml --dry-run
+  lockstep gate policy apply -f policies.yaml
+  lockstep gate policy show careful | sed s/careful/house/ | lockstep gate policy apply -f -`,
+		Args: exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if path == "" {
+				return usage("say which document: -f FILE, or -f - for standard input")
+			}
+			text, err := s.readPolicies(path)
+			switch {
+			case err != nil:
+				return err
+			case len(text) > mostPolicies:
+				return fmt.Errorf("read gate policies: %s is larger than %d MiB, which a document may be; part it into several", clean(path), mostPolicies>>20)
+			}
+			cl, err := s.dial()
+			if err != nil {
+				return err
+			}
+			defer cl.close()
+			res, err := cl.gates.ApplyPolicies(c.Context(), &gatev1.ApplyPoliciesRequest{Document: string(text), Name: documentName(path), DryRun: dryRun})
+			if err != nil {
+				return cl.failed("apply "+path, err)
+			}
+			return s.printPolicyChanges(res, dryRun, out)
+		},
+	}
+	s.connectionFlags(c)
+	c.Flags().StringVarP(&path, "file", "f", "", "`file` that holds the policies, or - for standard input (required)")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would change and change nothing")
+	outputFlag(c, &out, "table", "json", "yaml", "name")
+	return c
+}
+
+// documentName is what problems call a document: its path, unless that is longer than
+// a name may be.
+func documentName(path string) string {
+	if len(path) > 255 {
+		return filepath.Base(path)
+	}
+	return path
+}
+
+// printPolicyChanges prints what changed, or would.
+func (s *shell) printPolicyChanges(res *gatev1.ApplyPoliciesResponse, dryRun bool, out string) error {
+	switch out {
+	case "json", "yaml":
+		return s.object(res, out)
+	case "name":
+		var names []string
+		for _, c := range res.GetChanges() {
+			if c.GetChange() != "unchanged" {
+				names = append(names, c.GetName())
+			}
+		}
+		return s.names("policy", names)
+	}
+	would := ""
+	if dryRun {
+		would = " (dry run)"
+	}
+	var b strings.Builder
+	for _, c := range res.GetChanges() {
+		change := clean(c.GetChange())
+		fmt.Fprintf(&b, "policy %s %s%s\n", clean(c.GetName()), tint(change, map[string]string{"created": green, "changed": yellow}[change], s.colour), would)
+	}
+	return s.print(b.String())
+}
+
+func (s *shell) listPolicyCommand() *cobra.Command {
+	var out string
+	c := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List the policies that a rollout may name",
+		Long: `List the policies that a rollout may name, in order of their names: the built-in ones
+and those that were applied to the server, with the mode and the hash of each, and
+who applied it when.
+
+Use it to choose the policy of a rollout, and to see whether the document that you
+keep is the one that the server goes by.`,
+		Example: `  lockstep gate policy list
+  lockstep gate policy list -o json | jq -r '.[] | select(.built_in | not) | .plan.name + " " + .hash'`,
+		Args: exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			list, err := s.serverPolicies(c.Context())
+			if err != nil {
+				return err
+			}
+			return s.printNamedPolicies(list, out)
+		},
+	}
+	s.connectionFlags(c)
+	outputFlag(c, &out, "table", "json", "yaml", "name")
+	return c
+}
+
+// serverPolicies fetches every policy that the server knows.
+func (s *shell) serverPolicies(ctx context.Context) ([]*gatev1.NamedPolicy, error) {
+	cl, err := s.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer cl.close()
+	var all []*gatev1.NamedPolicy
+	for ask := new(gatev1.ListPoliciesRequest); ; {
+		res, err := cl.gates.ListPolicies(ctx, ask)
+		if err != nil {
+			return nil, cl.failed("list gate policies", err)
+		}
+		all = append(all, res.GetPolicies()...)
+		if ask.PageToken = res.GetNextPageToken(); ask.GetPageToken() == "" {
+			return all, nil
+		}
+	}
+}
+
+func (s *shell) printNamedPolicies(list []*gatev1.NamedPolicy, out string) error {
+	switch out {
+	case "json", "yaml":
+		return objects(s, list, out)
+	case "name":
+		names := make([]string, len(list))
+		for i, p := range list {
+			names[i] = p.GetPlan().GetName()
+		}
+		return s.names("policy", names)
+	}
+	t := &table{header: []string{"NAME", "MODE", "HASH", "APPLIED", "BY"}}
+	for _, p := range list {
+		applied := s.instant(p.GetAppliedAt())
+		if p.GetBuiltIn() {
+			applied = "built in"
+		}
+		t.add(p.GetPlan().GetName(), p.GetPlan().GetMode(), brief(p.GetHash(), false), applied, p.GetAppliedBy())
+	}
+	return s.print(t.render(s.colour))
+}
+
+// policyNames offers the policies that a rollout may name.
+func policyNames(ctx context.Context, cl *client) ([]cobra.Completion, error) {
+	res, err := cl.gates.ListPolicies(ctx, &gatev1.ListPoliciesRequest{PageSize: completionPage})
+	if err != nil {
+		return nil, cl.failed("list gate policies", err)
+	}
+	var list []cobra.Completion
+	for _, p := range res.GetPolicies() {
+		origin := ""
+		if p.GetBuiltIn() {
+			origin = "built in"
+		}
+		list = append(list, described(p.GetPlan().GetName(), p.GetPlan().GetMode(), origin))
+	}
+	return list, nil
 }

@@ -1,12 +1,19 @@
 package cli_test
 
 import (
+	"context"
 	"encoding/json"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"connectrpc.com/connect/v2"
+
+	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
+	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/gatefile"
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 )
 
 const somePolicies = `policies:
@@ -126,7 +133,7 @@ func TestGatePolicyShow(t *testing.T) {
 		if len(args) > 0 {
 			plans = plans[2:]
 		}
-		if got.code != 0 || !strings.HasSuffix(got.out, "\n"+gatefile.Marshal(plans...)) || !strings.HasPrefix(got.out, "# "+plans[0].Name+": hash "+gatefile.Hash(plans[0])+"\n") {
+		if got.code != 0 || !strings.HasSuffix(got.out, "\n"+gatefile.Marshal(plans...)) || !strings.HasPrefix(got.out, "# "+plans[0].Name+": hash "+plans[0].Hash()+"\n") {
 			t.Errorf("%s: %s", name, got.out)
 		}
 	}
@@ -138,10 +145,11 @@ func TestGatePolicyShow(t *testing.T) {
 		Statistics       struct{ Margin float64 }
 	}
 	got = runWith(t, t.Context(), "", "gate", "policy", "show", "fast", "-o", "json")
-	if err := json.Unmarshal([]byte(got.out), &list); err != nil || len(list) != 1 || list[0].Name != "fast" || list[0].Hash != gatefile.Hash(gatefile.Presets()[2]) || list[0].Statistics.Margin != 4 {
+	if err := json.Unmarshal([]byte(got.out), &list); err != nil || len(list) != 1 || list[0].Name != "fast" || list[0].Hash != gatefile.Presets()[2].Hash() || list[0].Statistics.Margin != 4 {
 		t.Errorf("%v in %s", err, got.out)
 	}
-	runWith(t, t.Context(), "", "gate", "policy", "show", "fst").wants(t, 1, `lockstep: LS-GAT-012: there is no gate policy "fst" among the built-in ones; --file names the document of others; did you mean fast?`)
+	runWith(t, t.Context(), "", "gate", "policy", "show", "fst", "--server", "http://127.0.0.1:1", "--token-file", filepath.Join(t.TempDir(), "x")).
+		wants(t, 1, `lockstep: gate policy "fst" is not built in (did you mean fast?), so the server was asked: LS-CFG-005: read the access token: there is no file `)
 	runWith(t, t.Context(), "", "gate", "policy", "show", "wide", "-f", path).wants(t, 1, `there is no gate policy "wide" in `+path+"; there are house, plain, careful, standard, fast")
 	runWith(t, t.Context(), "", "gate", "policy", "show", "a", "b").wants(t, 2, "takes one NAME or none, got 2 arguments")
 	runWith(t, t.Context(), "", "gate", "policy", "show", "-f", filepath.Join(t.TempDir(), "x")).wants(t, 1, "LS-GAT-011: read gate policies: open ")
@@ -173,4 +181,139 @@ func TestGatePolicyCompletion(t *testing.T) {
 	if got := runWith(t, t.Context(), "", "__complete", "gate", "policy", "diff", ""); !strings.HasPrefix(got.out, "careful\nstandard\nfast\n:0\n") {
 		t.Errorf("an operand is offered %s", got.out)
 	}
+	f := serve(t, &fake{policies: namedPolicies(t)[2:]})
+	o := cli.Options{Env: env("LOCKSTEP_SERVER_URL", f.url, "LOCKSTEP_TOKEN_FILE", f.token)}
+	got := execute(t.Context(), o, "__complete", "gate", "policy", "show", "")
+	if want := "fast\tact, built in|house\thold"; offered(got) != want {
+		t.Errorf("a server offers %s", got.out)
+	}
+}
+
+func (f *fake) ListPolicies(_ context.Context, r *gatev1.ListPoliciesRequest) (*gatev1.ListPoliciesResponse, error) {
+	list, next := page(f.policies, r.GetPageToken())
+	return &gatev1.ListPoliciesResponse{Policies: list, NextPageToken: next}, f.ask(r)
+}
+
+func (f *fake) ApplyPolicies(_ context.Context, r *gatev1.ApplyPoliciesRequest) (*gatev1.ApplyPoliciesResponse, error) {
+	return f.applied, f.ask(r)
+}
+
+// namedPolicies are what a server lists: those of somePolicies behind the built-in
+// ones.
+func namedPolicies(t *testing.T) []*gatev1.NamedPolicy {
+	t.Helper()
+	own, err := gatefile.Read([]byte(somePolicies), "policies.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []*gatev1.NamedPolicy
+	for _, p := range gatefile.Presets() {
+		list = append(list, &gatev1.NamedPolicy{Plan: codec.GatePlanToProto(p), Hash: p.Hash(), BuiltIn: true})
+	}
+	for _, p := range own {
+		list = append(list, &gatev1.NamedPolicy{Plan: codec.GatePlanToProto(p), Hash: p.Hash(), AppliedAt: at(26 * time.Hour), AppliedBy: "ada\x1b[2J"})
+	}
+	return list
+}
+
+func TestGatePolicyList(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{
+		"gate-policy-list.txt":      nil,
+		"gate-policy-list.json":     {"-o", "json"},
+		"gate-policy-list.yaml":     {"-o", "yaml"},
+		"gate-policy-list-name.txt": {"-o", "name"},
+	} {
+		f := serve(t, &fake{policies: namedPolicies(t)})
+		got := f.run(t, append([]string{"gate", "policy", "list"}, args...)...)
+		got.wants(t, 0, "")
+		golden(t, name, got.out)
+		if len(f.asked) != 2 {
+			t.Errorf("%s: %d requests for two pages", name, len(f.asked))
+		}
+	}
+	serve(t, &fake{fail: connect.NewError(connect.CodeUnavailable, "it starts")}).run(t, "gate", "policy", "list").wants(t, 1, "list gate policies: it starts")
+}
+
+func TestGatePolicyShowAsksTheServer(t *testing.T) {
+	t.Parallel()
+	path := file(t, "policies.yaml", somePolicies)
+	fromFile := runWith(t, t.Context(), "", "gate", "policy", "show", "house", "-f", path)
+	f := serve(t, &fake{policies: namedPolicies(t)})
+	for _, name := range []string{"house", "policy/house"} {
+		got := f.run(t, "gate", "policy", "show", name)
+		got.wants(t, 0, "")
+		if got.out != fromFile.out {
+			t.Errorf("%s of the server is\n%s\nand of the document\n%s", name, got.out, fromFile.out)
+		}
+	}
+	f.run(t, "gate", "policy", "show", "hose").wants(t, 1, `lockstep: LS-GAT-012: there is no gate policy "hose" on the server; --file names the document of others; did you mean house?`)
+
+	// What is known without it is not asked for.
+	f = serve(t, &fake{policies: namedPolicies(t)})
+	for _, args := range [][]string{{"fast"}, {"house", "-f", path}, {}, {"-f", path}} {
+		f.run(t, append([]string{"gate", "policy", "show"}, args...)...).wants(t, 0, "")
+	}
+	if len(f.asked) > 0 {
+		t.Errorf("asked the server for %v", f.asked)
+	}
+}
+
+func someChangedPolicies() *gatev1.ApplyPoliciesResponse {
+	return &gatev1.ApplyPoliciesResponse{Changes: []*gatev1.PolicyChange{
+		{Name: "careful-eu", Change: "created", After: strings.Repeat("ab", 32)},
+		{Name: "house", Change: "changed", Before: strings.Repeat("cd", 32), After: strings.Repeat("ef", 32)},
+		{Name: "night", Change: "unchanged", Before: strings.Repeat("01", 32), After: strings.Repeat("01", 32)},
+	}}
+}
+
+func TestGatePolicyApply(t *testing.T) {
+	t.Parallel()
+	path := file(t, "policies.yaml", somePolicies)
+	for name, tc := range map[string]struct {
+		args []string
+		dry  bool
+	}{
+		"gate-policy-apply.txt":      {nil, false},
+		"gate-policy-apply-dry.txt":  {[]string{"--dry-run"}, true},
+		"gate-policy-apply.json":     {[]string{"-o", "json"}, false},
+		"gate-policy-apply-name.txt": {[]string{"-o", "name", "--dry-run"}, true},
+	} {
+		f := serve(t, &fake{applied: someChangedPolicies()})
+		got := f.run(t, append([]string{"gate", "policy", "apply", "-f", path}, tc.args...)...)
+		got.wants(t, 0, "")
+		golden(t, name, got.out)
+		askedFor(t, f, &gatev1.ApplyPoliciesRequest{Document: somePolicies, Name: path, DryRun: tc.dry})
+	}
+	f := serve(t, &fake{applied: someChangedPolicies()})
+	f.answer(t, somePolicies, "gate", "policy", "apply", "-f", "-").wants(t, 0, "")
+	askedFor(t, f, &gatev1.ApplyPoliciesRequest{Document: somePolicies, Name: "-"})
+}
+
+func TestGatePolicyApplyRefuses(t *testing.T) {
+	t.Parallel()
+	path := file(t, "policies.yaml", somePolicies)
+	for name, tc := range map[string]struct {
+		in   string
+		args []string
+		code int
+		talk string
+	}{
+		"no document":      {"", nil, 2, "say which document: -f FILE, or -f - for standard input"},
+		"an argument":      {"", []string{path}, 2, "lockstep gate policy apply takes no argument"},
+		"no such file":     {"", []string{"-f", filepath.Join(filepath.Dir(path), "x")}, 1, "LS-GAT-011: read gate policies: open "},
+		"a large document": {strings.Repeat("#", 1<<20+1), []string{"-f", "-"}, 1, "read gate policies: - is larger than 1 MiB, which a document may be; part it into several"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := serve(t, &fake{applied: someChangedPolicies()})
+			got := f.answer(t, tc.in, append([]string{"gate", "policy", "apply"}, tc.args...)...)
+			got.wants(t, tc.code, tc.talk)
+			if len(f.asked) > 0 || got.out != "" {
+				t.Errorf("asked for %v and printed %s", f.asked, got.out)
+			}
+		})
+	}
+	f := serve(t, &fake{fail: catalogued(connect.CodeInvalidArgument, "no policy is applied, as the document is not acceptable: policies.yaml:1:1: error: policies: there is none", "LS-GAT-040")})
+	f.run(t, "gate", "policy", "apply", "-f", path).wants(t, 1, "policies.yaml: no policy is applied, as the document is not acceptable: policies.yaml:1:1: error: policies: there is none (LS-GAT-040)")
 }

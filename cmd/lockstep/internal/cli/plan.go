@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lockstep-fleet/lockstep/domain/gate"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 )
@@ -49,9 +50,16 @@ func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
 	if p.GetWindow() != nil {
 		fmt.Fprintf(&b, "Window  one cluster may be mixed for %s, from its first step to its end.\n", length(p.GetWindow()))
 	}
+	if p.GetPolicy() != nil {
+		fmt.Fprintf(&b, "Policy  %s.\n", modeWords(p.GetPolicy()))
+	}
 	if p.GetGate() != nil {
 		b.WriteString("Gate    after every step:\n")
-		for _, sentence := range policyWords(p.GetGate()) {
+		sentences := policyWords(p.GetGate())
+		if p.GetPolicy() != nil {
+			sentences = stageWords(p.GetPolicy().GetStep())
+		}
+		for _, sentence := range sentences {
 			b.WriteString("          " + sentence + "\n")
 		}
 		fmt.Fprintf(&b, "        The baseline is sessions that started up to %s before the cluster is first touched.\n", length(p.GetLookback()))
@@ -70,6 +78,54 @@ func policyWords(p *gatev1.Policy) []string {
 		fmt.Sprintf("It passes when those odds are shown to be below %s times, or the failure rate below %s; wrong in at most 1 of %s.", figure(p.GetMargin()), percent(p.GetAcceptableRate()), thousands(1/p.GetBeta())),
 		fmt.Sprintf("Neither within %s is inconclusive, and the rollout holds. More than %s late sessions are inconclusive too.", length(p.GetDeadline()), percent(p.GetMaxLate())),
 		fmt.Sprintf("Each new session is set against up to %d from before. It has %s to come to an outcome; retries within %s count once.", p.GetPartners(), length(p.GetMaturation()), length(p.GetBurstWindow())),
+	}
+	return list
+}
+
+// modeWords names a policy and says what follows from what it says.
+func modeWords(p *gatev1.Plan) string {
+	words := fmt.Sprintf("%s, in mode %s", clean(p.GetName()), clean(p.GetMode()))
+	switch gate.Mode(p.GetMode()) {
+	case gate.Shadow:
+		return words + ": verdicts are recorded, and the rollout goes on whatever they are"
+	case gate.Advise:
+		return words + ": people are told what does not pass, and the rollout goes on"
+	case gate.Holds:
+		return words + ": what does not pass holds the rollout, and nothing goes back by itself"
+	case gate.Act:
+		return words + ": what fails is rolled back, and what else does not pass holds the rollout"
+	}
+	return words
+}
+
+// stageWords says what a stage of a policy asks.
+func stageWords(st *gatev1.Stage) []string {
+	demanded := make(map[gate.Demand][]string)
+	for _, c := range st.GetChecks() {
+		demand := gate.Demand(c.GetDemand())
+		demanded[demand] = append(demanded[demand], clean(c.GetCheck()))
+	}
+	var list []string
+	for _, of := range []struct {
+		demand gate.Demand
+		says   string
+	}{
+		{gate.DemandPass, "These checks have to pass: %s."},
+		{gate.DemandNoFail, "These must not fail: %s."},
+		{gate.DemandAdvisory, "These are told and decide nothing: %s."},
+	} {
+		if checks := demanded[of.demand]; len(checks) > 0 {
+			list = append(list, fmt.Sprintf(of.says, strings.Join(checks, ", ")))
+		}
+	}
+	if n := int64(len(st.GetRules())); n > 0 {
+		list = append(list, count(n, "house rule")+" may object.")
+	}
+	if st.GetSoak().AsDuration() > 0 {
+		list = append(list, fmt.Sprintf("It passes no earlier than after %s.", length(st.GetSoak())))
+	}
+	if st.GetDeadline().AsDuration() > 0 {
+		list = append(list, fmt.Sprintf("What is not decided within %s is inconclusive.", length(st.GetDeadline())))
 	}
 	return list
 }

@@ -29,13 +29,16 @@ and after every step a gate judges people's new sessions before anything else mo
 type wanted struct {
 	release  string
 	clusters []string
+	policy   string
 }
 
 func (w *wanted) flags(s *shell, c *cobra.Command) {
 	c.Flags().StringVarP(&w.release, "release", "r", "", "`release` to bring the clusters to (required)")
 	c.Flags().StringSliceVarP(&w.clusters, "cluster", "c", nil, "`cluster` to move; repeat for several (default: every cluster, in the fleet's order)")
+	c.Flags().StringVar(&w.policy, "policy", "", "gate `policy` to judge it by (default: the numbers of the server's configuration)")
 	s.completeFlag(c, "release", s.releaseIDs)
 	s.completeFlag(c, "cluster", clusterIDs)
+	s.completeFlag(c, "policy", policyNames)
 }
 
 func (w *wanted) check() error {
@@ -46,7 +49,7 @@ func (w *wanted) check() error {
 }
 
 func (s *shell) plan(ctx context.Context, cl *client, w wanted) (*rolloutv1.PlanRolloutResponse, error) {
-	res, err := cl.rollouts.PlanRollout(ctx, &rolloutv1.PlanRolloutRequest{Release: w.release, Clusters: w.clusters})
+	res, err := cl.rollouts.PlanRollout(ctx, &rolloutv1.PlanRolloutRequest{Release: w.release, Clusters: w.clusters, Policy: w.policy})
 	if err != nil {
 		return nil, cl.failed("plan a rollout of "+w.release, err)
 	}
@@ -69,13 +72,18 @@ func (s *shell) planCommand() *cobra.Command {
 	var w wanted
 	var out string
 	c := &cobra.Command{
-		Use:   "plan --release RELEASE [--cluster CLUSTER]...",
+		Use:   "plan --release RELEASE [--cluster CLUSTER]... [--policy POLICY]",
 		Short: "Say what a rollout would do and what stands in its way",
 		Long: `Say what a rollout would do, cluster by cluster, and what stands in its way.
 Nothing is changed. A plan with problems exits with 1.
 
+With --policy a gate policy judges each step, by more than people's sessions: one that
+is built in or that was applied, see 'lockstep gate policy list'. It must be able to
+decide every step of a cluster within rollout.window.
+
 Use it before every rollout, and to see what a declared release would move.`,
 		Example: `  lockstep rollout plan --release 5.1.0
+  lockstep rollout plan --release 5.1.0 --policy fast
   lockstep rollout plan --release 5.1.0 --cluster berlin --cluster paris -o json`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -114,7 +122,7 @@ func (s *shell) startCommand() *cobra.Command {
 	var ask consent
 	var wait waiting
 	c := &cobra.Command{
-		Use:   "start --release RELEASE [--cluster CLUSTER]...",
+		Use:   "start --release RELEASE [--cluster CLUSTER]... [--policy POLICY]",
 		Short: "Plan a rollout, ask, and start it",
 		Long: `Plan a rollout, show the plan, ask, and start it. The id of the rollout is all
 that is printed on standard output, so a script can keep it. With --wait the
@@ -122,8 +130,12 @@ changes are told on standard error, and the exit codes are those of
 'lockstep rollout watch'.
 
 A script gives --yes, so that nothing asks, and --request-id with a key of its own:
-the same key never starts a second rollout, so the command can be repeated.`,
+the same key never starts a second rollout, so the command can be repeated.
+
+With --policy a gate policy judges each step. The rollout keeps it as it is now, and
+its mode says what follows: with shadow or advise the rollout goes on whatever it says.`,
 		Example: `  lockstep rollout start --release 5.1.0
+  lockstep rollout start --release 5.1.0 --policy fast
   lockstep rollout start --release 5.1.0 --cluster berlin --wait --timeout 1h
   lockstep rollout start --release 5.1.0 --yes --request-id "$CI_PIPELINE_ID" -o name`,
 		Args: exactly(),
@@ -150,7 +162,7 @@ the same key never starts a second rollout, so the command can be repeated.`,
 			if id == "" {
 				id = s.ID()
 			}
-			started, err := cl.rollouts.StartRollout(c.Context(), &rolloutv1.StartRolloutRequest{RequestId: id, Release: w.release, Clusters: w.clusters})
+			started, err := cl.rollouts.StartRollout(c.Context(), &rolloutv1.StartRolloutRequest{RequestId: id, Release: w.release, Clusters: w.clusters, Policy: w.policy})
 			if err != nil {
 				return cl.failed("start a rollout of "+w.release, err)
 			}
@@ -381,6 +393,9 @@ func (s *shell) rolloutText(r *rolloutv1.Rollout, wide bool) string {
 	fmt.Fprintf(&b, "Phase    %s\n", paint(clean(r.GetPhase()), s.colour))
 	if r.GetReason() != "" {
 		fmt.Fprintf(&b, "Reason   %s\n", clean(r.GetReason()))
+	}
+	if p := r.GetPlan().GetPolicy(); p != nil {
+		fmt.Fprintf(&b, "Policy   %s\n", modeWords(p))
 	}
 	fmt.Fprintf(&b, "Started  %s (%s ago)\n", s.instant(r.GetStartedAt()), s.age(r.GetStartedAt()))
 	if r.GetEndedAt() != nil {

@@ -9,7 +9,10 @@ import (
 
 	"connectrpc.com/connect/v2"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/lockstep-fleet/lockstep/cmd/lockstep/internal/cli"
+	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
 )
 
@@ -38,6 +41,73 @@ func TestPlan(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(got.out), &doc); err != nil || doc.Problems[0].ID != "LS-ROL-003" || doc.Plan.Window != "1800s" {
 		t.Errorf("%v: %+v in %s", err, doc, got.out)
+	}
+}
+
+// judge is a gate policy in a mode.
+func judge(name, mode string) *gatev1.Plan {
+	step := &gatev1.Stage{Deadline: durationpb.New(30 * time.Minute), Soak: durationpb.New(5 * time.Minute)}
+	for _, c := range [][2]string{{"telemetry", "pass"}, {"probes", "pass"}, {"sessions", "no_fail"}, {"risks", "advisory"}, {"recording", "off"}} {
+		step.Checks = append(step.Checks, &gatev1.CheckDemand{Check: c[0], Demand: c[1]})
+	}
+	step.Rules = []*gatev1.HouseRule{{Name: "many", When: "sessions.new_failed > 3", Verdict: "hold", Reason: "too many"}}
+	return &gatev1.Plan{Name: name, Mode: mode, Statistics: policy(), Step: step, Wave: &gatev1.Stage{}}
+}
+
+func TestPlanByAPolicy(t *testing.T) {
+	t.Parallel()
+	f := serve(t, &fake{})
+	got := f.run(t, "rollout", "plan", "--release", "5.1.0", "--policy", "house")
+	got.wants(t, 0, "")
+	golden(t, "plan-policy.txt", got.out)
+	got = f.run(t, "rollout", "plan", "-r", "5.1.0", "--policy", "house", "-o", "json")
+	got.wants(t, 0, "")
+	var doc struct {
+		Plan struct{ Policy struct{ Name, Mode string } }
+	}
+	if err := json.Unmarshal([]byte(got.out), &doc); err != nil || doc.Plan.Policy.Name != "house" || doc.Plan.Policy.Mode != "act" {
+		t.Errorf("%v: %+v in %s", err, doc, got.out)
+	}
+
+	got = f.run(t, "rollout", "start", "-r", "5.1.0", "--policy", "house", "--yes")
+	got.wants(t, 0, "Policy  house, in mode act: what fails is rolled back")
+	for what, asked := range map[string]string{"planned": f.planned[2].GetPolicy(), "started": f.started[0].GetPolicy()} {
+		if asked != "house" {
+			t.Errorf("%s by policy %q", what, asked)
+		}
+	}
+}
+
+func TestPolicyOfARolloutIsCompleted(t *testing.T) {
+	t.Parallel()
+	f := serve(t, &fake{policies: []*gatev1.NamedPolicy{{Plan: judge("fast", "act"), BuiltIn: true}, {Plan: judge("house", "shadow")}}})
+	o := cli.Options{Env: env("LOCKSTEP_SERVER_URL", f.url, "LOCKSTEP_TOKEN_FILE", f.token)}
+	for _, verb := range []string{"plan", "start"} {
+		got := execute(t.Context(), o, "__complete", "rollout", verb, "--policy", "")
+		if want := "fast\tact, built in|house\tshadow"; offered(got) != want {
+			t.Errorf("%s offers %q, want %q\n%s", verb, offered(got), want, got.err)
+		}
+	}
+}
+
+// What follows from a verdict is said of every mode, and nothing of one that only a
+// newer server knows.
+func TestGetTellsTheMode(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[string]string{
+		"shadow": "Policy   house, in mode shadow: verdicts are recorded, and the rollout goes on whatever they are\n",
+		"advise": "Policy   house, in mode advise: people are told what does not pass, and the rollout goes on\n",
+		"hold":   "Policy   house, in mode hold: what does not pass holds the rollout, and nothing goes back by itself\n",
+		"act":    "Policy   house, in mode act: what fails is rolled back, and what else does not pass holds the rollout\n",
+		"newer":  "Policy   house, in mode newer\n",
+	} {
+		r := rollout("running", "", "gating")
+		r.Plan.Policy = judge("house", mode)
+		got := serve(t, &fake{rollouts: []*rolloutv1.Rollout{r}}).run(t, "rollout", "get", "r1")
+		got.wants(t, 0, "")
+		if !strings.Contains(got.out, want) {
+			t.Errorf("%s: no %q in\n%s", mode, want, got.out)
+		}
 	}
 }
 

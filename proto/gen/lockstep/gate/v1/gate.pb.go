@@ -473,6 +473,456 @@ func (x *ReplayGateResponse) GetChained() bool {
 	return false
 }
 
+// ListPoliciesRequest asks for one page of policies.
+type ListPoliciesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only these; none means all.
+	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// At most this many policies; 0 means 100, more than 1000 is taken as 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same filters; empty for the
+	// first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesRequest) Reset() {
+	*x = ListPoliciesRequest{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesRequest) ProtoMessage() {}
+
+func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListPoliciesRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *ListPoliciesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListPoliciesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListPoliciesResponse is one page.
+type ListPoliciesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order of their names; fewer than page_size only on the last page.
+	Policies []*NamedPolicy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesResponse) Reset() {
+	*x = ListPoliciesResponse{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesResponse) ProtoMessage() {}
+
+func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListPoliciesResponse) GetPolicies() []*NamedPolicy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *ListPoliciesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// NamedPolicy is a policy that rollouts may name.
+type NamedPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it asks.
+	Plan *Plan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// SHA-256 of the plan, in hex.
+	Hash string `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	// It comes with Lockstep and cannot be changed.
+	BuiltIn bool `protobuf:"varint,3,opt,name=built_in,json=builtIn,proto3" json:"built_in,omitempty"`
+	// When it was applied last; absent for one that is built in.
+	AppliedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=applied_at,json=appliedAt,proto3" json:"applied_at,omitempty"`
+	// Who applied it.
+	AppliedBy     string `protobuf:"bytes,5,opt,name=applied_by,json=appliedBy,proto3" json:"applied_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamedPolicy) Reset() {
+	*x = NamedPolicy{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamedPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamedPolicy) ProtoMessage() {}
+
+func (x *NamedPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamedPolicy.ProtoReflect.Descriptor instead.
+func (*NamedPolicy) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *NamedPolicy) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *NamedPolicy) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *NamedPolicy) GetBuiltIn() bool {
+	if x != nil {
+		return x.BuiltIn
+	}
+	return false
+}
+
+func (x *NamedPolicy) GetAppliedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AppliedAt
+	}
+	return nil
+}
+
+func (x *NamedPolicy) GetAppliedBy() string {
+	if x != nil {
+		return x.AppliedBy
+	}
+	return ""
+}
+
+// ApplyPoliciesRequest holds a document of policies.
+type ApplyPoliciesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The document's text, as `lockstep gate policy schema` describes it.
+	Document string `protobuf:"bytes,1,opt,name=document,proto3" json:"document,omitempty"`
+	// What problems call the document, such as its file's name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Say what would change and change nothing.
+	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyPoliciesRequest) Reset() {
+	*x = ApplyPoliciesRequest{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyPoliciesRequest) ProtoMessage() {}
+
+func (x *ApplyPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*ApplyPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ApplyPoliciesRequest) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
+func (x *ApplyPoliciesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ApplyPoliciesRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// ApplyPoliciesResponse says what changed.
+type ApplyPoliciesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the document.
+	Changes       []*PolicyChange `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyPoliciesResponse) Reset() {
+	*x = ApplyPoliciesResponse{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyPoliciesResponse) ProtoMessage() {}
+
+func (x *ApplyPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*ApplyPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ApplyPoliciesResponse) GetChanges() []*PolicyChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// PolicyChange is what became of one policy of a document.
+type PolicyChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The policy's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// created, changed or unchanged.
+	Change string `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
+	// SHA-256 of the plan before, in hex; empty for a new one.
+	Before string `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`
+	// SHA-256 of the plan now.
+	After         string `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyChange) Reset() {
+	*x = PolicyChange{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyChange) ProtoMessage() {}
+
+func (x *PolicyChange) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyChange.ProtoReflect.Descriptor instead.
+func (*PolicyChange) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PolicyChange) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PolicyChange) GetChange() string {
+	if x != nil {
+		return x.Change
+	}
+	return ""
+}
+
+func (x *PolicyChange) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *PolicyChange) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+// PolicyEvent is one decision about a policy, on
+// lockstep.evt.v1.<tenant>.policy.<name>.
+type PolicyEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The policy as it is from now on.
+	Plan *Plan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// When it was applied.
+	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// Who applied it.
+	By            string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyEvent) Reset() {
+	*x = PolicyEvent{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyEvent) ProtoMessage() {}
+
+func (x *PolicyEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyEvent.ProtoReflect.Descriptor instead.
+func (*PolicyEvent) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PolicyEvent) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *PolicyEvent) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *PolicyEvent) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 // BacktestPolicyRequest names a policy and the history that it is tried on.
 type BacktestPolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -506,7 +956,7 @@ type BacktestPolicyRequest struct {
 
 func (x *BacktestPolicyRequest) Reset() {
 	*x = BacktestPolicyRequest{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +968,7 @@ func (x *BacktestPolicyRequest) String() string {
 func (*BacktestPolicyRequest) ProtoMessage() {}
 
 func (x *BacktestPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[8]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +981,7 @@ func (x *BacktestPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BacktestPolicyRequest.ProtoReflect.Descriptor instead.
 func (*BacktestPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{8}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *BacktestPolicyRequest) GetPolicy() *Policy {
@@ -629,14 +1079,16 @@ type Gate struct {
 	// When the evaluator opened it.
 	OpenedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
 	// The recorded decision, or the evidence so far; decided_at tells which.
-	Decision      *Decision `protobuf:"bytes,8,opt,name=decision,proto3" json:"decision,omitempty"`
+	Decision *Decision `protobuf:"bytes,8,opt,name=decision,proto3" json:"decision,omitempty"`
+	// What is asked of the step besides the statistics, and what it is compared with.
+	Terms         *Terms `protobuf:"bytes,9,opt,name=terms,proto3" json:"terms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Gate) Reset() {
 	*x = Gate{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +1100,7 @@ func (x *Gate) String() string {
 func (*Gate) ProtoMessage() {}
 
 func (x *Gate) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[9]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +1113,7 @@ func (x *Gate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gate.ProtoReflect.Descriptor instead.
 func (*Gate) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{9}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Gate) GetId() string {
@@ -720,6 +1172,792 @@ func (x *Gate) GetDecision() *Decision {
 	return nil
 }
 
+func (x *Gate) GetTerms() *Terms {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+// Terms are what a step is judged by, fixed when its gate was opened.
+type Terms struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the policy; empty for that of the configuration.
+	Policy string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// shadow, advise, hold or act: how far the policy is trusted.
+	Mode string `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	// What is asked.
+	Stage *Stage `protobuf:"bytes,3,opt,name=stage,proto3" json:"stage,omitempty"`
+	// What should be found.
+	Expected      *Expectation `protobuf:"bytes,4,opt,name=expected,proto3" json:"expected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Terms) Reset() {
+	*x = Terms{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Terms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Terms) ProtoMessage() {}
+
+func (x *Terms) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Terms.ProtoReflect.Descriptor instead.
+func (*Terms) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Terms) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *Terms) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Terms) GetStage() *Stage {
+	if x != nil {
+		return x.Stage
+	}
+	return nil
+}
+
+func (x *Terms) GetExpected() *Expectation {
+	if x != nil {
+		return x.Expected
+	}
+	return nil
+}
+
+// Plan is a gate policy by name.
+type Plan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What rollouts call it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// shadow (verdicts are recorded), advise (people are told), hold (what does not
+	// pass holds the rollout) or act (what fails is rolled back).
+	Mode string `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The numbers of the session evidence.
+	Statistics *Policy `protobuf:"bytes,3,opt,name=statistics,proto3" json:"statistics,omitempty"`
+	// What is asked after each step of a cluster.
+	Step *Stage `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
+	// What is asked at the end of a wave.
+	Wave          *Stage `protobuf:"bytes,5,opt,name=wave,proto3" json:"wave,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Plan) Reset() {
+	*x = Plan{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Plan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Plan) ProtoMessage() {}
+
+func (x *Plan) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Plan.ProtoReflect.Descriptor instead.
+func (*Plan) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Plan) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Plan) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Plan) GetStatistics() *Policy {
+	if x != nil {
+		return x.Statistics
+	}
+	return nil
+}
+
+func (x *Plan) GetStep() *Stage {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+func (x *Plan) GetWave() *Stage {
+	if x != nil {
+		return x.Wave
+	}
+	return nil
+}
+
+// Stage is one place at which a rollout is judged.
+type Stage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is demanded of each check; one that is left out is off.
+	Checks []*CheckDemand `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	// House rules.
+	Rules []*HouseRule `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	// When "not decided" is the answer, from the stage's beginning; absent is never.
+	Deadline *durationpb.Duration `protobuf:"bytes,3,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// How long it lasts at least.
+	Soak          *durationpb.Duration `protobuf:"bytes,4,opt,name=soak,proto3" json:"soak,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stage) Reset() {
+	*x = Stage{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stage) ProtoMessage() {}
+
+func (x *Stage) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stage.ProtoReflect.Descriptor instead.
+func (*Stage) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Stage) GetChecks() []*CheckDemand {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *Stage) GetRules() []*HouseRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Stage) GetDeadline() *durationpb.Duration {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+func (x *Stage) GetSoak() *durationpb.Duration {
+	if x != nil {
+		return x.Soak
+	}
+	return nil
+}
+
+// CheckDemand is what is demanded of one check.
+type CheckDemand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// telemetry, inventory, probes, sessions, open, lifecycle, recording, forwarding or
+	// risks.
+	Check string `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	// pass (the gate passes only when it has), no_fail (it must not fail), advisory
+	// (it is told and decides nothing) or off.
+	Demand string `protobuf:"bytes,2,opt,name=demand,proto3" json:"demand,omitempty"`
+	// It has to fail for at least this long …
+	SustainFor *durationpb.Duration `protobuf:"bytes,3,opt,name=sustain_for,json=sustainFor,proto3" json:"sustain_for,omitempty"`
+	// … and in at least this many looks one after another.
+	SustainLooks  int32 `protobuf:"varint,4,opt,name=sustain_looks,json=sustainLooks,proto3" json:"sustain_looks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckDemand) Reset() {
+	*x = CheckDemand{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckDemand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckDemand) ProtoMessage() {}
+
+func (x *CheckDemand) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckDemand.ProtoReflect.Descriptor instead.
+func (*CheckDemand) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CheckDemand) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *CheckDemand) GetDemand() string {
+	if x != nil {
+		return x.Demand
+	}
+	return ""
+}
+
+func (x *CheckDemand) GetSustainFor() *durationpb.Duration {
+	if x != nil {
+		return x.SustainFor
+	}
+	return nil
+}
+
+func (x *CheckDemand) GetSustainLooks() int32 {
+	if x != nil {
+		return x.SustainLooks
+	}
+	return 0
+}
+
+// HouseRule is a condition over the figures of checks, and what follows where it
+// holds.
+type HouseRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What decisions call it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// In the Common Expression Language.
+	When string `protobuf:"bytes,2,opt,name=when,proto3" json:"when,omitempty"`
+	// fail or hold.
+	Verdict string `protobuf:"bytes,3,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// What people are told.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HouseRule) Reset() {
+	*x = HouseRule{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HouseRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HouseRule) ProtoMessage() {}
+
+func (x *HouseRule) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HouseRule.ProtoReflect.Descriptor instead.
+func (*HouseRule) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *HouseRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HouseRule) GetWhen() string {
+	if x != nil {
+		return x.When
+	}
+	return ""
+}
+
+func (x *HouseRule) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *HouseRule) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Expectation is what a step should be found to have done.
+type Expectation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The planned versions of the lines that have moved by now.
+	Versions map[string]string `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// No further step follows: a line that versions leaves open runs one version.
+	Complete bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
+	// How long the cluster may be mixed; absent is for as long as it likes.
+	Window *durationpb.Duration `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
+	// The checks of the configuration.
+	Checks []*ConfiguredCheck `protobuf:"bytes,4,rep,name=checks,proto3" json:"checks,omitempty"`
+	// The named risks as judged for this move.
+	Risks []*RiskAssessment `protobuf:"bytes,5,rep,name=risks,proto3" json:"risks,omitempty"`
+	// When what the risks rest on was seen last.
+	RisksAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=risks_at,json=risksAt,proto3" json:"risks_at,omitempty"`
+	// How long a source may say nothing.
+	Silence *durationpb.Duration `protobuf:"bytes,7,opt,name=silence,proto3" json:"silence,omitempty"`
+	// The images that were planned.
+	Images        []*PlannedImage `protobuf:"bytes,8,rep,name=images,proto3" json:"images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expectation) Reset() {
+	*x = Expectation{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expectation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expectation) ProtoMessage() {}
+
+func (x *Expectation) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expectation.ProtoReflect.Descriptor instead.
+func (*Expectation) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Expectation) GetVersions() map[string]string {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *Expectation) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *Expectation) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Expectation) GetChecks() []*ConfiguredCheck {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *Expectation) GetRisks() []*RiskAssessment {
+	if x != nil {
+		return x.Risks
+	}
+	return nil
+}
+
+func (x *Expectation) GetRisksAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RisksAt
+	}
+	return nil
+}
+
+func (x *Expectation) GetSilence() *durationpb.Duration {
+	if x != nil {
+		return x.Silence
+	}
+	return nil
+}
+
+func (x *Expectation) GetImages() []*PlannedImage {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+// PlannedImage is what a component should run from.
+type PlannedImage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as sra-web.
+	Component string `protobuf:"bytes,1,opt,name=component,proto3" json:"component,omitempty"`
+	// sha256:…, each of which is right.
+	Digests       []string `protobuf:"bytes,2,rep,name=digests,proto3" json:"digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedImage) Reset() {
+	*x = PlannedImage{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedImage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedImage) ProtoMessage() {}
+
+func (x *PlannedImage) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedImage.ProtoReflect.Descriptor instead.
+func (*PlannedImage) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PlannedImage) GetComponent() string {
+	if x != nil {
+		return x.Component
+	}
+	return ""
+}
+
+func (x *PlannedImage) GetDigests() []string {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+// ConfiguredCheck is a check of the configuration.
+type ConfiguredCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the configuration calls it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What kind it is, such as ssh, storage or forwarding.
+	Kind          string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfiguredCheck) Reset() {
+	*x = ConfiguredCheck{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfiguredCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfiguredCheck) ProtoMessage() {}
+
+func (x *ConfiguredCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfiguredCheck.ProtoReflect.Descriptor instead.
+func (*ConfiguredCheck) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ConfiguredCheck) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConfiguredCheck) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+// RiskAssessment is a named risk as judged for one move.
+type RiskAssessment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The risk's name.
+	Risk string `protobuf:"bytes,1,opt,name=risk,proto3" json:"risk,omitempty"`
+	// match, no_match or unknown.
+	Condition string `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"`
+	// What was found.
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// What to do about it.
+	Remedy string `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	// Who took it, and why; empty while nobody did.
+	AcknowledgedBy string `protobuf:"bytes,5,opt,name=acknowledged_by,json=acknowledgedBy,proto3" json:"acknowledged_by,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RiskAssessment) Reset() {
+	*x = RiskAssessment{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RiskAssessment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RiskAssessment) ProtoMessage() {}
+
+func (x *RiskAssessment) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RiskAssessment.ProtoReflect.Descriptor instead.
+func (*RiskAssessment) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RiskAssessment) GetRisk() string {
+	if x != nil {
+		return x.Risk
+	}
+	return ""
+}
+
+func (x *RiskAssessment) GetCondition() string {
+	if x != nil {
+		return x.Condition
+	}
+	return ""
+}
+
+func (x *RiskAssessment) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *RiskAssessment) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+func (x *RiskAssessment) GetAcknowledgedBy() string {
+	if x != nil {
+		return x.AcknowledgedBy
+	}
+	return ""
+}
+
+// CheckResult is what one check says.
+type CheckResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The check's name, as in CheckDemand.
+	Check string `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	// What is demanded of it.
+	Demand string `protobuf:"bytes,2,opt,name=demand,proto3" json:"demand,omitempty"`
+	// pass, fail, hold, inconclusive or pending.
+	Verdict string `protobuf:"bytes,3,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// Why, the deciding reason first.
+	Reasons []*Reason `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// The same in a sentence.
+	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	// When what it rests on was seen last; absent when nothing was.
+	At *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	// The typed evidence that house rules may ask for.
+	Figures       map[string]int64 `protobuf:"bytes,7,rep,name=figures,proto3" json:"figures,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResult) Reset() {
+	*x = CheckResult{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResult) ProtoMessage() {}
+
+func (x *CheckResult) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
+func (*CheckResult) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CheckResult) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *CheckResult) GetDemand() string {
+	if x != nil {
+		return x.Demand
+	}
+	return ""
+}
+
+func (x *CheckResult) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *CheckResult) GetReasons() []*Reason {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *CheckResult) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *CheckResult) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *CheckResult) GetFigures() map[string]int64 {
+	if x != nil {
+		return x.Figures
+	}
+	return nil
+}
+
 // Boundary separates the arms by the time at which a session started.
 type Boundary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -738,7 +1976,7 @@ type Boundary struct {
 
 func (x *Boundary) Reset() {
 	*x = Boundary{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +1988,7 @@ func (x *Boundary) String() string {
 func (*Boundary) ProtoMessage() {}
 
 func (x *Boundary) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[10]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +2001,7 @@ func (x *Boundary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Boundary.ProtoReflect.Descriptor instead.
 func (*Boundary) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{10}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Boundary) GetBaselineFrom() *timestamppb.Timestamp {
@@ -807,7 +2045,7 @@ type Span struct {
 
 func (x *Span) Reset() {
 	*x = Span{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +2057,7 @@ func (x *Span) String() string {
 func (*Span) ProtoMessage() {}
 
 func (x *Span) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[11]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +2070,7 @@ func (x *Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Span.ProtoReflect.Descriptor instead.
 func (*Span) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{11}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Span) GetFrom() *timestamppb.Timestamp {
@@ -892,7 +2130,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +2142,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[12]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +2155,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{12}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Policy) GetAlpha() float64 {
@@ -1043,15 +2281,25 @@ type Decision struct {
 	// first.
 	PreviousHash string `protobuf:"bytes,11,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
 	// SHA-256 over previous_hash, the gate's id, verdict, policy_hash, evidence_hash,
-	// stream_sequence and deadline_passed, in hex.
-	Hash          string `protobuf:"bytes,12,opt,name=hash,proto3" json:"hash,omitempty"`
+	// stream_sequence, deadline_passed and stage_hash, in hex.
+	Hash string `protobuf:"bytes,12,opt,name=hash,proto3" json:"hash,omitempty"`
+	// What each check says, in the order in which they are told. Those of reasons that
+	// decide begin with their check's name.
+	Checks []*CheckResult `protobuf:"bytes,13,rep,name=checks,proto3" json:"checks,omitempty"`
+	// What follows by the policy's mode: wait, go_on, tell, hold or rollback.
+	Consequence string `protobuf:"bytes,14,opt,name=consequence,proto3" json:"consequence,omitempty"`
+	// SHA-256 over the stage, the mode, the verdict and of each check the verdict and
+	// the figures, in hex.
+	StageHash string `protobuf:"bytes,15,opt,name=stage_hash,json=stageHash,proto3" json:"stage_hash,omitempty"`
+	// What the verdict on probes rests on; evidence is of people's sessions.
+	Probes        *Evidence `protobuf:"bytes,16,opt,name=probes,proto3" json:"probes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +2311,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[13]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +2324,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{13}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Decision) GetVerdict() string {
@@ -1163,6 +2411,34 @@ func (x *Decision) GetHash() string {
 	return ""
 }
 
+func (x *Decision) GetChecks() []*CheckResult {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *Decision) GetConsequence() string {
+	if x != nil {
+		return x.Consequence
+	}
+	return ""
+}
+
+func (x *Decision) GetStageHash() string {
+	if x != nil {
+		return x.StageHash
+	}
+	return ""
+}
+
+func (x *Decision) GetProbes() *Evidence {
+	if x != nil {
+		return x.Probes
+	}
+	return nil
+}
+
 // Reason is one cause of a verdict.
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1178,7 +2454,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +2466,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[14]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +2479,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{14}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Reason) GetCode() string {
@@ -1267,7 +2543,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +2555,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[15]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +2568,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{15}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Evidence) GetNewFailed() int64 {
@@ -1427,7 +2703,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +2715,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[16]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +2728,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{16}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Block) GetNa() int32 {
@@ -1503,7 +2779,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +2791,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +2804,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{17}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Event) GetGate() string {
@@ -1562,7 +2838,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +2850,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +2863,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{18}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Fact) GetKind() isFact_Kind {
@@ -1647,14 +2923,16 @@ type GateOpened struct {
 	// Which sessions are compared.
 	Boundary *Boundary `protobuf:"bytes,5,opt,name=boundary,proto3" json:"boundary,omitempty"`
 	// When it was opened.
-	At            *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	At *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	// What is asked of the step besides the statistics.
+	Terms         *Terms `protobuf:"bytes,7,opt,name=terms,proto3" json:"terms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GateOpened) Reset() {
 	*x = GateOpened{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +2944,7 @@ func (x *GateOpened) String() string {
 func (*GateOpened) ProtoMessage() {}
 
 func (x *GateOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +2957,7 @@ func (x *GateOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateOpened.ProtoReflect.Descriptor instead.
 func (*GateOpened) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{19}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GateOpened) GetRollout() string {
@@ -1724,6 +3002,13 @@ func (x *GateOpened) GetAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GateOpened) GetTerms() *Terms {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
 // GateDecided is the last fact of a gate.
 type GateDecided struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1741,7 +3026,7 @@ type GateDecided struct {
 
 func (x *GateDecided) Reset() {
 	*x = GateDecided{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +3038,7 @@ func (x *GateDecided) String() string {
 func (*GateDecided) ProtoMessage() {}
 
 func (x *GateDecided) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +3051,7 @@ func (x *GateDecided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateDecided.ProtoReflect.Descriptor instead.
 func (*GateDecided) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{20}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GateDecided) GetRollout() string {
@@ -1826,7 +3111,38 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x04gate\x18\x01 \x01(\v2\x16.lockstep.gate.v1.GateR\x04gate\x126\n" +
 	"\breplayed\x18\x02 \x01(\v2\x1a.lockstep.gate.v1.DecisionR\breplayed\x12\x12\n" +
 	"\x04same\x18\x03 \x01(\bR\x04same\x12\x18\n" +
-	"\achained\x18\x04 \x01(\bR\achained\"\xa8\x05\n" +
+	"\achained\x18\x04 \x01(\bR\achained\"\x9e\x01\n" +
+	"\x13ListPoliciesRequest\x128\n" +
+	"\x05names\x18\x01 \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x10d\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x05names\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\"y\n" +
+	"\x14ListPoliciesResponse\x129\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x1d.lockstep.gate.v1.NamedPolicyR\bpolicies\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc2\x01\n" +
+	"\vNamedPolicy\x12*\n" +
+	"\x04plan\x18\x01 \x01(\v2\x16.lockstep.gate.v1.PlanR\x04plan\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x19\n" +
+	"\bbuilt_in\x18\x03 \x01(\bR\abuiltIn\x129\n" +
+	"\n" +
+	"applied_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tappliedAt\x12\x1d\n" +
+	"\n" +
+	"applied_by\x18\x05 \x01(\tR\tappliedBy\"v\n" +
+	"\x14ApplyPoliciesRequest\x12'\n" +
+	"\bdocument\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80@R\bdocument\x12\x1c\n" +
+	"\x04name\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\xff\x01R\x04name\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"Q\n" +
+	"\x15ApplyPoliciesResponse\x128\n" +
+	"\achanges\x18\x01 \x03(\v2\x1e.lockstep.gate.v1.PolicyChangeR\achanges\"h\n" +
+	"\fPolicyChange\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06change\x18\x02 \x01(\tR\x06change\x12\x16\n" +
+	"\x06before\x18\x03 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\tR\x05after\"}\n" +
+	"\vPolicyEvent\x122\n" +
+	"\x04plan\x18\x01 \x01(\v2\x16.lockstep.gate.v1.PlanB\x06\xbaH\x03\xc8\x01\x01R\x04plan\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"\xa8\x05\n" +
 	"\x15BacktestPolicyRequest\x128\n" +
 	"\x06policy\x18\x01 \x01(\v2\x18.lockstep.gate.v1.PolicyB\x06\xbaH\x03\xc8\x01\x01R\x06policy\x12\x90\x01\n" +
 	"\aagainst\x18\x02 \x01(\v2\x18.lockstep.gate.v1.PolicyB\\\xbaHY\xba\x01V\n" +
@@ -1841,7 +3157,7 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x04seed\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x04seed\x12\x1c\n" +
 	"\tcalibrate\x18\n" +
 	" \x01(\bR\tcalibrate\x12I\n" +
-	"\blookback\x18\v \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x05\b\x80\xce\xda\x032\x03\b\x90\x1cR\blookback\"\xb9\x02\n" +
+	"\blookback\x18\v \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x05\b\x80\xce\xda\x032\x03\b\x90\x1cR\blookback\"\xe8\x02\n" +
 	"\x04Gate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\arollout\x18\x02 \x01(\tR\arollout\x12\x18\n" +
@@ -1850,7 +3166,72 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x06policy\x18\x05 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x06policy\x126\n" +
 	"\bboundary\x18\x06 \x01(\v2\x1a.lockstep.gate.v1.BoundaryR\bboundary\x127\n" +
 	"\topened_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x126\n" +
-	"\bdecision\x18\b \x01(\v2\x1a.lockstep.gate.v1.DecisionR\bdecision\"\xf1\x02\n" +
+	"\bdecision\x18\b \x01(\v2\x1a.lockstep.gate.v1.DecisionR\bdecision\x12-\n" +
+	"\x05terms\x18\t \x01(\v2\x17.lockstep.gate.v1.TermsR\x05terms\"\x9d\x01\n" +
+	"\x05Terms\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\x12-\n" +
+	"\x05stage\x18\x03 \x01(\v2\x17.lockstep.gate.v1.StageR\x05stage\x129\n" +
+	"\bexpected\x18\x04 \x01(\v2\x1d.lockstep.gate.v1.ExpectationR\bexpected\"\x97\x02\n" +
+	"\x04Plan\x12-\n" +
+	"\x04name\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x04name\x124\n" +
+	"\x04mode\x18\x02 \x01(\tB \xbaH\x1dr\x1bR\x06shadowR\x06adviseR\x04holdR\x03actR\x04mode\x12@\n" +
+	"\n" +
+	"statistics\x18\x03 \x01(\v2\x18.lockstep.gate.v1.PolicyB\x06\xbaH\x03\xc8\x01\x01R\n" +
+	"statistics\x123\n" +
+	"\x04step\x18\x04 \x01(\v2\x17.lockstep.gate.v1.StageB\x06\xbaH\x03\xc8\x01\x01R\x04step\x123\n" +
+	"\x04wave\x18\x05 \x01(\v2\x17.lockstep.gate.v1.StageB\x06\xbaH\x03\xc8\x01\x01R\x04wave\"\xd7\x01\n" +
+	"\x05Stage\x125\n" +
+	"\x06checks\x18\x01 \x03(\v2\x1d.lockstep.gate.v1.CheckDemandR\x06checks\x121\n" +
+	"\x05rules\x18\x02 \x03(\v2\x1b.lockstep.gate.v1.HouseRuleR\x05rules\x125\n" +
+	"\bdeadline\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12-\n" +
+	"\x04soak\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04soak\"\x9c\x01\n" +
+	"\vCheckDemand\x12\x14\n" +
+	"\x05check\x18\x01 \x01(\tR\x05check\x12\x16\n" +
+	"\x06demand\x18\x02 \x01(\tR\x06demand\x12:\n" +
+	"\vsustain_for\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"sustainFor\x12#\n" +
+	"\rsustain_looks\x18\x04 \x01(\x05R\fsustainLooks\"e\n" +
+	"\tHouseRule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04when\x18\x02 \x01(\tR\x04when\x12\x18\n" +
+	"\averdict\x18\x03 \x01(\tR\averdict\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xf9\x03\n" +
+	"\vExpectation\x12G\n" +
+	"\bversions\x18\x01 \x03(\v2+.lockstep.gate.v1.Expectation.VersionsEntryR\bversions\x12\x1a\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\x121\n" +
+	"\x06window\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06window\x129\n" +
+	"\x06checks\x18\x04 \x03(\v2!.lockstep.gate.v1.ConfiguredCheckR\x06checks\x126\n" +
+	"\x05risks\x18\x05 \x03(\v2 .lockstep.gate.v1.RiskAssessmentR\x05risks\x125\n" +
+	"\brisks_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\arisksAt\x123\n" +
+	"\asilence\x18\a \x01(\v2\x19.google.protobuf.DurationR\asilence\x126\n" +
+	"\x06images\x18\b \x03(\v2\x1e.lockstep.gate.v1.PlannedImageR\x06images\x1a;\n" +
+	"\rVersionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +
+	"\fPlannedImage\x12\x1c\n" +
+	"\tcomponent\x18\x01 \x01(\tR\tcomponent\x12\x18\n" +
+	"\adigests\x18\x02 \x03(\tR\adigests\"9\n" +
+	"\x0fConfiguredCheck\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\"\x9b\x01\n" +
+	"\x0eRiskAssessment\x12\x12\n" +
+	"\x04risk\x18\x01 \x01(\tR\x04risk\x12\x1c\n" +
+	"\tcondition\x18\x02 \x01(\tR\tcondition\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x16\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\x12'\n" +
+	"\x0facknowledged_by\x18\x05 \x01(\tR\x0eacknowledgedBy\"\xcb\x02\n" +
+	"\vCheckResult\x12\x14\n" +
+	"\x05check\x18\x01 \x01(\tR\x05check\x12\x16\n" +
+	"\x06demand\x18\x02 \x01(\tR\x06demand\x12\x18\n" +
+	"\averdict\x18\x03 \x01(\tR\averdict\x122\n" +
+	"\areasons\x18\x04 \x03(\v2\x18.lockstep.gate.v1.ReasonR\areasons\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\x12*\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12D\n" +
+	"\afigures\x18\a \x03(\v2*.lockstep.gate.v1.CheckResult.FiguresEntryR\afigures\x1a:\n" +
+	"\fFiguresEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xf1\x02\n" +
 	"\bBoundary\x12?\n" +
 	"\rbaseline_from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\fbaselineFrom\x120\n" +
 	"\x05start\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x124\n" +
@@ -1877,7 +3258,7 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\vburstWindow\x121\n" +
 	"\x06bucket\x18\v \x01(\v2\x19.google.protobuf.DurationR\x06bucket\x125\n" +
 	"\bdeadline\x18\f \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12\x19\n" +
-	"\bmax_late\x18\r \x01(\x01R\amaxLate\"\xf9\x03\n" +
+	"\bmax_late\x18\r \x01(\x01R\amaxLate\"\xa5\x05\n" +
 	"\bDecision\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\tR\averdict\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x122\n" +
@@ -1893,7 +3274,12 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x0fdeadline_passed\x18\n" +
 	" \x01(\bR\x0edeadlinePassed\x12#\n" +
 	"\rprevious_hash\x18\v \x01(\tR\fpreviousHash\x12\x12\n" +
-	"\x04hash\x18\f \x01(\tR\x04hash\"0\n" +
+	"\x04hash\x18\f \x01(\tR\x04hash\x125\n" +
+	"\x06checks\x18\r \x03(\v2\x1d.lockstep.gate.v1.CheckResultR\x06checks\x12 \n" +
+	"\vconsequence\x18\x0e \x01(\tR\vconsequence\x12\x1d\n" +
+	"\n" +
+	"stage_hash\x18\x0f \x01(\tR\tstageHash\x122\n" +
+	"\x06probes\x18\x10 \x01(\v2\x1a.lockstep.gate.v1.EvidenceR\x06probes\"0\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"\xfb\x04\n" +
@@ -1930,7 +3316,7 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\vgate_opened\x18\x01 \x01(\v2\x1c.lockstep.gate.v1.GateOpenedH\x00R\n" +
 	"gateOpened\x12B\n" +
 	"\fgate_decided\x18\x02 \x01(\v2\x1d.lockstep.gate.v1.GateDecidedH\x00R\vgateDecidedB\x06\n" +
-	"\x04kind\"\x95\x02\n" +
+	"\x04kind\"\xc4\x02\n" +
 	"\n" +
 	"GateOpened\x12!\n" +
 	"\arollout\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\arollout\x12!\n" +
@@ -1938,18 +3324,21 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x04step\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\x128\n" +
 	"\x06policy\x18\x04 \x01(\v2\x18.lockstep.gate.v1.PolicyB\x06\xbaH\x03\xc8\x01\x01R\x06policy\x12>\n" +
 	"\bboundary\x18\x05 \x01(\v2\x1a.lockstep.gate.v1.BoundaryB\x06\xbaH\x03\xc8\x01\x01R\bboundary\x12*\n" +
-	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xb0\x01\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12-\n" +
+	"\x05terms\x18\a \x01(\v2\x17.lockstep.gate.v1.TermsR\x05terms\"\xb0\x01\n" +
 	"\vGateDecided\x12!\n" +
 	"\arollout\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\arollout\x12!\n" +
 	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\acluster\x12\x1b\n" +
 	"\x04step\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\x12>\n" +
-	"\bdecision\x18\x04 \x01(\v2\x1a.lockstep.gate.v1.DecisionB\x06\xbaH\x03\xc8\x01\x01R\bdecision2\xe0\x04\n" +
+	"\bdecision\x18\x04 \x01(\v2\x1a.lockstep.gate.v1.DecisionB\x06\xbaH\x03\xc8\x01\x01R\bdecision2\xb3\x06\n" +
 	"\vGateService\x12]\n" +
 	"\tListGates\x12\".lockstep.gate.v1.ListGatesRequest\x1a#.lockstep.gate.v1.ListGatesResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12W\n" +
 	"\aGetGate\x12 .lockstep.gate.v1.GetGateRequest\x1a!.lockstep.gate.v1.GetGateResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12\\\n" +
 	"\tWatchGate\x12\".lockstep.gate.v1.WatchGateRequest\x1a#.lockstep.gate.v1.WatchGateResponse\"\x04\xb0\xc6\x1c\x010\x01\x12`\n" +
 	"\n" +
-	"ReplayGate\x12#.lockstep.gate.v1.ReplayGateRequest\x1a$.lockstep.gate.v1.ReplayGateResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12k\n" +
+	"ReplayGate\x12#.lockstep.gate.v1.ReplayGateRequest\x1a$.lockstep.gate.v1.ReplayGateResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12f\n" +
+	"\fListPolicies\x12%.lockstep.gate.v1.ListPoliciesRequest\x1a&.lockstep.gate.v1.ListPoliciesResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12i\n" +
+	"\rApplyPolicies\x12&.lockstep.gate.v1.ApplyPoliciesRequest\x1a'.lockstep.gate.v1.ApplyPoliciesResponse\"\a\xb0\xc6\x1c\x04\x90\x02\x02\x12k\n" +
 	"\x0eBacktestPolicy\x12'.lockstep.gate.v1.BacktestPolicyRequest\x1a(.lockstep.gate.v1.BacktestPolicyResponse\"\x04\xb0\xc6\x1c\x010\x01\x12l\n" +
 	"\x0eGetAttribution\x12'.lockstep.gate.v1.GetAttributionRequest\x1a(.lockstep.gate.v1.GetAttributionResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01B\xc9\x01\n" +
 	"\x14com.lockstep.gate.v1B\tGateProtoP\x01ZDgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1;gatev1\xa2\x02\x03LGX\xaa\x02\x10Lockstep.Gate.V1\xca\x02\x10Lockstep\\Gate\\V1\xe2\x02\x1cLockstep\\Gate\\V1\\GPBMetadata\xea\x02\x12Lockstep::Gate::V1b\x06proto3"
@@ -1966,7 +3355,7 @@ func file_lockstep_gate_v1_gate_proto_rawDescGZIP() []byte {
 	return file_lockstep_gate_v1_gate_proto_rawDescData
 }
 
-var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_lockstep_gate_v1_gate_proto_goTypes = []any{
 	(*ListGatesRequest)(nil),       // 0: lockstep.gate.v1.ListGatesRequest
 	(*ListGatesResponse)(nil),      // 1: lockstep.gate.v1.ListGatesResponse
@@ -1976,79 +3365,132 @@ var file_lockstep_gate_v1_gate_proto_goTypes = []any{
 	(*WatchGateResponse)(nil),      // 5: lockstep.gate.v1.WatchGateResponse
 	(*ReplayGateRequest)(nil),      // 6: lockstep.gate.v1.ReplayGateRequest
 	(*ReplayGateResponse)(nil),     // 7: lockstep.gate.v1.ReplayGateResponse
-	(*BacktestPolicyRequest)(nil),  // 8: lockstep.gate.v1.BacktestPolicyRequest
-	(*Gate)(nil),                   // 9: lockstep.gate.v1.Gate
-	(*Boundary)(nil),               // 10: lockstep.gate.v1.Boundary
-	(*Span)(nil),                   // 11: lockstep.gate.v1.Span
-	(*Policy)(nil),                 // 12: lockstep.gate.v1.Policy
-	(*Decision)(nil),               // 13: lockstep.gate.v1.Decision
-	(*Reason)(nil),                 // 14: lockstep.gate.v1.Reason
-	(*Evidence)(nil),               // 15: lockstep.gate.v1.Evidence
-	(*Block)(nil),                  // 16: lockstep.gate.v1.Block
-	(*Event)(nil),                  // 17: lockstep.gate.v1.Event
-	(*Fact)(nil),                   // 18: lockstep.gate.v1.Fact
-	(*GateOpened)(nil),             // 19: lockstep.gate.v1.GateOpened
-	(*GateDecided)(nil),            // 20: lockstep.gate.v1.GateDecided
-	(*timestamppb.Timestamp)(nil),  // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 22: google.protobuf.Duration
-	(*GetAttributionRequest)(nil),  // 23: lockstep.gate.v1.GetAttributionRequest
-	(*BacktestPolicyResponse)(nil), // 24: lockstep.gate.v1.BacktestPolicyResponse
-	(*GetAttributionResponse)(nil), // 25: lockstep.gate.v1.GetAttributionResponse
+	(*ListPoliciesRequest)(nil),    // 8: lockstep.gate.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),   // 9: lockstep.gate.v1.ListPoliciesResponse
+	(*NamedPolicy)(nil),            // 10: lockstep.gate.v1.NamedPolicy
+	(*ApplyPoliciesRequest)(nil),   // 11: lockstep.gate.v1.ApplyPoliciesRequest
+	(*ApplyPoliciesResponse)(nil),  // 12: lockstep.gate.v1.ApplyPoliciesResponse
+	(*PolicyChange)(nil),           // 13: lockstep.gate.v1.PolicyChange
+	(*PolicyEvent)(nil),            // 14: lockstep.gate.v1.PolicyEvent
+	(*BacktestPolicyRequest)(nil),  // 15: lockstep.gate.v1.BacktestPolicyRequest
+	(*Gate)(nil),                   // 16: lockstep.gate.v1.Gate
+	(*Terms)(nil),                  // 17: lockstep.gate.v1.Terms
+	(*Plan)(nil),                   // 18: lockstep.gate.v1.Plan
+	(*Stage)(nil),                  // 19: lockstep.gate.v1.Stage
+	(*CheckDemand)(nil),            // 20: lockstep.gate.v1.CheckDemand
+	(*HouseRule)(nil),              // 21: lockstep.gate.v1.HouseRule
+	(*Expectation)(nil),            // 22: lockstep.gate.v1.Expectation
+	(*PlannedImage)(nil),           // 23: lockstep.gate.v1.PlannedImage
+	(*ConfiguredCheck)(nil),        // 24: lockstep.gate.v1.ConfiguredCheck
+	(*RiskAssessment)(nil),         // 25: lockstep.gate.v1.RiskAssessment
+	(*CheckResult)(nil),            // 26: lockstep.gate.v1.CheckResult
+	(*Boundary)(nil),               // 27: lockstep.gate.v1.Boundary
+	(*Span)(nil),                   // 28: lockstep.gate.v1.Span
+	(*Policy)(nil),                 // 29: lockstep.gate.v1.Policy
+	(*Decision)(nil),               // 30: lockstep.gate.v1.Decision
+	(*Reason)(nil),                 // 31: lockstep.gate.v1.Reason
+	(*Evidence)(nil),               // 32: lockstep.gate.v1.Evidence
+	(*Block)(nil),                  // 33: lockstep.gate.v1.Block
+	(*Event)(nil),                  // 34: lockstep.gate.v1.Event
+	(*Fact)(nil),                   // 35: lockstep.gate.v1.Fact
+	(*GateOpened)(nil),             // 36: lockstep.gate.v1.GateOpened
+	(*GateDecided)(nil),            // 37: lockstep.gate.v1.GateDecided
+	nil,                            // 38: lockstep.gate.v1.Expectation.VersionsEntry
+	nil,                            // 39: lockstep.gate.v1.CheckResult.FiguresEntry
+	(*timestamppb.Timestamp)(nil),  // 40: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 41: google.protobuf.Duration
+	(*GetAttributionRequest)(nil),  // 42: lockstep.gate.v1.GetAttributionRequest
+	(*BacktestPolicyResponse)(nil), // 43: lockstep.gate.v1.BacktestPolicyResponse
+	(*GetAttributionResponse)(nil), // 44: lockstep.gate.v1.GetAttributionResponse
 }
 var file_lockstep_gate_v1_gate_proto_depIdxs = []int32{
-	9,  // 0: lockstep.gate.v1.ListGatesResponse.gates:type_name -> lockstep.gate.v1.Gate
-	9,  // 1: lockstep.gate.v1.GetGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	9,  // 2: lockstep.gate.v1.WatchGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	9,  // 3: lockstep.gate.v1.ReplayGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	13, // 4: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
-	12, // 5: lockstep.gate.v1.BacktestPolicyRequest.policy:type_name -> lockstep.gate.v1.Policy
-	12, // 6: lockstep.gate.v1.BacktestPolicyRequest.against:type_name -> lockstep.gate.v1.Policy
-	21, // 7: lockstep.gate.v1.BacktestPolicyRequest.from:type_name -> google.protobuf.Timestamp
-	21, // 8: lockstep.gate.v1.BacktestPolicyRequest.to:type_name -> google.protobuf.Timestamp
-	22, // 9: lockstep.gate.v1.BacktestPolicyRequest.lookback:type_name -> google.protobuf.Duration
-	12, // 10: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
-	10, // 11: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
-	21, // 12: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
-	13, // 13: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
-	21, // 14: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
-	21, // 15: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
-	21, // 16: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
-	11, // 17: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
-	21, // 18: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
-	21, // 19: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
-	22, // 20: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
-	22, // 21: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
-	22, // 22: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
-	22, // 23: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
-	14, // 24: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
-	15, // 25: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
-	21, // 26: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
-	21, // 27: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
-	16, // 28: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
-	18, // 29: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
-	19, // 30: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
-	20, // 31: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
-	12, // 32: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
-	10, // 33: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
-	21, // 34: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
-	13, // 35: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
-	0,  // 36: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
-	2,  // 37: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
-	4,  // 38: lockstep.gate.v1.GateService.WatchGate:input_type -> lockstep.gate.v1.WatchGateRequest
-	6,  // 39: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
-	8,  // 40: lockstep.gate.v1.GateService.BacktestPolicy:input_type -> lockstep.gate.v1.BacktestPolicyRequest
-	23, // 41: lockstep.gate.v1.GateService.GetAttribution:input_type -> lockstep.gate.v1.GetAttributionRequest
-	1,  // 42: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
-	3,  // 43: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
-	5,  // 44: lockstep.gate.v1.GateService.WatchGate:output_type -> lockstep.gate.v1.WatchGateResponse
-	7,  // 45: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
-	24, // 46: lockstep.gate.v1.GateService.BacktestPolicy:output_type -> lockstep.gate.v1.BacktestPolicyResponse
-	25, // 47: lockstep.gate.v1.GateService.GetAttribution:output_type -> lockstep.gate.v1.GetAttributionResponse
-	42, // [42:48] is the sub-list for method output_type
-	36, // [36:42] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	16, // 0: lockstep.gate.v1.ListGatesResponse.gates:type_name -> lockstep.gate.v1.Gate
+	16, // 1: lockstep.gate.v1.GetGateResponse.gate:type_name -> lockstep.gate.v1.Gate
+	16, // 2: lockstep.gate.v1.WatchGateResponse.gate:type_name -> lockstep.gate.v1.Gate
+	16, // 3: lockstep.gate.v1.ReplayGateResponse.gate:type_name -> lockstep.gate.v1.Gate
+	30, // 4: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
+	10, // 5: lockstep.gate.v1.ListPoliciesResponse.policies:type_name -> lockstep.gate.v1.NamedPolicy
+	18, // 6: lockstep.gate.v1.NamedPolicy.plan:type_name -> lockstep.gate.v1.Plan
+	40, // 7: lockstep.gate.v1.NamedPolicy.applied_at:type_name -> google.protobuf.Timestamp
+	13, // 8: lockstep.gate.v1.ApplyPoliciesResponse.changes:type_name -> lockstep.gate.v1.PolicyChange
+	18, // 9: lockstep.gate.v1.PolicyEvent.plan:type_name -> lockstep.gate.v1.Plan
+	40, // 10: lockstep.gate.v1.PolicyEvent.at:type_name -> google.protobuf.Timestamp
+	29, // 11: lockstep.gate.v1.BacktestPolicyRequest.policy:type_name -> lockstep.gate.v1.Policy
+	29, // 12: lockstep.gate.v1.BacktestPolicyRequest.against:type_name -> lockstep.gate.v1.Policy
+	40, // 13: lockstep.gate.v1.BacktestPolicyRequest.from:type_name -> google.protobuf.Timestamp
+	40, // 14: lockstep.gate.v1.BacktestPolicyRequest.to:type_name -> google.protobuf.Timestamp
+	41, // 15: lockstep.gate.v1.BacktestPolicyRequest.lookback:type_name -> google.protobuf.Duration
+	29, // 16: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
+	27, // 17: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
+	40, // 18: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
+	30, // 19: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
+	17, // 20: lockstep.gate.v1.Gate.terms:type_name -> lockstep.gate.v1.Terms
+	19, // 21: lockstep.gate.v1.Terms.stage:type_name -> lockstep.gate.v1.Stage
+	22, // 22: lockstep.gate.v1.Terms.expected:type_name -> lockstep.gate.v1.Expectation
+	29, // 23: lockstep.gate.v1.Plan.statistics:type_name -> lockstep.gate.v1.Policy
+	19, // 24: lockstep.gate.v1.Plan.step:type_name -> lockstep.gate.v1.Stage
+	19, // 25: lockstep.gate.v1.Plan.wave:type_name -> lockstep.gate.v1.Stage
+	20, // 26: lockstep.gate.v1.Stage.checks:type_name -> lockstep.gate.v1.CheckDemand
+	21, // 27: lockstep.gate.v1.Stage.rules:type_name -> lockstep.gate.v1.HouseRule
+	41, // 28: lockstep.gate.v1.Stage.deadline:type_name -> google.protobuf.Duration
+	41, // 29: lockstep.gate.v1.Stage.soak:type_name -> google.protobuf.Duration
+	41, // 30: lockstep.gate.v1.CheckDemand.sustain_for:type_name -> google.protobuf.Duration
+	38, // 31: lockstep.gate.v1.Expectation.versions:type_name -> lockstep.gate.v1.Expectation.VersionsEntry
+	41, // 32: lockstep.gate.v1.Expectation.window:type_name -> google.protobuf.Duration
+	24, // 33: lockstep.gate.v1.Expectation.checks:type_name -> lockstep.gate.v1.ConfiguredCheck
+	25, // 34: lockstep.gate.v1.Expectation.risks:type_name -> lockstep.gate.v1.RiskAssessment
+	40, // 35: lockstep.gate.v1.Expectation.risks_at:type_name -> google.protobuf.Timestamp
+	41, // 36: lockstep.gate.v1.Expectation.silence:type_name -> google.protobuf.Duration
+	23, // 37: lockstep.gate.v1.Expectation.images:type_name -> lockstep.gate.v1.PlannedImage
+	31, // 38: lockstep.gate.v1.CheckResult.reasons:type_name -> lockstep.gate.v1.Reason
+	40, // 39: lockstep.gate.v1.CheckResult.at:type_name -> google.protobuf.Timestamp
+	39, // 40: lockstep.gate.v1.CheckResult.figures:type_name -> lockstep.gate.v1.CheckResult.FiguresEntry
+	40, // 41: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
+	40, // 42: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
+	40, // 43: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
+	28, // 44: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
+	40, // 45: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
+	40, // 46: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
+	41, // 47: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
+	41, // 48: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
+	41, // 49: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
+	41, // 50: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
+	31, // 51: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
+	32, // 52: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
+	40, // 53: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
+	40, // 54: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
+	26, // 55: lockstep.gate.v1.Decision.checks:type_name -> lockstep.gate.v1.CheckResult
+	32, // 56: lockstep.gate.v1.Decision.probes:type_name -> lockstep.gate.v1.Evidence
+	33, // 57: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
+	35, // 58: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
+	36, // 59: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
+	37, // 60: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
+	29, // 61: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
+	27, // 62: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
+	40, // 63: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
+	17, // 64: lockstep.gate.v1.GateOpened.terms:type_name -> lockstep.gate.v1.Terms
+	30, // 65: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
+	0,  // 66: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
+	2,  // 67: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
+	4,  // 68: lockstep.gate.v1.GateService.WatchGate:input_type -> lockstep.gate.v1.WatchGateRequest
+	6,  // 69: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
+	8,  // 70: lockstep.gate.v1.GateService.ListPolicies:input_type -> lockstep.gate.v1.ListPoliciesRequest
+	11, // 71: lockstep.gate.v1.GateService.ApplyPolicies:input_type -> lockstep.gate.v1.ApplyPoliciesRequest
+	15, // 72: lockstep.gate.v1.GateService.BacktestPolicy:input_type -> lockstep.gate.v1.BacktestPolicyRequest
+	42, // 73: lockstep.gate.v1.GateService.GetAttribution:input_type -> lockstep.gate.v1.GetAttributionRequest
+	1,  // 74: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
+	3,  // 75: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
+	5,  // 76: lockstep.gate.v1.GateService.WatchGate:output_type -> lockstep.gate.v1.WatchGateResponse
+	7,  // 77: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
+	9,  // 78: lockstep.gate.v1.GateService.ListPolicies:output_type -> lockstep.gate.v1.ListPoliciesResponse
+	12, // 79: lockstep.gate.v1.GateService.ApplyPolicies:output_type -> lockstep.gate.v1.ApplyPoliciesResponse
+	43, // 80: lockstep.gate.v1.GateService.BacktestPolicy:output_type -> lockstep.gate.v1.BacktestPolicyResponse
+	44, // 81: lockstep.gate.v1.GateService.GetAttribution:output_type -> lockstep.gate.v1.GetAttributionResponse
+	74, // [74:82] is the sub-list for method output_type
+	66, // [66:74] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_gate_v1_gate_proto_init() }
@@ -2058,7 +3500,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 	}
 	file_lockstep_gate_v1_attribution_proto_init()
 	file_lockstep_gate_v1_backtest_proto_init()
-	file_lockstep_gate_v1_gate_proto_msgTypes[18].OneofWrappers = []any{
+	file_lockstep_gate_v1_gate_proto_msgTypes[35].OneofWrappers = []any{
 		(*Fact_GateOpened)(nil),
 		(*Fact_GateDecided)(nil),
 	}
@@ -2068,7 +3510,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_gate_v1_gate_proto_rawDesc), len(file_lockstep_gate_v1_gate_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -36,7 +36,10 @@ type PlanRolloutRequest struct {
 	Release string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
 	// The clusters to move, in this order. Empty means every cluster of the fleet,
 	// in its order.
-	Clusters      []string `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	Clusters []string `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// The gate policy by which it is judged, as `lockstep gate policy list` shows them;
+	// empty is that of the configuration.
+	Policy        string `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -83,6 +86,13 @@ func (x *PlanRolloutRequest) GetClusters() []string {
 		return x.Clusters
 	}
 	return nil
+}
+
+func (x *PlanRolloutRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
 }
 
 // PlanRolloutResponse is a plan and what is wrong with it.
@@ -215,7 +225,10 @@ type StartRolloutRequest struct {
 	Release string `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"`
 	// The clusters to move, in this order. Empty means every cluster of the fleet,
 	// in its order.
-	Clusters      []string `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	Clusters []string `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// The gate policy by which it is judged, as `lockstep gate policy list` shows them;
+	// empty is that of the configuration.
+	Policy        string `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,6 +282,13 @@ func (x *StartRolloutRequest) GetClusters() []string {
 		return x.Clusters
 	}
 	return nil
+}
+
+func (x *StartRolloutRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
 }
 
 // StartRolloutResponse holds the rollout that was started.
@@ -764,7 +784,10 @@ type Plan struct {
 	// How long one cluster may be mixed, from its first step to its end.
 	Window *durationpb.Duration `protobuf:"bytes,4,opt,name=window,proto3" json:"window,omitempty"`
 	// How far before a step baseline sessions are taken.
-	Lookback      *durationpb.Duration `protobuf:"bytes,5,opt,name=lookback,proto3" json:"lookback,omitempty"`
+	Lookback *durationpb.Duration `protobuf:"bytes,5,opt,name=lookback,proto3" json:"lookback,omitempty"`
+	// The policy by which it is judged; absent is that of the configuration, which
+	// asks for gate's numbers of people's sessions and for nothing else.
+	Policy        *v1.Plan `protobuf:"bytes,6,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -830,6 +853,13 @@ func (x *Plan) GetWindow() *durationpb.Duration {
 func (x *Plan) GetLookback() *durationpb.Duration {
 	if x != nil {
 		return x.Lookback
+	}
+	return nil
+}
+
+func (x *Plan) GetPolicy() *v1.Plan {
+	if x != nil {
+		return x.Policy
 	}
 	return nil
 }
@@ -2382,24 +2412,26 @@ var File_lockstep_rollout_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"!lockstep/rollout/v1/rollout.proto\x12\x13lockstep.rollout.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\x1a\x1blockstep/gate/v1/gate.proto\"\x8b\x01\n" +
+	"!lockstep/rollout/v1/rollout.proto\x12\x13lockstep.rollout.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\x1a\x1blockstep/gate/v1/gate.proto\"\xc1\x01\n" +
 	"\x12PlanRolloutRequest\x124\n" +
 	"\arelease\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12?\n" +
-	"\bclusters\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\"~\n" +
+	"\bclusters\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x124\n" +
+	"\x06policy\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\x06policy\"~\n" +
 	"\x13PlanRolloutResponse\x12-\n" +
 	"\x04plan\x18\x01 \x01(\v2\x19.lockstep.rollout.v1.PlanR\x04plan\x128\n" +
 	"\bproblems\x18\x02 \x03(\v2\x1c.lockstep.rollout.v1.ProblemR\bproblems\"G\n" +
 	"\aProblem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"\x9f\x02\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\xd5\x02\n" +
 	"\x13StartRolloutRequest\x12\x90\x01\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tBq\xbaHn\xba\x01k\n" +
 	"\n" +
 	"request_id\x122must be set: 1 to 128 characters of A-Za-z0-9._:/-\x1a)this.matches('^[A-Za-z0-9._:/-]{1,128}$')R\trequestId\x124\n" +
 	"\arelease\x18\x02 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12?\n" +
-	"\bclusters\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\"N\n" +
+	"\bclusters\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x124\n" +
+	"\x06policy\x18\x04 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\x06policy\"N\n" +
 	"\x14StartRolloutResponse\x126\n" +
 	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\">\n" +
 	"\x11GetRolloutRequest\x12)\n" +
@@ -2428,13 +2460,14 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x12 \n" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"Q\n" +
 	"\x17RollbackRolloutResponse\x126\n" +
-	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xf6\x01\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xa6\x02\n" +
 	"\x04Plan\x12\x18\n" +
 	"\arelease\x18\x01 \x01(\tR\arelease\x12<\n" +
 	"\bclusters\x18\x02 \x03(\v2 .lockstep.rollout.v1.ClusterPlanR\bclusters\x12,\n" +
 	"\x04gate\x18\x03 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x04gate\x121\n" +
 	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x125\n" +
-	"\blookback\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\blookback\"\x8a\x01\n" +
+	"\blookback\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\blookback\x12.\n" +
+	"\x06policy\x18\x06 \x01(\v2\x16.lockstep.gate.v1.PlanR\x06policy\"\x8a\x01\n" +
 	"\vClusterPlan\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x123\n" +
 	"\x05steps\x18\x02 \x03(\v2\x1d.lockstep.rollout.v1.StepPlanR\x05steps\x12,\n" +
@@ -2597,9 +2630,10 @@ var file_lockstep_rollout_v1_rollout_proto_goTypes = []any{
 	(*RolloutFailed)(nil),           // 35: lockstep.rollout.v1.RolloutFailed
 	(*v1.Policy)(nil),               // 36: lockstep.gate.v1.Policy
 	(*durationpb.Duration)(nil),     // 37: google.protobuf.Duration
-	(*v1.Span)(nil),                 // 38: lockstep.gate.v1.Span
-	(*timestamppb.Timestamp)(nil),   // 39: google.protobuf.Timestamp
-	(*v1.Boundary)(nil),             // 40: lockstep.gate.v1.Boundary
+	(*v1.Plan)(nil),                 // 38: lockstep.gate.v1.Plan
+	(*v1.Span)(nil),                 // 39: lockstep.gate.v1.Span
+	(*timestamppb.Timestamp)(nil),   // 40: google.protobuf.Timestamp
+	(*v1.Boundary)(nil),             // 41: lockstep.gate.v1.Boundary
 }
 var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
 	13, // 0: lockstep.rollout.v1.PlanRolloutResponse.plan:type_name -> lockstep.rollout.v1.Plan
@@ -2613,52 +2647,53 @@ var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
 	36, // 8: lockstep.rollout.v1.Plan.gate:type_name -> lockstep.gate.v1.Policy
 	37, // 9: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
 	37, // 10: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
-	15, // 11: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
-	38, // 12: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
-	13, // 13: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
-	17, // 14: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
-	39, // 15: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	39, // 16: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	39, // 17: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
-	19, // 18: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
-	39, // 19: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
-	20, // 20: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
-	21, // 21: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
-	22, // 22: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
-	23, // 23: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
-	24, // 24: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
-	25, // 25: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
-	26, // 26: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
-	27, // 27: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
-	28, // 28: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
-	29, // 29: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
-	30, // 30: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
-	31, // 31: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
-	32, // 32: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
-	33, // 33: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
-	34, // 34: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
-	35, // 35: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
-	13, // 36: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
-	39, // 37: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
-	40, // 38: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
-	36, // 39: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
-	0,  // 40: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
-	3,  // 41: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
-	5,  // 42: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
-	7,  // 43: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
-	9,  // 44: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
-	11, // 45: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
-	1,  // 46: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
-	4,  // 47: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
-	6,  // 48: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
-	8,  // 49: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
-	10, // 50: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
-	12, // 51: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
-	46, // [46:52] is the sub-list for method output_type
-	40, // [40:46] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	38, // 11: lockstep.rollout.v1.Plan.policy:type_name -> lockstep.gate.v1.Plan
+	15, // 12: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
+	39, // 13: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
+	13, // 14: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
+	17, // 15: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
+	40, // 16: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	40, // 17: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	40, // 18: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
+	19, // 19: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
+	40, // 20: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
+	20, // 21: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
+	21, // 22: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
+	22, // 23: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
+	23, // 24: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
+	24, // 25: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
+	25, // 26: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
+	26, // 27: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
+	27, // 28: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
+	28, // 29: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
+	29, // 30: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
+	30, // 31: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
+	31, // 32: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
+	32, // 33: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
+	33, // 34: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
+	34, // 35: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
+	35, // 36: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
+	13, // 37: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
+	40, // 38: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
+	41, // 39: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
+	36, // 40: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
+	0,  // 41: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
+	3,  // 42: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
+	5,  // 43: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
+	7,  // 44: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
+	9,  // 45: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
+	11, // 46: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
+	1,  // 47: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
+	4,  // 48: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
+	6,  // 49: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
+	8,  // 50: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
+	10, // 51: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
+	12, // 52: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
+	47, // [47:53] is the sub-list for method output_type
+	41, // [41:47] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_rollout_v1_rollout_proto_init() }

@@ -34,6 +34,10 @@ const (
 	GateServiceWatchGateProcedure = "/lockstep.gate.v1.GateService/WatchGate"
 	// GateServiceReplayGateProcedure is the procedure name of the GateService's ReplayGate RPC.
 	GateServiceReplayGateProcedure = "/lockstep.gate.v1.GateService/ReplayGate"
+	// GateServiceListPoliciesProcedure is the procedure name of the GateService's ListPolicies RPC.
+	GateServiceListPoliciesProcedure = "/lockstep.gate.v1.GateService/ListPolicies"
+	// GateServiceApplyPoliciesProcedure is the procedure name of the GateService's ApplyPolicies RPC.
+	GateServiceApplyPoliciesProcedure = "/lockstep.gate.v1.GateService/ApplyPolicies"
 	// GateServiceBacktestPolicyProcedure is the procedure name of the GateService's BacktestPolicy RPC.
 	GateServiceBacktestPolicyProcedure = "/lockstep.gate.v1.GateService/BacktestPolicy"
 	// GateServiceGetAttributionProcedure is the procedure name of the GateService's GetAttribution RPC.
@@ -72,6 +76,22 @@ var (
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
+	gateServiceListPoliciesSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_gate_v1_gate_proto.Services().ByName("GateService").Methods().ByName("ListPolicies"),
+			Procedure:        GateServiceListPoliciesProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	gateServiceApplyPoliciesSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_gate_v1_gate_proto.Services().ByName("GateService").Methods().ByName("ApplyPolicies"),
+			Procedure:        GateServiceApplyPoliciesProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
 	gateServiceBacktestPolicySpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeServer,
@@ -101,6 +121,13 @@ type GateServiceClient interface {
 	// ReplayGate takes the decision again from the stored rows up to the recorded
 	// watermark and says whether evidence and verdict are the same.
 	ReplayGate(context.Context, *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error)
+	// ListPolicies returns the policies that a rollout may name: the built-in ones and
+	// those that were applied.
+	ListPolicies(context.Context, *v1.ListPoliciesRequest) (*v1.ListPoliciesResponse, error)
+	// ApplyPolicies takes in a document of policies: those that it holds replace those
+	// of their names, and no other changes. A rollout that has begun keeps the policy
+	// that it began with.
+	ApplyPolicies(context.Context, *v1.ApplyPoliciesRequest) (*v1.ApplyPoliciesResponse, error)
 	// BacktestPolicy judges real steps and fake ones, at which nothing was changed,
 	// by a policy over stored history. It tells how far it is about once a second and
 	// what it knows so far with every cluster that is done, and ends with the complete
@@ -171,6 +198,13 @@ type GateServiceHandler interface {
 	// ReplayGate takes the decision again from the stored rows up to the recorded
 	// watermark and says whether evidence and verdict are the same.
 	ReplayGate(context.Context, *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error)
+	// ListPolicies returns the policies that a rollout may name: the built-in ones and
+	// those that were applied.
+	ListPolicies(context.Context, *v1.ListPoliciesRequest) (*v1.ListPoliciesResponse, error)
+	// ApplyPolicies takes in a document of policies: those that it holds replace those
+	// of their names, and no other changes. A rollout that has begun keeps the policy
+	// that it began with.
+	ApplyPolicies(context.Context, *v1.ApplyPoliciesRequest) (*v1.ApplyPoliciesResponse, error)
 	// BacktestPolicy judges real steps and fake ones, at which nothing was changed,
 	// by a policy over stored history. It tells how far it is about once a second and
 	// what it knows so far with every cluster that is done, and ends with the complete
@@ -191,6 +225,8 @@ func RegisterGateServiceHandler(server *connect.Server, svc GateServiceHandler) 
 		connect.Method{Spec: gateServiceGetGateSpec(), Handler: adapter.getGate},
 		connect.Method{Spec: gateServiceWatchGateSpec(), Handler: adapter.watchGate},
 		connect.Method{Spec: gateServiceReplayGateSpec(), Handler: adapter.replayGate},
+		connect.Method{Spec: gateServiceListPoliciesSpec(), Handler: adapter.listPolicies},
+		connect.Method{Spec: gateServiceApplyPoliciesSpec(), Handler: adapter.applyPolicies},
 		connect.Method{Spec: gateServiceBacktestPolicySpec(), Handler: adapter.backtestPolicy},
 		connect.Method{Spec: gateServiceGetAttributionSpec(), Handler: adapter.getAttribution},
 	)
@@ -246,6 +282,14 @@ func (UnimplementedGateServiceHandler) ReplayGate(context.Context, *v1.ReplayGat
 	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.gate.v1.GateService.ReplayGate is not implemented")
 }
 
+func (UnimplementedGateServiceHandler) ListPolicies(context.Context, *v1.ListPoliciesRequest) (*v1.ListPoliciesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.gate.v1.GateService.ListPolicies is not implemented")
+}
+
+func (UnimplementedGateServiceHandler) ApplyPolicies(context.Context, *v1.ApplyPoliciesRequest) (*v1.ApplyPoliciesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.gate.v1.GateService.ApplyPolicies is not implemented")
+}
+
 func (UnimplementedGateServiceHandler) BacktestPolicy(context.Context, *v1.BacktestPolicyRequest, GateServiceBacktestPolicyServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "lockstep.gate.v1.GateService.BacktestPolicy is not implemented")
 }
@@ -285,6 +329,22 @@ func (c *gateServiceClient) WatchGate(ctx context.Context, req *v1.WatchGateRequ
 func (c *gateServiceClient) ReplayGate(ctx context.Context, req *v1.ReplayGateRequest) (*v1.ReplayGateResponse, error) {
 	var res v1.ReplayGateResponse
 	if err := c.client.CallUnary(ctx, gateServiceReplayGateSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *gateServiceClient) ListPolicies(ctx context.Context, req *v1.ListPoliciesRequest) (*v1.ListPoliciesResponse, error) {
+	var res v1.ListPoliciesResponse
+	if err := c.client.CallUnary(ctx, gateServiceListPoliciesSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *gateServiceClient) ApplyPolicies(ctx context.Context, req *v1.ApplyPoliciesRequest) (*v1.ApplyPoliciesResponse, error) {
+	var res v1.ApplyPoliciesResponse
+	if err := c.client.CallUnary(ctx, gateServiceApplyPoliciesSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -346,6 +406,30 @@ func (h gateServiceHandler) replayGate(ctx context.Context, _ connect.Spec, stre
 		return err
 	}
 	res, err := h.svc.ReplayGate(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h gateServiceHandler) listPolicies(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListPoliciesRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListPolicies(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h gateServiceHandler) applyPolicies(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ApplyPoliciesRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ApplyPolicies(ctx, &req)
 	if err != nil {
 		return err
 	}
