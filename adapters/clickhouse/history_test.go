@@ -207,6 +207,7 @@ func TestEvidenceOfEveryKind(t *testing.T) {
 	inventory(6, "agent", minute(2).Add(odd), "1", "2", "2")
 	inventory(7, "hub", minute(2).Add(odd), "2")
 	mark(7, 2, "hub", minute(2).Add(odd), fleet.KindInventory, false)
+	mark(7, 3, "hub", minute(2).Add(odd), fleet.KindHealth, false) // of one message and one instant
 	session(8, 0, minute(0).Add(123456789), fleet.SessionCompleted, true)
 	check(8, 1, minute(3).Add(odd), fleet.CheckForwarding, nil)
 	mark(8, 2, "vendor", minute(4).Add(odd), fleet.KindSession, false)
@@ -502,7 +503,7 @@ func TestInsertsNameTheirColumns(t *testing.T) {
 		"INSERT INTO inventory_instances (tenant, cluster, observed_at, instance_id, component, service, image, tag, digest, image_id, running_version, health, started_at, declared, labelled, node, restarts, " + origin + ")": inventoryInstances().statement(),
 		"INSERT INTO registrations (tenant, cluster, observed_at, last_report, bastion_ids, bastion_versions, gateway_names, gateway_statuses, " + origin + ")":                                                                  registrations().statement(),
 		"INSERT INTO session_events (tenant, cluster, start_time, session_id, status, user_name, target, instance_id, end_time, error, failure, protocol, target_type, probe, observed_at, " + origin + ")":                      sessionEvents().statement(),
-		"INSERT INTO progress_marks (tenant, cluster, observed_at, complete_until, blind, blind_reason, lost, about, clock_skew_ms, " + origin + ")":                                                                             progressMarks().statement(),
+		"INSERT INTO progress_marks (tenant, cluster, observed_at, complete_until, blind, blind_reason, lost, about, clock_skew_ms, place, " + origin + ")":                                                                      progressMarks().statement(),
 		"INSERT INTO facts (tenant, noun, id, stream_sequence, type, recorded_at, json, version)":                                                                                                                                facts().statement(),
 		"INSERT INTO drift_periods (tenant, cluster, began_at, ended_at, state, reasons, lines, running, version_set, assigned, rollout, target, edge_from, edge_to, stream_sequence, recorded_at, version)":                     driftPeriods().statement(),
 		"INSERT INTO baselines (tenant, id, cluster, name, at, by, rollout, state, assigned, json, version)":                                                                                                                     baselines().statement(),
