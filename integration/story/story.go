@@ -317,9 +317,11 @@ func (t *teller) start(ctx context.Context, release string) (id string, err erro
 	return strings.TrimSpace(string(out)), nil
 }
 
-// at waits until some cluster of a rollout is in a phase of a step.
+// at waits until some cluster of a rollout is in a phase of a step. Where that does not
+// come, what the gate in the way says is part of the error.
 func (t *teller) at(ctx context.Context, id, cluster, step, phase string) error {
-	return until(ctx, 4*time.Minute, fmt.Sprintf("%s to be %s in step %s", cluster, phase, step), func() (bool, string, error) {
+	var gate string
+	err := until(ctx, 4*time.Minute, fmt.Sprintf("%s to be %s in step %s", cluster, phase, step), func() (bool, string, error) {
 		var r rolloutRow
 		if err := t.server.read(ctx, &r, "rollout", "get", id); err != nil {
 			return false, "", err
@@ -328,12 +330,20 @@ func (t *teller) at(ctx context.Context, id, cluster, step, phase string) error 
 			if c.Cluster == cluster && c.Step == step && c.Phase == phase {
 				return true, "", nil
 			}
+			if c.Phase == "gating" {
+				gate = c.Gate
+			}
 		}
 		if r.Phase == "held" || r.Phase == "failed" || r.Phase == "rolled_back" {
 			return false, "", fmt.Errorf("rollout %s is %s: %s", id, r.Phase, r.Reason)
 		}
 		return false, fmt.Sprintf("rollout is %s: %+v", r.Phase, r.Clusters), nil
 	})
+	if err != nil && gate != "" {
+		said, _, _ := t.server.run(ctx, []int{0}, "gate", "explain", gate)
+		err = fmt.Errorf("%w\n%s", err, said)
+	}
+	return err
 }
 
 // killed ends the server with SIGKILL and starts it again.
