@@ -139,7 +139,7 @@ func (r *reading) fits(n *yaml.Node, key string) bool {
 
 func (r *reading) kind(n *yaml.Node, want yaml.Kind, key, noun string) bool {
 	if n.Kind != want {
-		r.problem(n, key, "expected %s, found %s", noun, found(n))
+		r.problem(n, key, "expected %s, found %s", noun, config.Describe(n))
 		return false
 	}
 	return true
@@ -147,7 +147,7 @@ func (r *reading) kind(n *yaml.Node, want yaml.Kind, key, noun string) bool {
 
 func (r *reading) scalar(n *yaml.Node, v reflect.Value, key, noun, tag string) {
 	if n.Kind != yaml.ScalarNode || n.ShortTag() != tag {
-		r.problem(n, key, "expected %s, found %s", noun, found(n))
+		r.problem(n, key, "expected %s, found %s", noun, config.Describe(n))
 	} else if err := n.Decode(v.Addr().Interface()); err != nil {
 		r.problem(n, key, "%s does not fit here, expected %s of ordinary size", n.Value, noun)
 	}
@@ -217,7 +217,7 @@ func (r *reading) pairs(n *yaml.Node, key string, visit func(name, value *yaml.N
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, value := n.Content[i], n.Content[i+1]
 		if name.Kind != yaml.ScalarNode {
-			r.problem(name, key, "expected a key, found %s", found(name))
+			r.problem(name, key, "expected a key, found %s", config.Describe(name))
 			continue
 		}
 		at := below(key, name.Value)
@@ -229,28 +229,6 @@ func (r *reading) pairs(n *yaml.Node, key string, visit func(name, value *yaml.N
 		r.at(at, name)
 		visit(name, value)
 	}
-}
-
-// found words what stands where something else was expected.
-func found(n *yaml.Node) string {
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	switch n.Kind {
-	case yaml.MappingNode:
-		return "keys with values"
-	case yaml.SequenceNode:
-		return "a list"
-	}
-	switch n.ShortTag() {
-	case "!!int", "!!float":
-		return "the number " + n.Value
-	case "!!bool":
-		return n.Value
-	case "!!null":
-		return "nothing"
-	}
-	return fmt.Sprintf("%q", n.Value)
 }
 
 // refused words problems of a document as one error.

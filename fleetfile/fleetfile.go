@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
-	"github.com/lockstep-fleet/lockstep/domain/gate"
+	"github.com/lockstep-fleet/lockstep/gatefile"
 	"github.com/lockstep-fleet/lockstep/kit/config"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
 )
@@ -24,20 +24,20 @@ import (
 // a section goes before those of its keys. The printed defaults and the
 // reference are made from these.
 type File struct {
-	Server    Server    `yaml:"server" comment:"where the server listens and keeps its data"`
-	Access    Access    `yaml:"access" comment:"who may call the API besides the administrator"`
-	Bus       Bus       `yaml:"bus" comment:"where messages go"`
-	Store     Store     `yaml:"store" comment:"where history is kept"`
-	Log       Log       `yaml:"log" comment:"what the server says on standard error"`
-	Vendor    *Vendor   `yaml:"vendor" comment:"the vendor's API, which shows sessions and registered bastions; without it no sessions are seen and gates stay inconclusive"`
-	Releases  []Release `yaml:"releases" comment:"the sets of images that belong together"`
-	Clusters  []Cluster `yaml:"clusters" comment:"the places where a gateway and its SRA components run together"`
-	Inventory Inventory `yaml:"inventory" comment:"how engines are asked what runs"`
-	Collector Collector `yaml:"collector" comment:"how what is seen is kept until the bus has it"`
-	Drift     Drift     `yaml:"drift" comment:"when a mix is too long, a disagreement a split and a silence darkness"`
-	Rollout   Rollout   `yaml:"rollout" comment:"what a rollout may do to one cluster"`
-	Gate      Gate      `yaml:"gate" comment:"the numbers of the session gate; rates are fractions of 1"`
-	Notify    Notify    `yaml:"notify" comment:"who is told"`
+	Server    Server              `yaml:"server" comment:"where the server listens and keeps its data"`
+	Access    Access              `yaml:"access" comment:"who may call the API besides the administrator"`
+	Bus       Bus                 `yaml:"bus" comment:"where messages go"`
+	Store     Store               `yaml:"store" comment:"where history is kept"`
+	Log       Log                 `yaml:"log" comment:"what the server says on standard error"`
+	Vendor    *Vendor             `yaml:"vendor" comment:"the vendor's API, which shows sessions and registered bastions; without it no sessions are seen and gates stay inconclusive"`
+	Releases  []Release           `yaml:"releases" comment:"the sets of images that belong together"`
+	Clusters  []Cluster           `yaml:"clusters" comment:"the places where a gateway and its SRA components run together"`
+	Inventory Inventory           `yaml:"inventory" comment:"how engines are asked what runs"`
+	Collector Collector           `yaml:"collector" comment:"how what is seen is kept until the bus has it"`
+	Drift     Drift               `yaml:"drift" comment:"when a mix is too long, a disagreement a split and a silence darkness"`
+	Rollout   Rollout             `yaml:"rollout" comment:"what a rollout may do to one cluster"`
+	Gate      gatefile.Statistics `yaml:"gate" comment:"the numbers of the session gate; rates are fractions of 1"`
+	Notify    Notify              `yaml:"notify" comment:"who is told"`
 }
 
 // Server is where the server listens and keeps its data.
@@ -316,32 +316,6 @@ type Rollout struct {
 	Lookback time.Duration `yaml:"lookback" comment:"how far before a cluster's first step baseline sessions are taken"`
 }
 
-// Gate holds the numbers of the session gate. Rates are fractions of 1.
-type Gate struct {
-	Alpha          float64       `yaml:"alpha" comment:"chance that a harmless release is ever rolled back by a gate"`
-	Beta           float64       `yaml:"beta" comment:"chance that a harmful one ever passes"`
-	Tolerance      float64       `yaml:"tolerance" comment:"odds ratio, new against baseline, still taken as no worse"`
-	Margin         float64       `yaml:"margin" comment:"odds ratio that a pass rules out"`
-	AcceptableRate float64       `yaml:"acceptable_rate" comment:"failure rate that a pass rules out, where there is too little to compare"`
-	FloorRate      float64       `yaml:"floor_rate" comment:"a regression whose failure rate stays below this holds instead of rolling back"`
-	Partners       int           `yaml:"partners" comment:"baseline sessions set against each new one, at most"`
-	PlannedTrials  int           `yaml:"planned_trials" comment:"new sessions the baseline should last for"`
-	Maturation     time.Duration `yaml:"maturation" comment:"after this a session without an outcome counts as unresolved"`
-	BurstWindow    time.Duration `yaml:"burst_window" comment:"retries of one user at one target within this count once"`
-	Bucket         time.Duration `yaml:"bucket" comment:"width in which sessions are ordered by start"`
-	Deadline       time.Duration `yaml:"deadline" comment:"after this an undecided gate is inconclusive and the rollout holds"`
-	MaxLate        float64       `yaml:"max_late" comment:"share of sessions first heard of too late above which a gate is inconclusive"`
-}
-
-// Policy is what the numbers demand of a gate.
-func (g Gate) Policy() gate.Policy {
-	return gate.Policy{
-		Alpha: g.Alpha, Beta: g.Beta, Tol: g.Tolerance, Margin: g.Margin, AcceptableRate: g.AcceptableRate, FloorRate: g.FloorRate,
-		Partners: g.Partners, PlannedTrials: g.PlannedTrials, Maturation: g.Maturation, BurstWindow: g.BurstWindow, Bucket: g.Bucket,
-		Deadline: g.Deadline, MaxLate: g.MaxLate,
-	}
-}
-
 // Notify says who is told.
 type Notify struct {
 	Webhooks []Webhook `yaml:"webhooks" comment:"receivers of notices"`
@@ -374,7 +348,7 @@ func Default(env func(string) string) File {
 			MixedWindow: 30 * time.Minute, DarkAfter: 2 * time.Minute, SplitAfter: 10 * time.Minute, LearnWindows: true, WindowCap: windowCap,
 		},
 		Rollout: Rollout{Window: 30 * time.Minute, Lookback: 24 * time.Hour},
-		Gate: Gate{
+		Gate: gatefile.Statistics{
 			Alpha: 0.01, Beta: 0.05, Tolerance: 1.25, Margin: 2,
 			AcceptableRate: 0.02, FloorRate: 0.02,
 			Partners: 10, PlannedTrials: 200,

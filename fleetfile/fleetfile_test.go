@@ -13,6 +13,7 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/fleetfile"
+	"github.com/lockstep-fleet/lockstep/gatefile"
 	"github.com/lockstep-fleet/lockstep/kit/config"
 )
 
@@ -132,7 +133,7 @@ func TestLoadTakesEveryKey(t *testing.T) {
 			Edges: []fleetfile.Edge{{Line: fleet.LineSRA, From: "3.0.3", To: "3.1.0", Window: 2 * time.Hour}, {Line: fleet.LineSRA, From: "3.1.0", To: "3.0.3", Window: time.Hour}},
 		},
 		Rollout: fleetfile.Rollout{Window: 32 * time.Minute, Lookback: 23 * time.Hour},
-		Gate: fleetfile.Gate{
+		Gate: gatefile.Statistics{
 			Alpha: 0.02, Beta: 0.06, Tolerance: 1.5, Margin: 3, AcceptableRate: 0.03, FloorRate: 0.01, Partners: 9, PlannedTrials: 100,
 			Maturation: 110 * time.Second, BurstWindow: 50 * time.Second, Bucket: 2 * time.Second, Deadline: 11 * time.Minute, MaxLate: 0.02,
 		},

@@ -17,6 +17,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/drift"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
+	"github.com/lockstep-fleet/lockstep/gatefile"
 	"github.com/lockstep-fleet/lockstep/kit/config"
 	"github.com/lockstep-fleet/lockstep/kit/rpc"
 )
@@ -689,7 +690,7 @@ func (p *findings) window(key string, d time.Duration) {
 	}
 }
 
-func (p *findings) rollout(r Rollout, g Gate) {
+func (p *findings) rollout(r Rollout, g gatefile.Statistics) {
 	p.positive("rollout.window", r.Window)
 	p.positive("rollout.lookback", r.Lookback)
 	// Two steps, gateway and SRA, each wait for a gate while the cluster is mixed.
@@ -698,7 +699,7 @@ func (p *findings) rollout(r Rollout, g Gate) {
 	}
 }
 
-func (p *findings) gate(g Gate, v *Vendor) {
+func (p *findings) gate(g gatefile.Statistics, v *Vendor) {
 	if !(g.Tolerance >= 1) || math.IsInf(g.Tolerance, 0) {
 		p.add("gate.tolerance", "%v is not an odds ratio of at least 1; 1 tolerates nothing, 1.25 is usual", g.Tolerance)
 	}

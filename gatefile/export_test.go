@@ -70,7 +70,7 @@ func PresetTable() string {
 	var probes, people []string
 	for _, p := range list {
 		people = append(people, fmt.Sprint(p.Statistics.sessionsToPass()))
-		n, _ := gate.Evidence{}.SessionsNeeded(p.Statistics.policy())
+		n, _ := gate.Evidence{}.SessionsNeeded(p.Statistics.Policy())
 		probes = append(probes, fmt.Sprint(n))
 	}
 	row("probes without a failure until they pass", probes)

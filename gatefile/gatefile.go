@@ -30,13 +30,14 @@ type policy struct {
 	Name       string     `yaml:"name" comment:"what rollouts call it; letters a to z, digits, - and _; those of built-in policies are taken"`
 	Extends    string     `yaml:"extends" comment:"the policy that says what this one leaves out: careful, standard, fast, or another of this document; without it standard"`
 	Mode       gate.Mode  `yaml:"mode" comment:"how far it is trusted: shadow records verdicts, advise tells people, hold also holds the rollout, act also rolls back"`
-	Statistics statistics `yaml:"statistics" comment:"the numbers of the session evidence; rates are fractions of 1"`
+	Statistics Statistics `yaml:"statistics" comment:"the numbers of the session evidence; rates are fractions of 1"`
 	Step       stage      `yaml:"step" comment:"what is asked after each step of a cluster, which stays mixed meanwhile"`
 	Wave       stage      `yaml:"wave" comment:"what is asked at the end of a wave, whose clusters are no longer mixed"`
 }
 
-// statistics has the keys of fleet.yaml's gate section, in the same words.
-type statistics struct {
+// Statistics are the numbers of the session evidence, as a policy says them and as
+// the section gate of fleet.yaml does. Rates are fractions of 1.
+type Statistics struct {
 	Alpha          float64       `yaml:"alpha" comment:"chance that a harmless release is ever rolled back by a gate"`
 	Beta           float64       `yaml:"beta" comment:"chance that a harmful one ever passes"`
 	Tolerance      float64       `yaml:"tolerance" comment:"odds ratio, new against baseline, still taken as no worse"`
@@ -109,10 +110,11 @@ type rule struct {
 
 // plan is the policy in the words of the domain.
 func (p policy) plan() gate.Plan {
-	return gate.Plan{Name: p.Name, Mode: p.Mode, Statistics: p.Statistics.policy(), Step: p.Step.stage(), Wave: p.Wave.stage()}
+	return gate.Plan{Name: p.Name, Mode: p.Mode, Statistics: p.Statistics.Policy(), Step: p.Step.stage(), Wave: p.Wave.stage()}
 }
 
-func (s statistics) policy() gate.Policy {
+// Policy is what the numbers demand of a gate.
+func (s Statistics) Policy() gate.Policy {
 	return gate.Policy{
 		Alpha: s.Alpha, Beta: s.Beta, Tol: s.Tolerance, Margin: s.Margin, AcceptableRate: s.AcceptableRate, FloorRate: s.FloorRate,
 		Partners: s.Partners, PlannedTrials: s.PlannedTrials, Maturation: s.Maturation, BurstWindow: s.BurstWindow, Bucket: s.Bucket,
@@ -138,7 +140,7 @@ func policyOf(p gate.Plan) policy {
 	s := p.Statistics
 	return policy{
 		Name: p.Name, Mode: p.Mode, Step: stageOf(p.Step), Wave: stageOf(p.Wave),
-		Statistics: statistics{
+		Statistics: Statistics{
 			Alpha: s.Alpha, Beta: s.Beta, Tolerance: s.Tol, Margin: s.Margin, AcceptableRate: s.AcceptableRate, FloorRate: s.FloorRate,
 			Partners: s.Partners, PlannedTrials: s.PlannedTrials, Maturation: s.Maturation, BurstWindow: s.BurstWindow, Bucket: s.Bucket,
 			Deadline: s.Deadline, MaxLate: s.MaxLate,

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/gate"
+	"github.com/lockstep-fleet/lockstep/kit/config"
 )
 
 // Lint returns all that is wrong with a document, and what is probably not meant.
@@ -48,7 +49,7 @@ func (r *reader) judge(e *entry) {
 // numbers looks at the statistics.
 func (r *reader) numbers(e *entry) {
 	s := e.policy.Statistics
-	if err := s.policy().Validate(); err != nil {
+	if err := s.Policy().Validate(); err != nil {
 		for finding := range strings.SplitSeq(strings.TrimPrefix(err.Error(), "gate policy: "), "; ") {
 			name, rest, _ := strings.Cut(finding, " is ")
 			value, bounds, _ := strings.Cut(rest, " but must be ")
@@ -66,7 +67,7 @@ func (r *reader) numbers(e *entry) {
 		r.add(Warning, e, "statistics.alpha", "%v rolls back one of %.0f harmless releases at each gate; 0.01 is usual, 0.05 the most that is", s.Alpha, 1/s.Alpha)
 	}
 	if s.Deadline > 0 && s.Deadline <= s.Maturation {
-		r.add(Error, e, "statistics.deadline", "%s is not longer than maturation (%s), so no session could be judged in time; raise it", brief(s.Deadline), brief(s.Maturation))
+		r.add(Error, e, "statistics.deadline", "%s is not longer than maturation (%s), so no session could be judged in time; raise it", config.Brief(s.Deadline), config.Brief(s.Maturation))
 	}
 }
 
@@ -95,7 +96,7 @@ const (
 func (r *reader) stage(e *entry, name string, s stage) {
 	span := func(key string, d, most time.Duration) {
 		if d < 0 || d > most {
-			r.add(Error, e, key, "%s is out of range; it must be from 0s to %s", brief(d), brief(most))
+			r.add(Error, e, key, "%s is out of range; it must be from 0s to %s", config.Brief(d), config.Brief(most))
 		}
 	}
 	span(name+".deadline", s.Deadline, longestStage)
@@ -110,7 +111,7 @@ func (r *reader) stage(e *entry, name string, s stage) {
 		r.add(Warning, e, name+".checks.telemetry.demand", "%s changes nothing: telemetry always has to pass, or the other checks would judge what nobody saw; write pass", d)
 	}
 	if s.Deadline > 0 && s.Soak >= s.Deadline {
-		r.add(Warning, e, name+".deadline", "%s is within the soak (%s), so it comes with the soak's end; raise it or shorten the soak", brief(s.Deadline), brief(s.Soak))
+		r.add(Warning, e, name+".deadline", "%s is within the soak (%s), so it comes with the soak's end; raise it or shorten the soak", config.Brief(s.Deadline), config.Brief(s.Soak))
 	}
 	r.inTime(e, name, s)
 	for _, c := range s.Checks.each() {
@@ -121,10 +122,10 @@ func (r *reader) stage(e *entry, name string, s stage) {
 		case looks < 0 || looks > mostLooks:
 			r.add(Error, e, key+".looks", "%d is out of range; it must be from 0 to %d", looks, mostLooks)
 		case looks == 0 && c.check.Sustain.For > 0:
-			r.add(Error, e, key+".looks", "without looks, for (%s) counts time in which nobody looked; write 1 at least, such as looks: 3", brief(c.check.Sustain.For))
+			r.add(Error, e, key+".looks", "without looks, for (%s) counts time in which nobody looked; write 1 at least, such as looks: 3", config.Brief(c.check.Sustain.For))
 		}
 		if over := max(s.Deadline, s.Soak); s.Deadline > 0 && slices.Contains(s.demanded(), c.name) && c.check.Sustain.For >= over {
-			r.add(Warning, e, key+".for", "%s is not shorter than the %s itself (%s), so %s cannot fail in it; shorten it", brief(c.check.Sustain.For), name, brief(over), c.name)
+			r.add(Warning, e, key+".for", "%s is not shorter than the %s itself (%s), so %s cannot fail in it; shorten it", config.Brief(c.check.Sustain.For), name, config.Brief(over), c.name)
 		}
 	}
 	r.houseRules(e, name, s)
@@ -137,10 +138,10 @@ func (r *reader) inTime(e *entry, name string, s stage) {
 	}
 	numbers := e.policy.Statistics
 	if s.Checks.Sessions.Demand == gate.DemandPass && max(s.Deadline, s.Soak) <= numbers.Maturation {
-		r.add(Error, e, name+".deadline", "%s is not longer than statistics.maturation (%s), so no session could be judged in time; raise it", brief(s.Deadline), brief(numbers.Maturation))
+		r.add(Error, e, name+".deadline", "%s is not longer than statistics.maturation (%s), so no session could be judged in time; raise it", config.Brief(s.Deadline), config.Brief(numbers.Maturation))
 	}
 	if slices.Contains(s.demanded(), gate.CheckSessions) && s.Deadline > numbers.Deadline && numbers.Deadline > 0 {
-		r.add(Warning, e, name+".deadline", "%s is longer than statistics.deadline (%s), from which on sessions are inconclusive; raise that or lower this", brief(s.Deadline), brief(numbers.Deadline))
+		r.add(Warning, e, name+".deadline", "%s is longer than statistics.deadline (%s), from which on sessions are inconclusive; raise that or lower this", config.Brief(s.Deadline), config.Brief(numbers.Deadline))
 	}
 }
 
@@ -151,18 +152,18 @@ const usualRate = 0.02
 // sessionsToPass is how many sessions people have to start until they let an unchanged
 // release pass, when the usual share of them fails. Within the bounds of a policy there
 // is always such a number, as every margin is above the odds ratio of no change.
-func (s statistics) sessionsToPass() int {
+func (s Statistics) sessionsToPass() int {
 	const many = 100_000_000 // baseline sessions do not run out in a plan
 	failed := int(many * usualRate)
 	e := gate.Evidence{Partners: s.Partners, Baseline: gate.Trials{Failed: failed, Succeeded: many - failed}}
-	n, _ := e.SessionsNeeded(s.policy())
+	n, _ := e.SessionsNeeded(s.Policy())
 	return n
 }
 
 // enough looks at whether a stage sees as many sessions as it takes.
 func (r *reader) enough(e *entry, name string, s stage, perHour float64) {
 	numbers := e.policy.Statistics
-	if s.Checks.Sessions.Demand != gate.DemandPass || s.Deadline <= 0 || numbers.policy().Validate() != nil {
+	if s.Checks.Sessions.Demand != gate.DemandPass || s.Deadline <= 0 || numbers.Policy().Validate() != nil {
 		return
 	}
 	n := numbers.sessionsToPass()
@@ -173,7 +174,7 @@ func (r *reader) enough(e *entry, name string, s stage, perHour float64) {
 			wider = "put more clusters into a wave"
 		}
 		r.add(Warning, e, name+".deadline", "it takes about %d sessions with %g %% of them failing, and %g an hour make %.0fh of that, longer than %s; %s, raise statistics.margin or acceptable_rate, or the deadline",
-			n, 100*usualRate, perHour, math.Ceil(hours), brief(have), wider)
+			n, 100*usualRate, perHour, math.Ceil(hours), config.Brief(have), wider)
 	}
 }
 
@@ -232,16 +233,4 @@ func (r *reader) condition(e *entry, key string, s stage, one *rule) {
 	if len(asked.slips) == 0 {
 		one.When = asked.compiled.text
 	}
-}
-
-// brief is a duration without the units that are zero: "30m", not "30m0s".
-func brief(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

@@ -55,7 +55,7 @@ func standard() policy {
 	return policy{
 		Name: standardName,
 		Mode: gate.Act,
-		Statistics: statistics{
+		Statistics: Statistics{
 			Alpha: 0.01, Beta: 0.05, Tolerance: 1.25, Margin: 2, AcceptableRate: 0.02, FloorRate: 0.02,
 			Partners: 10, PlannedTrials: 500,
 			Maturation: 2 * time.Minute, BurstWindow: time.Minute, Bucket: 5 * time.Second,

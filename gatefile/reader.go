@@ -476,7 +476,7 @@ func nameOf(item *yaml.Node) string {
 
 func (r *reader) kind(n *yaml.Node, want yaml.Kind, key, noun string) bool {
 	if n.Kind != want {
-		r.wrong(n, key, "expected %s, found %s", noun, found(n))
+		r.wrong(n, key, "expected %s, found %s", noun, config.Describe(n))
 		return false
 	}
 	return true
@@ -484,7 +484,7 @@ func (r *reader) kind(n *yaml.Node, want yaml.Kind, key, noun string) bool {
 
 func (r *reader) scalar(n *yaml.Node, v reflect.Value, key, noun string, tags ...string) {
 	if n.Kind != yaml.ScalarNode || !slices.Contains(tags, n.ShortTag()) {
-		r.wrong(n, key, "expected %s, found %s", noun, found(n))
+		r.wrong(n, key, "expected %s, found %s", noun, config.Describe(n))
 		return
 	}
 	read := reflect.New(v.Type())
@@ -551,7 +551,7 @@ func (r *reader) pairs(n *yaml.Node, key string, visit func(name, value *yaml.No
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, value := n.Content[i], n.Content[i+1]
 		if name.Kind != yaml.ScalarNode {
-			r.wrong(name, key, "expected a key, found %s", found(name))
+			r.wrong(name, key, "expected a key, found %s", config.Describe(name))
 			continue
 		}
 		if line, repeated := first[name.Value]; repeated {
@@ -561,25 +561,6 @@ func (r *reader) pairs(n *yaml.Node, key string, visit func(name, value *yaml.No
 		first[name.Value] = name.Line
 		visit(name, value)
 	}
-}
-
-// found words what stands where something else was expected.
-func found(n *yaml.Node) string {
-	switch n = target(n); n.Kind {
-	case yaml.MappingNode:
-		return "keys with values"
-	case yaml.SequenceNode:
-		return "a list"
-	}
-	switch n.ShortTag() {
-	case "!!int", "!!float":
-		return "the number " + n.Value
-	case "!!bool":
-		return n.Value
-	case "!!null":
-		return "nothing"
-	}
-	return fmt.Sprintf("%q", n.Value)
 }
 
 func below(key, name string) string {

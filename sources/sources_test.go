@@ -151,6 +151,37 @@ func TestEverythingThatIsNamedHasASchedule(t *testing.T) {
 	}
 }
 
+// Gates know the checks of a cluster by the names that their findings have.
+func TestChecksAreNamedAsTheirFindings(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	file := p.load(t, "", "")
+	names := func(c fleetfile.Cluster) string {
+		var out []string
+		for _, check := range sources.Checks(c) {
+			out = append(out, check.Name+" "+string(check.Kind))
+		}
+		return strings.Join(out, ", ")
+	}
+	if got, want := names(file.Clusters[0]), "port tcp, recording recording, storage storage, forwarding forwarding"; got != want {
+		t.Errorf("checks %s, want %s", got, want)
+	}
+	if got := names(file.Clusters[1]); got != "" {
+		t.Errorf("where nothing is configured: %s", got)
+	}
+	quiet := p.load(t, "bucket: rec,", "bucket: rec, no_canary: true,")
+	if got := names(quiet.Clusters[0]); strings.Contains(got, "storage") {
+		t.Errorf("without a canary: %s", got)
+	}
+	for _, l := range open(t, file).Look(t.Context(), []fleet.ClusterID{"oslo"}) {
+		for _, o := range l.Observations {
+			if c := o.Check; c != nil && c.Kind.Kind() == fleet.KindProbe && !strings.Contains(names(file.Clusters[0]), c.Name+" "+string(c.Kind)) {
+				t.Errorf("%s finds %s %s, which no gate would know", l.Name, c.Name, c.Kind)
+			}
+		}
+	}
+}
+
 // A dry run asks everything once, says what is in the way, and writes nowhere.
 func TestLook(t *testing.T) {
 	t.Parallel()

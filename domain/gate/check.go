@@ -74,7 +74,7 @@ type Mode string
 const (
 	Shadow Mode = "shadow" // verdicts are recorded and nobody is told
 	Advise Mode = "advise" // people are told
-	Holds  Mode = "hold"   // what does not pass holds the rollout; nothing is rolled back by itself
+	Holds  Mode = "hold"   // what does not pass holds the rollout; no verdict rolls anything back
 	Act    Mode = "act"    // what fails is rolled back
 )
 

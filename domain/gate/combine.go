@@ -319,7 +319,7 @@ func Figures() map[CheckName][]string {
 		CheckLifecycle: {
 			"new",               // people's sessions that started since the step
 			"new_stuck",         // of these, those neither connected nor failed in time
-			"new_overlong",      // of these, those open past their time to live
+			"new_overlong",      // of these, those open past their time to live; 0, as no source tells that yet
 			"new_brief",         // of these, those that ended within a second
 			"new_vanished",      // of these, those listed no more without an end
 			"baseline",          // people's sessions that started before the step

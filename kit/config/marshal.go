@@ -31,7 +31,7 @@ func Marshal(v any) string {
 func node(v reflect.Value, comments bool) *yaml.Node {
 	switch v.Type() {
 	case reflect.TypeFor[time.Duration]():
-		return text(brief(time.Duration(v.Int())))
+		return text(Brief(time.Duration(v.Int())))
 	case reflect.TypeFor[Path]():
 		return text(v.String())
 	}
@@ -88,8 +88,8 @@ func text(s string) *yaml.Node {
 	return n
 }
 
-// brief is a duration without the units that are zero: "30m", not "30m0s".
-func brief(d time.Duration) string {
+// Brief is a duration without the units that are zero: "30m", not "30m0s".
+func Brief(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

@@ -89,7 +89,7 @@ func (r *reader) set(n *yaml.Node, v reflect.Value, key string) {
 
 func (r *reader) kind(n *yaml.Node, want yaml.Kind, key, noun string) bool {
 	if n.Kind != want {
-		r.problem(n, key, "expected %s, found %s", noun, describe(n))
+		r.problem(n, key, "expected %s, found %s", noun, Describe(n))
 		return false
 	}
 	return true
@@ -105,7 +105,7 @@ func (r *reader) scalar(n *yaml.Node, v reflect.Value, key, noun string, tags ..
 		}
 		return
 	}
-	r.problem(n, key, "expected %s, found %s", noun, describe(n))
+	r.problem(n, key, "expected %s, found %s", noun, Describe(n))
 }
 
 func (r *reader) duration(n *yaml.Node, v reflect.Value, key string) {
@@ -196,7 +196,7 @@ func (r *reader) pairs(n *yaml.Node, key string, visit func(name, value *yaml.No
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, value := n.Content[i], n.Content[i+1]
 		if name.Kind != yaml.ScalarNode {
-			r.problem(name, key, "expected a key, found %s", describe(name))
+			r.problem(name, key, "expected a key, found %s", Describe(name))
 			continue
 		}
 		if first, repeated := lines[name.Value]; repeated {
@@ -224,7 +224,8 @@ func join(key, name string) string {
 	return key + "." + name
 }
 
-func describe(n *yaml.Node) string {
+// Describe words what stands where something else was expected.
+func Describe(n *yaml.Node) string {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}

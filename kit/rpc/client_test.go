@@ -47,6 +47,30 @@ func TestTheClientShowsItsToken(t *testing.T) {
 	refused(t, "a wrong token", err, connect.CodeUnauthenticated, "LS-API-004", "")
 }
 
+// asking notes what a client accepts.
+type asking struct{ accepts chan string }
+
+func (a asking) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.accepts <- r.Header.Get("Accept-Encoding")
+	return nil, errors.New("not on the way")
+}
+
+// What stays on this machine is not packed.
+func TestOnlyWhatTravelsIsPacked(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"http://127.0.0.1:1": "identity", "http://[::1]:1": "identity", "https://localhost": "identity",
+		"https://lockstep.example.org": "gzip", "http://192.0.2.1:1": "gzip", "http://localhost.example.org": "gzip",
+	} {
+		transport := asking{make(chan string, 1)}
+		client := newClient(t, rpc.ClientOptions{URL: url, Transport: transport})
+		_, _ = ask(t, client.Client, say(), "hello")
+		if got := <-transport.accepts; got != want {
+			t.Errorf("at %s the client accepts %q, want %q", url, got, want)
+		}
+	}
+}
+
 func TestReadsGoAsGET(t *testing.T) {
 	t.Parallel()
 	methods := make(chan string, 1)

@@ -159,6 +159,7 @@ func (w *watch) keep(g *gateWatch) {
 // close keeps a gate's decision; nothing more is folded for it.
 func (w *watch) close(g *gateWatch, decision *gatev1.Decision) {
 	g.decision, g.step = decision, nil
+	w.rests[g.Cluster] = max(w.rests[g.Cluster], decision.GetStreamSequence())
 	delete(w.open[g.Cluster], g.ID)
 }
 
@@ -337,12 +338,15 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 	}
 	described, opened, recorded := a.watch.describeGate(g), g.Gate, g.decision
 	previous := a.watch.before(g.Cluster, g.revision)
-	ahead := a.watch.unstored(g.Cluster, recorded.GetStreamSequence())
 	a.watch.mu.Unlock()
 	if recorded == nil {
 		return nil, errs.New(errs.Conflict, "LS-GAT-002", "gate %s is still open; there is no decision to take again yet", req.GetId())
 	}
-	if ahead {
+	stored, err := a.watch.allStored(ctx, opened.Cluster, recorded.GetStreamSequence())
+	if err != nil {
+		return nil, err
+	}
+	if !stored {
 		return nil, errs.New(errs.Unavailable, "LS-GAT-003", "the rows that the decision of gate %s stands on are still on their way to the store; try again in a moment", req.GetId())
 	}
 	// Rows only: nothing of what is kept in memory takes part.
@@ -359,6 +363,19 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 			(recorded.GetStageHash() == "" || replayed.GetStageHash() == recorded.GetStageHash()),
 		Chained: recorded.GetPreviousHash() == previous && recorded.GetHash() == codec.LinkFromProto(opened.ID, recorded).Hash(previous),
 	}, nil
+}
+
+// allStored says whether the rows of a cluster are stored up to a place in the
+// stream, whichever evaluator stores them and since when it runs. A place past the
+// stream's end is of one that was there before it.
+func (w *watch) allStored(ctx context.Context, cluster fleet.ClusterID, upTo uint64) (bool, error) {
+	consumer := topology.EvaluatorObservations(topology.Partition(cluster))
+	position, err := w.deps.Bus.Position(ctx, consumer)
+	if err != nil || upTo <= position {
+		return err == nil, err
+	}
+	end, err := w.deps.Bus.End(ctx, consumer.Stream)
+	return upTo > end, err
 }
 
 // describeGate shows the recorded decision or the evidence so far.

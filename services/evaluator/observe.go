@@ -73,7 +73,7 @@ func (w *watch) take(partition int, m bus.Message) (*arrival, error) {
 	if a.missing > 0 {
 		a.hole = w.hole(a, known)
 	}
-	a.kept = w.keptOf(a.records)
+	a.kept = w.keptOf(a)
 	w.takeAll(a)
 	if w.ahead[partition] == nil {
 		w.ahead[partition] = make(map[uint64]*arrival)
@@ -188,19 +188,19 @@ func (w *watch) insert(ctx context.Context, came []*arrival) error {
 
 // keptOf returns the records of a message that history has a use for. That an
 // inventory, registration or package still holds is told every few seconds for
-// every cluster, and a start does not ask for it: it is kept where a gate is open,
-// whose decision may rest on it. Of a message that says nothing else one mark is
-// kept, for its place.
-func (w *watch) keptOf(records []codec.Record) []codec.Record {
-	kept := make([]codec.Record, 0, len(records))
-	for i := range records {
-		m := records[i].Mark
-		if m == nil || m.About == fleet.KindSession || m.Blind || m.Lost || len(w.open[m.Cluster]) > 0 {
-			kept = append(kept, records[i])
+// every cluster, and a start does not ask for it: it is kept where a gate's decision
+// may rest on it, that of an open one or one that was taken before the rows were
+// stored. Of a message that says nothing else one mark is kept, for its place.
+func (w *watch) keptOf(a *arrival) []codec.Record {
+	kept := make([]codec.Record, 0, len(a.records))
+	for i := range a.records {
+		m := a.records[i].Mark
+		if m == nil || m.About == fleet.KindSession || m.Blind || m.Lost || len(w.open[m.Cluster]) > 0 || a.stream <= w.rests[m.Cluster] {
+			kept = append(kept, a.records[i])
 		}
 	}
-	if len(kept) == 0 && len(records) > 0 {
-		return records[:1]
+	if len(kept) == 0 && len(a.records) > 0 {
+		return a.records[:1]
 	}
 	return kept
 }

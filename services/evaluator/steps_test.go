@@ -3,6 +3,7 @@
 package evaluator_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -189,5 +190,39 @@ func TestAHouseRuleStopsAStep(t *testing.T) {
 	if !slices.ContainsFunc(d.GetReasons(), func(r *gatev1.Reason) bool { return strings.Contains(r.GetText(), "One failure is one too many.") }) {
 		t.Errorf("the reasons are %v", d.GetReasons())
 	}
+	l.replay(gateID)
+}
+
+// A stop does not wait for its rows. Whoever stores them after a crash keeps what the
+// decision rests on, also the marks that are of no use otherwise.
+func TestWhatAStopRestsOnIsKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "dead")
+	probed(w)
+	l := w.start()
+	s := w.source("dead")
+	s.send(w.ran("dead"))
+	s.send(append(w.sessions("dead", "old", -500*time.Second, 100, 20), w.mark("dead", 0))...)
+	s.send(w.probes("dead", -300*time.Second, 100, "")...)
+	w.awaitStates("dead", "locked")
+	_, gateID := w.applyBy("dead", brisk())
+	w.awaitOpen(gateID)
+	w.advance(40 * time.Second)
+	w.store.script(func(when string, _ []codec.Record) error {
+		if when == "before" {
+			return errors.New("connection refused")
+		}
+		return nil
+	})
+	seen := append(w.probes("dead", 12*time.Second, 25, fleet.FailureRefused), w.holds("dead", fleet.KindInventory), w.mark("dead", 12*time.Second))
+	s.send(append(seen, w.inventory("dead", "2", "1"))...)
+	d := w.awaitDecision(gateID)
+	same(t, "the verdict", "fail", d.GetVerdict())
+	if got := verdicts(d); !strings.HasPrefix(got, "telemetry pass, ") {
+		t.Errorf("the decision rests on no marks: %s", got)
+	}
+	l.stop()
+	l = w.start()
+	w.store.script(nil)
 	l.replay(gateID)
 }

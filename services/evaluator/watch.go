@@ -67,6 +67,8 @@ type watch struct {
 	// ahead are the messages of each partition that are folded and whose rows are not
 	// stored yet, by their place in the stream.
 	ahead [topology.Partitions]map[uint64]*arrival
+	// rests is the last message of observations that a decision of each cluster rests on.
+	rests map[fleet.ClusterID]uint64
 	// heard is the last event that the rebuild is sure to have read.
 	heard uint64
 	// deaf are the partitions whose reports cannot be stored at present.
@@ -85,7 +87,7 @@ func newWatch(config Config, deps Deps) *watch {
 	w := &watch{
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch), open: make(map[fleet.ClusterID]map[string]*gateWatch),
-		rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), recalled: make(arrivals), limits: config.Limits, learned: make(map[fleet.ClusterID]time.Time),
+		rests: make(map[fleet.ClusterID]uint64), rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), recalled: make(arrivals), limits: config.Limits, learned: make(map[fleet.ClusterID]time.Time),
 		commits: &commits{insert: func(ctx context.Context, records []codec.Record) error { return deps.Store.InsertRecords(ctx, records) }},
 		catalog: catalogWatch{configured: config.Releases}, declared: declaredWatch{clusters: make(map[fleet.ClusterID]DeclaredCluster)},
 	}

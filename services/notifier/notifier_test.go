@@ -72,6 +72,11 @@ func TestNotices(t *testing.T) {
 			{Kind: &driftv1.Fact_StateChanged{StateChanged: &driftv1.StateChanged{From: from, To: to, Reasons: []string{"sra should run 3"}, At: timestamppb.New(noon())}}},
 		}}
 	}
+	decided := func(verdict, consequence string) bus.Message {
+		return message(t, topology.NounGate, "r1-paris-sra", &gatev1.Event{Gate: "r1-paris-sra", Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateDecided{
+			GateDecided: &gatev1.GateDecided{Rollout: "r1", Cluster: "paris", Step: "sra", Decision: &gatev1.Decision{Verdict: verdict, Consequence: consequence}},
+		}}}})
+	}
 	for name, test := range map[string]struct {
 		message bus.Message
 		want    []string
@@ -94,10 +99,13 @@ func TestNotices(t *testing.T) {
 			}}),
 			[]string{"7/1 gate_decided alert"},
 		},
-		"a state that calls for attention": {message(t, topology.NounDrift, "paris", state("locked", "dark")), []string{"7/1 drift_opened warning"}},
-		"a state that is well again":       {message(t, topology.NounDrift, "paris", state("dark", "locked")), []string{"7/1 drift_closed info"}},
-		"a state that is neither":          {message(t, topology.NounDrift, "paris", state("locked", "stepping")), nil},
-		"another noun":                     {message(t, topology.NounStep, "r1.paris", &gatev1.Event{}), nil},
+		"a gate that goes on whatever it says": {decided("fail", "go_on"), nil},
+		"a gate that people are told of":       {decided("inconclusive", "tell"), []string{"7/0 gate_decided warning"}},
+		"a gate that passes":                   {decided("pass", "go_on"), []string{"7/0 gate_decided info"}},
+		"a state that calls for attention":     {message(t, topology.NounDrift, "paris", state("locked", "dark")), []string{"7/1 drift_opened warning"}},
+		"a state that is well again":           {message(t, topology.NounDrift, "paris", state("dark", "locked")), []string{"7/1 drift_closed info"}},
+		"a state that is neither":              {message(t, topology.NounDrift, "paris", state("locked", "stepping")), nil},
+		"another noun":                         {message(t, topology.NounStep, "r1.paris", &gatev1.Event{}), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
