@@ -365,17 +365,34 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 	}, nil
 }
 
+// takeOverPatience is how long a start may take until it judges a partition.
+const takeOverPatience = 5 * time.Second
+
 // allStored says whether the rows of a cluster are stored up to a place in the
-// stream, whichever evaluator stores them and since when it runs. A place past the
-// stream's end is of one that was there before it.
+// stream. Who judges the cluster knows. Right after a start nobody may, so it waits
+// a while for that; where another evaluator judges, the position tells.
 func (w *watch) allStored(ctx context.Context, cluster fleet.ClusterID, upTo uint64) (bool, error) {
-	consumer := topology.EvaluatorObservations(topology.Partition(cluster))
-	position, err := w.deps.Bus.Position(ctx, consumer)
-	if err != nil || upTo <= position {
-		return err == nil, err
+	ctx, cancel := context.WithTimeout(ctx, takeOverPatience)
+	defer cancel()
+	ticker := time.NewTicker(takeOverPatience / 100)
+	defer ticker.Stop()
+	for {
+		w.mu.Lock()
+		judges, unstored := w.judges(cluster), w.unstored(cluster, upTo)
+		w.mu.Unlock()
+		if judges {
+			return !unstored, nil
+		}
+		position, err := w.deps.Bus.Position(ctx, topology.EvaluatorObservations(topology.Partition(cluster)))
+		if err == nil && upTo <= position {
+			return true, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case <-ticker.C:
+		}
 	}
-	end, err := w.deps.Bus.End(ctx, consumer.Stream)
-	return upTo > end, err
 }
 
 // describeGate shows the recorded decision or the evidence so far.
