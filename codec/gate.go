@@ -72,6 +72,16 @@ func StepDecisionToProto(d gate.StepDecision, stage gate.Stage, policy gate.Poli
 	for _, r := range d.Results {
 		m.Checks = append(m.Checks, ResultToProto(r, stage.Asks(r.Check)))
 	}
+	if d.ControlsHash != "" {
+		m.Controls = &gatev1.ControlsHeard{Hash: d.ControlsHash}
+	}
+	for _, c := range d.Controls {
+		now, before := c.Evidence.New, c.Evidence.Baseline
+		m.Controls.Clusters = append(m.Controls.Clusters, &gatev1.ControlHeard{
+			Cluster: string(c.Cluster), StreamSequence: c.Watermark.Seq, NewFailed: int64(now.Failed), NewSucceeded: int64(now.Succeeded),
+			BaselineFailed: int64(before.Failed), BaselineSucceeded: int64(before.Succeeded),
+		})
+	}
 	return m
 }
 
@@ -113,6 +123,7 @@ func LinkFromProto(gateID string, m *gatev1.Decision) gate.Link {
 	return gate.Link{
 		Gate: gateID, Verdict: gate.Verdict(m.GetVerdict()), PolicyHash: m.GetPolicyHash(), EvidenceHash: m.GetEvidenceHash(),
 		Seq: m.GetStreamSequence(), DeadlinePassed: m.GetDeadlinePassed(), StageHash: m.GetStageHash(),
+		ControlsHash: m.GetControls().GetHash(),
 	}
 }
 

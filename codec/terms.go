@@ -12,7 +12,11 @@ import (
 
 // TermsToProto encodes what a step is judged by besides the statistics.
 func TermsToProto(t gate.Terms) *gatev1.Terms {
-	return &gatev1.Terms{Policy: t.Policy, Mode: string(t.Mode), Stage: StageToProto(t.Stage), Expected: ExpectationToProto(t.Expected)}
+	m := &gatev1.Terms{Policy: t.Policy, Mode: string(t.Mode), Stage: StageToProto(t.Stage), Expected: ExpectationToProto(t.Expected)}
+	for _, c := range t.Controls {
+		m.Controls = append(m.Controls, &gatev1.Control{Cluster: string(c.Cluster), Aside: spansToProto(c.Aside)})
+	}
+	return m
 }
 
 // TermsFromProto decodes what a step is judged by. A gate that was opened without
@@ -21,9 +25,13 @@ func TermsFromProto(m *gatev1.Terms, policy gate.Policy) gate.Terms {
 	if m == nil {
 		return gate.DefaultTerms(policy)
 	}
-	return gate.Terms{
+	t := gate.Terms{
 		Policy: m.GetPolicy(), Mode: gate.Mode(m.GetMode()), Stage: StageFromProto(m.GetStage()), Expected: ExpectationFromProto(m.GetExpected()),
 	}
+	for _, c := range m.GetControls() {
+		t.Controls = append(t.Controls, gate.Control{Cluster: fleet.ClusterID(c.GetCluster()), Aside: spansFromProto(c.GetAside())})
+	}
+	return t
 }
 
 // GatePlanToProto encodes a gate policy that has a name.

@@ -135,7 +135,7 @@ func (r Result) lacksData() bool {
 		code = r.Reasons[0].Code
 	}
 	if r.Verdict == Pending {
-		return code != NotSustained
+		return code != NotSustained && code != NotToldApart
 	}
 	return slices.Contains([]Code{NotConfigured, NoData, NoBaseline, DeadlinePassed}, code)
 }

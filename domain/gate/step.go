@@ -18,6 +18,9 @@ type Terms struct {
 	Mode     Mode
 	Stage    Stage
 	Expected Expectation
+	// Controls are clusters that were not stepped; what people's sessions say is set
+	// beside theirs before it counts as the step's.
+	Controls []Control
 }
 
 // Expectation is what a step should be found to have done.
@@ -62,6 +65,10 @@ type StepDecision struct {
 	Sessions, Probes Decision
 	// Watermark is of all that was taken in when this was said.
 	Watermark Watermark
+	// Controls is what those of the terms say, by cluster. ControlsHash covers it; it is
+	// empty where they were not asked.
+	Controls     []ControlEvidence
+	ControlsHash string
 }
 
 // Summary says in one paragraph what decides. Where that is people's sessions alone
@@ -185,6 +192,9 @@ type Step struct {
 	registered sighting[fleet.Registration]
 	mixedSince time.Time
 	looks      looks
+
+	asked    bool // the controls were heard
+	controls []ControlEvidence
 }
 
 // watched is a check that a stage looks at.
@@ -448,7 +458,10 @@ func (s *Step) Watermark() Watermark {
 // passed is for the caller to say: without its word nothing expires, however late it
 // is, and with it what is still waited for has expired, however early, but for a soak.
 func (s *Step) Decide(now time.Time, deadlinePassed bool) StepDecision {
-	d := StepDecision{Sessions: s.said(s.people, deadlinePassed), Watermark: s.Watermark()}
+	d := StepDecision{Sessions: s.beside(s.said(s.people, deadlinePassed), deadlinePassed), Watermark: s.Watermark(), Controls: s.controls}
+	if s.asked {
+		d.ControlsHash = controlsHash(s.controls)
+	}
 	if s.probes != nil {
 		d.Probes = s.said(s.probes, deadlinePassed)
 	}

@@ -171,6 +171,11 @@ func (d *Decision) describe(p Policy, code Code, blindReason string) {
 	if d.Verdict == Pending || d.Verdict == Inconclusive {
 		d.limits(p, add)
 	}
+	d.summarise()
+}
+
+// summarise makes one paragraph of the reasons.
+func (d *Decision) summarise() {
 	texts := make([]string, len(d.Reasons))
 	for i, r := range d.Reasons {
 		texts[i] = r.Text

@@ -45,10 +45,11 @@ type ClusterEvidence struct {
 	RolledBack bool
 }
 
-// ControlEvidence is one control, judged as if it had been stepped with the wave.
+// ControlEvidence is one control, judged as if it had been stepped, too.
 type ControlEvidence struct {
-	Cluster  fleet.ClusterID
-	Evidence Evidence
+	Cluster   fleet.ClusterID
+	Evidence  Evidence
+	Watermark Watermark // how much of it was read
 }
 
 // Wave is all that the verdict on a wave rests on. The order of clusters means

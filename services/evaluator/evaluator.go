@@ -205,6 +205,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() error { return s.deps.Bus.Consume(ctx, topology.EvaluatorRollouts(), s.watch.learnRollout) })
 	group.Go(func() error { return s.deps.Bus.ConsumeBatch(ctx, topology.EvaluatorArchive(), s.watch.archive) })
 	group.Go(func() error { return s.watch.listen(ctx) })
+	group.Go(func() error { return s.watch.askControls(ctx) })
 	group.Go(func() error { return s.beat(ctx) })
 	group.Go(func() error { return s.rollUp(ctx) })
 	return group.Wait()

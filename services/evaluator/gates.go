@@ -31,6 +31,9 @@ type gateWatch struct {
 	step     *gate.Step
 	decision *gatev1.Decision
 	revision uint64
+	// alarmedAt is when sessions were found to fail more, askedAt when the controls were
+	// asked last.
+	alarmedAt, askedAt time.Time
 }
 
 // openMissing opens the gates that clusters wait for and that were never opened,
@@ -144,6 +147,7 @@ func (w *watch) terms(ctx context.Context, id rollout.ID, cluster fleet.ClusterI
 		}
 	}
 	terms.Expected = expected
+	terms.Controls = w.controlsOf(id, applied.Boundary)
 	return terms
 }
 
@@ -166,16 +170,19 @@ func (w *watch) close(g *gateWatch, decision *gatev1.Decision) {
 // refold builds a gate's evidence anew from rows, and from what has arrived and is on
 // its way to them.
 func (w *watch) refold(ctx context.Context, g *gateWatch) error {
-	step, err := w.replay(ctx, g.Gate, math.MaxInt64)
+	ahead := maps.Clone(w.ahead[topology.Partition(g.Cluster)])
+	maps.DeleteFunc(ahead, func(_ uint64, a *arrival) bool { return a.repeat })
+	sequences := slices.Sorted(maps.Keys(ahead))
+	upTo := uint64(math.MaxInt64)
+	if len(sequences) > 0 {
+		upTo = sequences[0] - 1 // its rows are stored one kind after another
+	}
+	step, err := w.replay(ctx, g.Gate, upTo)
 	if err != nil {
 		return err
 	}
-	ahead := w.ahead[topology.Partition(g.Cluster)]
-	for _, sequence := range slices.Sorted(maps.Keys(ahead)) {
+	for _, sequence := range sequences {
 		a := ahead[sequence]
-		if a.repeat {
-			continue
-		}
 		for _, r := range slices.Concat(a.hole, a.kept) {
 			if r.Cluster() == g.Cluster {
 				feed(step, r)
@@ -231,6 +238,7 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 	passed := w.deadlinePassed(g, now)
 	decision := g.step.Decide(now, passed)
 	if !decision.Verdict.Final() && !passed {
+		w.wonder(g, now)
 		return nil
 	}
 	if decision.Verdict == gate.Pass && w.unstored(g.Cluster, decision.Watermark.Seq) {
@@ -354,13 +362,21 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 	if err != nil {
 		return nil, err
 	}
+	if recorded.GetControls() != nil {
+		heard, err := a.watch.hearAgain(ctx, opened, recorded.GetControls())
+		if err != nil {
+			return nil, err
+		}
+		step.Beside(heard)
+	}
 	// What is still up to date depends on when it is asked.
 	decision := step.Decide(recorded.GetDecidedAt().AsTime(), recorded.GetDeadlinePassed())
 	replayed := codec.StepDecisionToProto(decision, opened.Terms.Stage, opened.Policy, a.watch.deps.Now(), recorded.GetDeadlinePassed())
 	return &gatev1.ReplayGateResponse{
 		Gate: described, Replayed: replayed,
 		Same: replayed.GetVerdict() == recorded.GetVerdict() && replayed.GetEvidenceHash() == recorded.GetEvidenceHash() &&
-			(recorded.GetStageHash() == "" || replayed.GetStageHash() == recorded.GetStageHash()),
+			(recorded.GetStageHash() == "" || replayed.GetStageHash() == recorded.GetStageHash()) &&
+			replayed.GetControls().GetHash() == recorded.GetControls().GetHash(),
 		Chained: recorded.GetPreviousHash() == previous && recorded.GetHash() == codec.LinkFromProto(opened.ID, recorded).Hash(previous),
 	}, nil
 }

@@ -66,7 +66,8 @@ type watch struct {
 	handled [topology.Partitions]uint64
 	// ahead are the messages of each partition that are folded and whose rows are not
 	// stored yet, by their place in the stream.
-	ahead [topology.Partitions]map[uint64]*arrival
+	ahead    [topology.Partitions]map[uint64]*arrival
+	controls controls
 	// rests is the last message of observations that a decision of each cluster rests on.
 	rests map[fleet.ClusterID]uint64
 	// heard is the last event that the rebuild is sure to have read.
@@ -88,8 +89,9 @@ func newWatch(config Config, deps Deps) *watch {
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch), open: make(map[fleet.ClusterID]map[string]*gateWatch),
 		rests: make(map[fleet.ClusterID]uint64), rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), recalled: make(arrivals), limits: config.Limits, learned: make(map[fleet.ClusterID]time.Time),
-		commits: &commits{insert: func(ctx context.Context, records []codec.Record) error { return deps.Store.InsertRecords(ctx, records) }},
-		catalog: catalogWatch{configured: config.Releases}, declared: declaredWatch{clusters: make(map[fleet.ClusterID]DeclaredCluster)},
+		controls: controls{wake: make(chan struct{}, 1)},
+		commits:  &commits{insert: func(ctx context.Context, records []codec.Record) error { return deps.Store.InsertRecords(ctx, records) }},
+		catalog:  catalogWatch{configured: config.Releases}, declared: declaredWatch{clusters: make(map[fleet.ClusterID]DeclaredCluster)},
 	}
 	for _, c := range config.Clusters {
 		w.clusters[c.ID] = newCluster(c.ClusterConfig)

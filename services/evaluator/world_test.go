@@ -486,18 +486,22 @@ func (w *world) applyBy(cluster fleet.ClusterID, by *gate.Plan) (id rollout.ID, 
 	w.t.Helper()
 	id = rollout.ID("r-" + cluster)
 	gateID = rollout.GateID(id, cluster, "gateway")
-	plan := rollout.Plan{Release: "spring", Gate: policy(), Window: 24 * time.Hour, Lookback: 10 * time.Minute, Policy: by, Clusters: []rollout.ClusterPlan{{
-		Cluster: cluster, Steps: []rollout.StepPlan{
-			{Name: "gateway", Line: fleet.LineGateway, FromVersion: "1", ToVersion: "2", Components: []fleet.Component{fleet.Gateway}},
-			{Name: "sra", Line: fleet.LineSRA, FromVersion: "1", ToVersion: "2", Components: []fleet.Component{fleet.SRAWeb}},
-		},
-	}}}
-	w.record(id, cluster, rollout.RolloutStarted{Plan: plan}, rollout.ClusterStarted{WindowEnds: w.step.Add(24 * time.Hour)},
+	w.record(id, cluster, rollout.RolloutStarted{Plan: w.plan(cluster, by)}, rollout.ClusterStarted{WindowEnds: w.step.Add(24 * time.Hour)},
 		rollout.PackageCaptured{Package: "p0"}, rollout.StepStarted{Step: "gateway"})
 	w.record(id, cluster, rollout.StepApplied{Step: "gateway", Gate: gateID, Package: "p1", Policy: policy(), Boundary: gate.Boundary{
 		BaselineFrom: w.step.Add(-10 * time.Minute), Start: w.step, End: w.step.Add(10 * time.Second),
 	}})
 	return id, gateID
+}
+
+// plan is that of a rollout of one cluster.
+func (w *world) plan(cluster fleet.ClusterID, by *gate.Plan) rollout.Plan {
+	return rollout.Plan{Release: "spring", Gate: policy(), Window: 24 * time.Hour, Lookback: 10 * time.Minute, Policy: by, Clusters: []rollout.ClusterPlan{{
+		Cluster: cluster, Steps: []rollout.StepPlan{
+			{Name: "gateway", Line: fleet.LineGateway, FromVersion: "1", ToVersion: "2", Components: []fleet.Component{fleet.Gateway}},
+			{Name: "sra", Line: fleet.LineSRA, FromVersion: "1", ToVersion: "2", Components: []fleet.Component{fleet.SRAWeb}},
+		},
+	}}}
 }
 
 // record appends facts of a rollout as the executor would.

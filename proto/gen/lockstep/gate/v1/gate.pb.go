@@ -1189,7 +1189,10 @@ type Terms struct {
 	// What is asked.
 	Stage *Stage `protobuf:"bytes,3,opt,name=stage,proto3" json:"stage,omitempty"`
 	// What should be found.
-	Expected      *Expectation `protobuf:"bytes,4,opt,name=expected,proto3" json:"expected,omitempty"`
+	Expected *Expectation `protobuf:"bytes,4,opt,name=expected,proto3" json:"expected,omitempty"`
+	// Clusters that were not stepped when the gate was opened. A failure of people's
+	// sessions is set beside theirs before it counts as the step's.
+	Controls      []*Control `protobuf:"bytes,5,rep,name=controls,proto3" json:"controls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1252,6 +1255,68 @@ func (x *Terms) GetExpected() *Expectation {
 	return nil
 }
 
+func (x *Terms) GetControls() []*Control {
+	if x != nil {
+		return x.Controls
+	}
+	return nil
+}
+
+// Control is a cluster that a step elsewhere is set beside.
+type Control struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which cluster.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Its sessions that started in one of these are not looked at.
+	Aside         []*Span `protobuf:"bytes,2,rep,name=aside,proto3" json:"aside,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Control) Reset() {
+	*x = Control{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Control) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Control) ProtoMessage() {}
+
+func (x *Control) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Control.ProtoReflect.Descriptor instead.
+func (*Control) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Control) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Control) GetAside() []*Span {
+	if x != nil {
+		return x.Aside
+	}
+	return nil
+}
+
 // Plan is a gate policy by name.
 type Plan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1272,7 +1337,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1349,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1362,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{18}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Plan) GetName() string {
@@ -1352,7 +1417,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1429,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1442,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{19}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Stage) GetChecks() []*CheckDemand {
@@ -1427,7 +1492,7 @@ type CheckDemand struct {
 
 func (x *CheckDemand) Reset() {
 	*x = CheckDemand{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1504,7 @@ func (x *CheckDemand) String() string {
 func (*CheckDemand) ProtoMessage() {}
 
 func (x *CheckDemand) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1517,7 @@ func (x *CheckDemand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDemand.ProtoReflect.Descriptor instead.
 func (*CheckDemand) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{20}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CheckDemand) GetCheck() string {
@@ -1501,7 +1566,7 @@ type HouseRule struct {
 
 func (x *HouseRule) Reset() {
 	*x = HouseRule{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1578,7 @@ func (x *HouseRule) String() string {
 func (*HouseRule) ProtoMessage() {}
 
 func (x *HouseRule) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1591,7 @@ func (x *HouseRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HouseRule.ProtoReflect.Descriptor instead.
 func (*HouseRule) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{21}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HouseRule) GetName() string {
@@ -1582,7 +1647,7 @@ type Expectation struct {
 
 func (x *Expectation) Reset() {
 	*x = Expectation{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1659,7 @@ func (x *Expectation) String() string {
 func (*Expectation) ProtoMessage() {}
 
 func (x *Expectation) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1672,7 @@ func (x *Expectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expectation.ProtoReflect.Descriptor instead.
 func (*Expectation) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{22}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Expectation) GetVersions() map[string]string {
@@ -1679,7 +1744,7 @@ type PlannedImage struct {
 
 func (x *PlannedImage) Reset() {
 	*x = PlannedImage{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1756,7 @@ func (x *PlannedImage) String() string {
 func (*PlannedImage) ProtoMessage() {}
 
 func (x *PlannedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1769,7 @@ func (x *PlannedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedImage.ProtoReflect.Descriptor instead.
 func (*PlannedImage) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{23}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PlannedImage) GetComponent() string {
@@ -1734,7 +1799,7 @@ type ConfiguredCheck struct {
 
 func (x *ConfiguredCheck) Reset() {
 	*x = ConfiguredCheck{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1811,7 @@ func (x *ConfiguredCheck) String() string {
 func (*ConfiguredCheck) ProtoMessage() {}
 
 func (x *ConfiguredCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1824,7 @@ func (x *ConfiguredCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfiguredCheck.ProtoReflect.Descriptor instead.
 func (*ConfiguredCheck) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{24}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ConfiguredCheck) GetName() string {
@@ -1795,7 +1860,7 @@ type RiskAssessment struct {
 
 func (x *RiskAssessment) Reset() {
 	*x = RiskAssessment{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1872,7 @@ func (x *RiskAssessment) String() string {
 func (*RiskAssessment) ProtoMessage() {}
 
 func (x *RiskAssessment) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1885,7 @@ func (x *RiskAssessment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RiskAssessment.ProtoReflect.Descriptor instead.
 func (*RiskAssessment) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{25}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RiskAssessment) GetRisk() string {
@@ -1881,7 +1946,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +1958,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +1971,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{26}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CheckResult) GetCheck() string {
@@ -1976,7 +2041,7 @@ type Boundary struct {
 
 func (x *Boundary) Reset() {
 	*x = Boundary{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2053,7 @@ func (x *Boundary) String() string {
 func (*Boundary) ProtoMessage() {}
 
 func (x *Boundary) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2066,7 @@ func (x *Boundary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Boundary.ProtoReflect.Descriptor instead.
 func (*Boundary) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{27}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Boundary) GetBaselineFrom() *timestamppb.Timestamp {
@@ -2045,7 +2110,7 @@ type Span struct {
 
 func (x *Span) Reset() {
 	*x = Span{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2122,7 @@ func (x *Span) String() string {
 func (*Span) ProtoMessage() {}
 
 func (x *Span) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2135,7 @@ func (x *Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Span.ProtoReflect.Descriptor instead.
 func (*Span) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{28}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Span) GetFrom() *timestamppb.Timestamp {
@@ -2130,7 +2195,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2207,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2220,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{29}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Policy) GetAlpha() float64 {
@@ -2281,7 +2346,7 @@ type Decision struct {
 	// first.
 	PreviousHash string `protobuf:"bytes,11,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
 	// SHA-256 over previous_hash, the gate's id, verdict, policy_hash, evidence_hash,
-	// stream_sequence, deadline_passed and stage_hash, in hex.
+	// stream_sequence, deadline_passed, stage_hash and the hash of controls, in hex.
 	Hash string `protobuf:"bytes,12,opt,name=hash,proto3" json:"hash,omitempty"`
 	// What each check says, in the order in which they are told. Those of reasons that
 	// decide begin with their check's name.
@@ -2292,14 +2357,17 @@ type Decision struct {
 	// the figures, in hex.
 	StageHash string `protobuf:"bytes,15,opt,name=stage_hash,json=stageHash,proto3" json:"stage_hash,omitempty"`
 	// What the verdict on probes rests on; evidence is of people's sessions.
-	Probes        *Evidence `protobuf:"bytes,16,opt,name=probes,proto3" json:"probes,omitempty"`
+	Probes *Evidence `protobuf:"bytes,16,opt,name=probes,proto3" json:"probes,omitempty"`
+	// What the controls said. Absent where they were not asked: sessions did not fail
+	// more than before, there were no controls, or they could not be read in time.
+	Controls      *ControlsHeard `protobuf:"bytes,17,opt,name=controls,proto3" json:"controls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2379,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2392,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{30}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Decision) GetVerdict() string {
@@ -2439,12 +2507,166 @@ func (x *Decision) GetProbes() *Evidence {
 	return nil
 }
 
+func (x *Decision) GetControls() *ControlsHeard {
+	if x != nil {
+		return x.Controls
+	}
+	return nil
+}
+
+// ControlsHeard is what the controls of a step say.
+type ControlsHeard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that were asked, without any that was stepped meanwhile or is not seen whole.
+	Clusters []*ControlHeard `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// SHA-256 over the evidence of each, in hex.
+	Hash          string `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlsHeard) Reset() {
+	*x = ControlsHeard{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlsHeard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlsHeard) ProtoMessage() {}
+
+func (x *ControlsHeard) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlsHeard.ProtoReflect.Descriptor instead.
+func (*ControlsHeard) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ControlsHeard) GetClusters() []*ControlHeard {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *ControlsHeard) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+// ControlHeard is what one control says, counted as if it had been stepped, too.
+type ControlHeard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which cluster.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Its rows were read up to this sequence of the observation stream.
+	StreamSequence uint64 `protobuf:"varint,2,opt,name=stream_sequence,json=streamSequence,proto3" json:"stream_sequence,omitempty"`
+	// Started after the step and failed.
+	NewFailed int64 `protobuf:"varint,3,opt,name=new_failed,json=newFailed,proto3" json:"new_failed,omitempty"`
+	// Started after the step and worked.
+	NewSucceeded int64 `protobuf:"varint,4,opt,name=new_succeeded,json=newSucceeded,proto3" json:"new_succeeded,omitempty"`
+	// Started before the step and failed.
+	BaselineFailed int64 `protobuf:"varint,5,opt,name=baseline_failed,json=baselineFailed,proto3" json:"baseline_failed,omitempty"`
+	// Started before the step and worked.
+	BaselineSucceeded int64 `protobuf:"varint,6,opt,name=baseline_succeeded,json=baselineSucceeded,proto3" json:"baseline_succeeded,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ControlHeard) Reset() {
+	*x = ControlHeard{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlHeard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlHeard) ProtoMessage() {}
+
+func (x *ControlHeard) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlHeard.ProtoReflect.Descriptor instead.
+func (*ControlHeard) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ControlHeard) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ControlHeard) GetStreamSequence() uint64 {
+	if x != nil {
+		return x.StreamSequence
+	}
+	return 0
+}
+
+func (x *ControlHeard) GetNewFailed() int64 {
+	if x != nil {
+		return x.NewFailed
+	}
+	return 0
+}
+
+func (x *ControlHeard) GetNewSucceeded() int64 {
+	if x != nil {
+		return x.NewSucceeded
+	}
+	return 0
+}
+
+func (x *ControlHeard) GetBaselineFailed() int64 {
+	if x != nil {
+		return x.BaselineFailed
+	}
+	return 0
+}
+
+func (x *ControlHeard) GetBaselineSucceeded() int64 {
+	if x != nil {
+		return x.BaselineSucceeded
+	}
+	return 0
+}
+
 // Reason is one cause of a verdict.
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A stable code: regression, below_floor, no_worse, acceptable_rate, blind,
 	// too_many_late, many_unresolved, deadline_passed, no_data, collecting,
-	// no_baseline, partners_used or regression_later. More may come.
+	// no_baseline, partners_used, regression_later, controls_work, no_controls,
+	// common_cause or not_told_apart. More may come.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// The same in a sentence.
 	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
@@ -2454,7 +2676,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +2688,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2479,7 +2701,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{31}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Reason) GetCode() string {
@@ -2543,7 +2765,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2777,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2790,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{32}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Evidence) GetNewFailed() int64 {
@@ -2703,7 +2925,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2937,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2950,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{33}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Block) GetNa() int32 {
@@ -2779,7 +3001,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2791,7 +3013,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2804,7 +3026,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{34}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Event) GetGate() string {
@@ -2838,7 +3060,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2850,7 +3072,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2863,7 +3085,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{35}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Fact) GetKind() isFact_Kind {
@@ -2932,7 +3154,7 @@ type GateOpened struct {
 
 func (x *GateOpened) Reset() {
 	*x = GateOpened{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2944,7 +3166,7 @@ func (x *GateOpened) String() string {
 func (*GateOpened) ProtoMessage() {}
 
 func (x *GateOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2957,7 +3179,7 @@ func (x *GateOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateOpened.ProtoReflect.Descriptor instead.
 func (*GateOpened) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{36}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GateOpened) GetRollout() string {
@@ -3026,7 +3248,7 @@ type GateDecided struct {
 
 func (x *GateDecided) Reset() {
 	*x = GateDecided{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3260,7 @@ func (x *GateDecided) String() string {
 func (*GateDecided) ProtoMessage() {}
 
 func (x *GateDecided) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3273,7 @@ func (x *GateDecided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateDecided.ProtoReflect.Descriptor instead.
 func (*GateDecided) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{37}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GateDecided) GetRollout() string {
@@ -3167,12 +3389,16 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\bboundary\x18\x06 \x01(\v2\x1a.lockstep.gate.v1.BoundaryR\bboundary\x127\n" +
 	"\topened_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x126\n" +
 	"\bdecision\x18\b \x01(\v2\x1a.lockstep.gate.v1.DecisionR\bdecision\x12-\n" +
-	"\x05terms\x18\t \x01(\v2\x17.lockstep.gate.v1.TermsR\x05terms\"\x9d\x01\n" +
+	"\x05terms\x18\t \x01(\v2\x17.lockstep.gate.v1.TermsR\x05terms\"\xd4\x01\n" +
 	"\x05Terms\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12-\n" +
 	"\x05stage\x18\x03 \x01(\v2\x17.lockstep.gate.v1.StageR\x05stage\x129\n" +
-	"\bexpected\x18\x04 \x01(\v2\x1d.lockstep.gate.v1.ExpectationR\bexpected\"\x97\x02\n" +
+	"\bexpected\x18\x04 \x01(\v2\x1d.lockstep.gate.v1.ExpectationR\bexpected\x125\n" +
+	"\bcontrols\x18\x05 \x03(\v2\x19.lockstep.gate.v1.ControlR\bcontrols\"Q\n" +
+	"\aControl\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12,\n" +
+	"\x05aside\x18\x02 \x03(\v2\x16.lockstep.gate.v1.SpanR\x05aside\"\x97\x02\n" +
 	"\x04Plan\x12-\n" +
 	"\x04name\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x04name\x124\n" +
 	"\x04mode\x18\x02 \x01(\tB \xbaH\x1dr\x1bR\x06shadowR\x06adviseR\x04holdR\x03actR\x04mode\x12@\n" +
@@ -3258,7 +3484,7 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\vburstWindow\x121\n" +
 	"\x06bucket\x18\v \x01(\v2\x19.google.protobuf.DurationR\x06bucket\x125\n" +
 	"\bdeadline\x18\f \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12\x19\n" +
-	"\bmax_late\x18\r \x01(\x01R\amaxLate\"\xa5\x05\n" +
+	"\bmax_late\x18\r \x01(\x01R\amaxLate\"\xe2\x05\n" +
 	"\bDecision\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\tR\averdict\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x122\n" +
@@ -3279,7 +3505,19 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\vconsequence\x18\x0e \x01(\tR\vconsequence\x12\x1d\n" +
 	"\n" +
 	"stage_hash\x18\x0f \x01(\tR\tstageHash\x122\n" +
-	"\x06probes\x18\x10 \x01(\v2\x1a.lockstep.gate.v1.EvidenceR\x06probes\"0\n" +
+	"\x06probes\x18\x10 \x01(\v2\x1a.lockstep.gate.v1.EvidenceR\x06probes\x12;\n" +
+	"\bcontrols\x18\x11 \x01(\v2\x1f.lockstep.gate.v1.ControlsHeardR\bcontrols\"_\n" +
+	"\rControlsHeard\x12:\n" +
+	"\bclusters\x18\x01 \x03(\v2\x1e.lockstep.gate.v1.ControlHeardR\bclusters\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\"\xed\x01\n" +
+	"\fControlHeard\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12'\n" +
+	"\x0fstream_sequence\x18\x02 \x01(\x04R\x0estreamSequence\x12\x1d\n" +
+	"\n" +
+	"new_failed\x18\x03 \x01(\x03R\tnewFailed\x12#\n" +
+	"\rnew_succeeded\x18\x04 \x01(\x03R\fnewSucceeded\x12'\n" +
+	"\x0fbaseline_failed\x18\x05 \x01(\x03R\x0ebaselineFailed\x12-\n" +
+	"\x12baseline_succeeded\x18\x06 \x01(\x03R\x11baselineSucceeded\"0\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"\xfb\x04\n" +
@@ -3355,7 +3593,7 @@ func file_lockstep_gate_v1_gate_proto_rawDescGZIP() []byte {
 	return file_lockstep_gate_v1_gate_proto_rawDescData
 }
 
-var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_lockstep_gate_v1_gate_proto_goTypes = []any{
 	(*ListGatesRequest)(nil),       // 0: lockstep.gate.v1.ListGatesRequest
 	(*ListGatesResponse)(nil),      // 1: lockstep.gate.v1.ListGatesResponse
@@ -3375,122 +3613,129 @@ var file_lockstep_gate_v1_gate_proto_goTypes = []any{
 	(*BacktestPolicyRequest)(nil),  // 15: lockstep.gate.v1.BacktestPolicyRequest
 	(*Gate)(nil),                   // 16: lockstep.gate.v1.Gate
 	(*Terms)(nil),                  // 17: lockstep.gate.v1.Terms
-	(*Plan)(nil),                   // 18: lockstep.gate.v1.Plan
-	(*Stage)(nil),                  // 19: lockstep.gate.v1.Stage
-	(*CheckDemand)(nil),            // 20: lockstep.gate.v1.CheckDemand
-	(*HouseRule)(nil),              // 21: lockstep.gate.v1.HouseRule
-	(*Expectation)(nil),            // 22: lockstep.gate.v1.Expectation
-	(*PlannedImage)(nil),           // 23: lockstep.gate.v1.PlannedImage
-	(*ConfiguredCheck)(nil),        // 24: lockstep.gate.v1.ConfiguredCheck
-	(*RiskAssessment)(nil),         // 25: lockstep.gate.v1.RiskAssessment
-	(*CheckResult)(nil),            // 26: lockstep.gate.v1.CheckResult
-	(*Boundary)(nil),               // 27: lockstep.gate.v1.Boundary
-	(*Span)(nil),                   // 28: lockstep.gate.v1.Span
-	(*Policy)(nil),                 // 29: lockstep.gate.v1.Policy
-	(*Decision)(nil),               // 30: lockstep.gate.v1.Decision
-	(*Reason)(nil),                 // 31: lockstep.gate.v1.Reason
-	(*Evidence)(nil),               // 32: lockstep.gate.v1.Evidence
-	(*Block)(nil),                  // 33: lockstep.gate.v1.Block
-	(*Event)(nil),                  // 34: lockstep.gate.v1.Event
-	(*Fact)(nil),                   // 35: lockstep.gate.v1.Fact
-	(*GateOpened)(nil),             // 36: lockstep.gate.v1.GateOpened
-	(*GateDecided)(nil),            // 37: lockstep.gate.v1.GateDecided
-	nil,                            // 38: lockstep.gate.v1.Expectation.VersionsEntry
-	nil,                            // 39: lockstep.gate.v1.CheckResult.FiguresEntry
-	(*timestamppb.Timestamp)(nil),  // 40: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 41: google.protobuf.Duration
-	(*GetAttributionRequest)(nil),  // 42: lockstep.gate.v1.GetAttributionRequest
-	(*BacktestPolicyResponse)(nil), // 43: lockstep.gate.v1.BacktestPolicyResponse
-	(*GetAttributionResponse)(nil), // 44: lockstep.gate.v1.GetAttributionResponse
+	(*Control)(nil),                // 18: lockstep.gate.v1.Control
+	(*Plan)(nil),                   // 19: lockstep.gate.v1.Plan
+	(*Stage)(nil),                  // 20: lockstep.gate.v1.Stage
+	(*CheckDemand)(nil),            // 21: lockstep.gate.v1.CheckDemand
+	(*HouseRule)(nil),              // 22: lockstep.gate.v1.HouseRule
+	(*Expectation)(nil),            // 23: lockstep.gate.v1.Expectation
+	(*PlannedImage)(nil),           // 24: lockstep.gate.v1.PlannedImage
+	(*ConfiguredCheck)(nil),        // 25: lockstep.gate.v1.ConfiguredCheck
+	(*RiskAssessment)(nil),         // 26: lockstep.gate.v1.RiskAssessment
+	(*CheckResult)(nil),            // 27: lockstep.gate.v1.CheckResult
+	(*Boundary)(nil),               // 28: lockstep.gate.v1.Boundary
+	(*Span)(nil),                   // 29: lockstep.gate.v1.Span
+	(*Policy)(nil),                 // 30: lockstep.gate.v1.Policy
+	(*Decision)(nil),               // 31: lockstep.gate.v1.Decision
+	(*ControlsHeard)(nil),          // 32: lockstep.gate.v1.ControlsHeard
+	(*ControlHeard)(nil),           // 33: lockstep.gate.v1.ControlHeard
+	(*Reason)(nil),                 // 34: lockstep.gate.v1.Reason
+	(*Evidence)(nil),               // 35: lockstep.gate.v1.Evidence
+	(*Block)(nil),                  // 36: lockstep.gate.v1.Block
+	(*Event)(nil),                  // 37: lockstep.gate.v1.Event
+	(*Fact)(nil),                   // 38: lockstep.gate.v1.Fact
+	(*GateOpened)(nil),             // 39: lockstep.gate.v1.GateOpened
+	(*GateDecided)(nil),            // 40: lockstep.gate.v1.GateDecided
+	nil,                            // 41: lockstep.gate.v1.Expectation.VersionsEntry
+	nil,                            // 42: lockstep.gate.v1.CheckResult.FiguresEntry
+	(*timestamppb.Timestamp)(nil),  // 43: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 44: google.protobuf.Duration
+	(*GetAttributionRequest)(nil),  // 45: lockstep.gate.v1.GetAttributionRequest
+	(*BacktestPolicyResponse)(nil), // 46: lockstep.gate.v1.BacktestPolicyResponse
+	(*GetAttributionResponse)(nil), // 47: lockstep.gate.v1.GetAttributionResponse
 }
 var file_lockstep_gate_v1_gate_proto_depIdxs = []int32{
 	16, // 0: lockstep.gate.v1.ListGatesResponse.gates:type_name -> lockstep.gate.v1.Gate
 	16, // 1: lockstep.gate.v1.GetGateResponse.gate:type_name -> lockstep.gate.v1.Gate
 	16, // 2: lockstep.gate.v1.WatchGateResponse.gate:type_name -> lockstep.gate.v1.Gate
 	16, // 3: lockstep.gate.v1.ReplayGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	30, // 4: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
+	31, // 4: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
 	10, // 5: lockstep.gate.v1.ListPoliciesResponse.policies:type_name -> lockstep.gate.v1.NamedPolicy
-	18, // 6: lockstep.gate.v1.NamedPolicy.plan:type_name -> lockstep.gate.v1.Plan
-	40, // 7: lockstep.gate.v1.NamedPolicy.applied_at:type_name -> google.protobuf.Timestamp
+	19, // 6: lockstep.gate.v1.NamedPolicy.plan:type_name -> lockstep.gate.v1.Plan
+	43, // 7: lockstep.gate.v1.NamedPolicy.applied_at:type_name -> google.protobuf.Timestamp
 	13, // 8: lockstep.gate.v1.ApplyPoliciesResponse.changes:type_name -> lockstep.gate.v1.PolicyChange
-	18, // 9: lockstep.gate.v1.PolicyEvent.plan:type_name -> lockstep.gate.v1.Plan
-	40, // 10: lockstep.gate.v1.PolicyEvent.at:type_name -> google.protobuf.Timestamp
-	29, // 11: lockstep.gate.v1.BacktestPolicyRequest.policy:type_name -> lockstep.gate.v1.Policy
-	29, // 12: lockstep.gate.v1.BacktestPolicyRequest.against:type_name -> lockstep.gate.v1.Policy
-	40, // 13: lockstep.gate.v1.BacktestPolicyRequest.from:type_name -> google.protobuf.Timestamp
-	40, // 14: lockstep.gate.v1.BacktestPolicyRequest.to:type_name -> google.protobuf.Timestamp
-	41, // 15: lockstep.gate.v1.BacktestPolicyRequest.lookback:type_name -> google.protobuf.Duration
-	29, // 16: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
-	27, // 17: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
-	40, // 18: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
-	30, // 19: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
+	19, // 9: lockstep.gate.v1.PolicyEvent.plan:type_name -> lockstep.gate.v1.Plan
+	43, // 10: lockstep.gate.v1.PolicyEvent.at:type_name -> google.protobuf.Timestamp
+	30, // 11: lockstep.gate.v1.BacktestPolicyRequest.policy:type_name -> lockstep.gate.v1.Policy
+	30, // 12: lockstep.gate.v1.BacktestPolicyRequest.against:type_name -> lockstep.gate.v1.Policy
+	43, // 13: lockstep.gate.v1.BacktestPolicyRequest.from:type_name -> google.protobuf.Timestamp
+	43, // 14: lockstep.gate.v1.BacktestPolicyRequest.to:type_name -> google.protobuf.Timestamp
+	44, // 15: lockstep.gate.v1.BacktestPolicyRequest.lookback:type_name -> google.protobuf.Duration
+	30, // 16: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
+	28, // 17: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
+	43, // 18: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
+	31, // 19: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
 	17, // 20: lockstep.gate.v1.Gate.terms:type_name -> lockstep.gate.v1.Terms
-	19, // 21: lockstep.gate.v1.Terms.stage:type_name -> lockstep.gate.v1.Stage
-	22, // 22: lockstep.gate.v1.Terms.expected:type_name -> lockstep.gate.v1.Expectation
-	29, // 23: lockstep.gate.v1.Plan.statistics:type_name -> lockstep.gate.v1.Policy
-	19, // 24: lockstep.gate.v1.Plan.step:type_name -> lockstep.gate.v1.Stage
-	19, // 25: lockstep.gate.v1.Plan.wave:type_name -> lockstep.gate.v1.Stage
-	20, // 26: lockstep.gate.v1.Stage.checks:type_name -> lockstep.gate.v1.CheckDemand
-	21, // 27: lockstep.gate.v1.Stage.rules:type_name -> lockstep.gate.v1.HouseRule
-	41, // 28: lockstep.gate.v1.Stage.deadline:type_name -> google.protobuf.Duration
-	41, // 29: lockstep.gate.v1.Stage.soak:type_name -> google.protobuf.Duration
-	41, // 30: lockstep.gate.v1.CheckDemand.sustain_for:type_name -> google.protobuf.Duration
-	38, // 31: lockstep.gate.v1.Expectation.versions:type_name -> lockstep.gate.v1.Expectation.VersionsEntry
-	41, // 32: lockstep.gate.v1.Expectation.window:type_name -> google.protobuf.Duration
-	24, // 33: lockstep.gate.v1.Expectation.checks:type_name -> lockstep.gate.v1.ConfiguredCheck
-	25, // 34: lockstep.gate.v1.Expectation.risks:type_name -> lockstep.gate.v1.RiskAssessment
-	40, // 35: lockstep.gate.v1.Expectation.risks_at:type_name -> google.protobuf.Timestamp
-	41, // 36: lockstep.gate.v1.Expectation.silence:type_name -> google.protobuf.Duration
-	23, // 37: lockstep.gate.v1.Expectation.images:type_name -> lockstep.gate.v1.PlannedImage
-	31, // 38: lockstep.gate.v1.CheckResult.reasons:type_name -> lockstep.gate.v1.Reason
-	40, // 39: lockstep.gate.v1.CheckResult.at:type_name -> google.protobuf.Timestamp
-	39, // 40: lockstep.gate.v1.CheckResult.figures:type_name -> lockstep.gate.v1.CheckResult.FiguresEntry
-	40, // 41: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
-	40, // 42: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
-	40, // 43: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
-	28, // 44: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
-	40, // 45: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
-	40, // 46: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
-	41, // 47: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
-	41, // 48: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
-	41, // 49: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
-	41, // 50: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
-	31, // 51: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
-	32, // 52: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
-	40, // 53: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
-	40, // 54: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
-	26, // 55: lockstep.gate.v1.Decision.checks:type_name -> lockstep.gate.v1.CheckResult
-	32, // 56: lockstep.gate.v1.Decision.probes:type_name -> lockstep.gate.v1.Evidence
-	33, // 57: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
-	35, // 58: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
-	36, // 59: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
-	37, // 60: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
-	29, // 61: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
-	27, // 62: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
-	40, // 63: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
-	17, // 64: lockstep.gate.v1.GateOpened.terms:type_name -> lockstep.gate.v1.Terms
-	30, // 65: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
-	0,  // 66: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
-	2,  // 67: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
-	4,  // 68: lockstep.gate.v1.GateService.WatchGate:input_type -> lockstep.gate.v1.WatchGateRequest
-	6,  // 69: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
-	8,  // 70: lockstep.gate.v1.GateService.ListPolicies:input_type -> lockstep.gate.v1.ListPoliciesRequest
-	11, // 71: lockstep.gate.v1.GateService.ApplyPolicies:input_type -> lockstep.gate.v1.ApplyPoliciesRequest
-	15, // 72: lockstep.gate.v1.GateService.BacktestPolicy:input_type -> lockstep.gate.v1.BacktestPolicyRequest
-	42, // 73: lockstep.gate.v1.GateService.GetAttribution:input_type -> lockstep.gate.v1.GetAttributionRequest
-	1,  // 74: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
-	3,  // 75: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
-	5,  // 76: lockstep.gate.v1.GateService.WatchGate:output_type -> lockstep.gate.v1.WatchGateResponse
-	7,  // 77: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
-	9,  // 78: lockstep.gate.v1.GateService.ListPolicies:output_type -> lockstep.gate.v1.ListPoliciesResponse
-	12, // 79: lockstep.gate.v1.GateService.ApplyPolicies:output_type -> lockstep.gate.v1.ApplyPoliciesResponse
-	43, // 80: lockstep.gate.v1.GateService.BacktestPolicy:output_type -> lockstep.gate.v1.BacktestPolicyResponse
-	44, // 81: lockstep.gate.v1.GateService.GetAttribution:output_type -> lockstep.gate.v1.GetAttributionResponse
-	74, // [74:82] is the sub-list for method output_type
-	66, // [66:74] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	20, // 21: lockstep.gate.v1.Terms.stage:type_name -> lockstep.gate.v1.Stage
+	23, // 22: lockstep.gate.v1.Terms.expected:type_name -> lockstep.gate.v1.Expectation
+	18, // 23: lockstep.gate.v1.Terms.controls:type_name -> lockstep.gate.v1.Control
+	29, // 24: lockstep.gate.v1.Control.aside:type_name -> lockstep.gate.v1.Span
+	30, // 25: lockstep.gate.v1.Plan.statistics:type_name -> lockstep.gate.v1.Policy
+	20, // 26: lockstep.gate.v1.Plan.step:type_name -> lockstep.gate.v1.Stage
+	20, // 27: lockstep.gate.v1.Plan.wave:type_name -> lockstep.gate.v1.Stage
+	21, // 28: lockstep.gate.v1.Stage.checks:type_name -> lockstep.gate.v1.CheckDemand
+	22, // 29: lockstep.gate.v1.Stage.rules:type_name -> lockstep.gate.v1.HouseRule
+	44, // 30: lockstep.gate.v1.Stage.deadline:type_name -> google.protobuf.Duration
+	44, // 31: lockstep.gate.v1.Stage.soak:type_name -> google.protobuf.Duration
+	44, // 32: lockstep.gate.v1.CheckDemand.sustain_for:type_name -> google.protobuf.Duration
+	41, // 33: lockstep.gate.v1.Expectation.versions:type_name -> lockstep.gate.v1.Expectation.VersionsEntry
+	44, // 34: lockstep.gate.v1.Expectation.window:type_name -> google.protobuf.Duration
+	25, // 35: lockstep.gate.v1.Expectation.checks:type_name -> lockstep.gate.v1.ConfiguredCheck
+	26, // 36: lockstep.gate.v1.Expectation.risks:type_name -> lockstep.gate.v1.RiskAssessment
+	43, // 37: lockstep.gate.v1.Expectation.risks_at:type_name -> google.protobuf.Timestamp
+	44, // 38: lockstep.gate.v1.Expectation.silence:type_name -> google.protobuf.Duration
+	24, // 39: lockstep.gate.v1.Expectation.images:type_name -> lockstep.gate.v1.PlannedImage
+	34, // 40: lockstep.gate.v1.CheckResult.reasons:type_name -> lockstep.gate.v1.Reason
+	43, // 41: lockstep.gate.v1.CheckResult.at:type_name -> google.protobuf.Timestamp
+	42, // 42: lockstep.gate.v1.CheckResult.figures:type_name -> lockstep.gate.v1.CheckResult.FiguresEntry
+	43, // 43: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
+	43, // 44: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
+	43, // 45: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
+	29, // 46: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
+	43, // 47: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
+	43, // 48: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
+	44, // 49: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
+	44, // 50: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
+	44, // 51: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
+	44, // 52: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
+	34, // 53: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
+	35, // 54: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
+	43, // 55: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
+	43, // 56: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
+	27, // 57: lockstep.gate.v1.Decision.checks:type_name -> lockstep.gate.v1.CheckResult
+	35, // 58: lockstep.gate.v1.Decision.probes:type_name -> lockstep.gate.v1.Evidence
+	32, // 59: lockstep.gate.v1.Decision.controls:type_name -> lockstep.gate.v1.ControlsHeard
+	33, // 60: lockstep.gate.v1.ControlsHeard.clusters:type_name -> lockstep.gate.v1.ControlHeard
+	36, // 61: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
+	38, // 62: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
+	39, // 63: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
+	40, // 64: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
+	30, // 65: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
+	28, // 66: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
+	43, // 67: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
+	17, // 68: lockstep.gate.v1.GateOpened.terms:type_name -> lockstep.gate.v1.Terms
+	31, // 69: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
+	0,  // 70: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
+	2,  // 71: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
+	4,  // 72: lockstep.gate.v1.GateService.WatchGate:input_type -> lockstep.gate.v1.WatchGateRequest
+	6,  // 73: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
+	8,  // 74: lockstep.gate.v1.GateService.ListPolicies:input_type -> lockstep.gate.v1.ListPoliciesRequest
+	11, // 75: lockstep.gate.v1.GateService.ApplyPolicies:input_type -> lockstep.gate.v1.ApplyPoliciesRequest
+	15, // 76: lockstep.gate.v1.GateService.BacktestPolicy:input_type -> lockstep.gate.v1.BacktestPolicyRequest
+	45, // 77: lockstep.gate.v1.GateService.GetAttribution:input_type -> lockstep.gate.v1.GetAttributionRequest
+	1,  // 78: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
+	3,  // 79: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
+	5,  // 80: lockstep.gate.v1.GateService.WatchGate:output_type -> lockstep.gate.v1.WatchGateResponse
+	7,  // 81: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
+	9,  // 82: lockstep.gate.v1.GateService.ListPolicies:output_type -> lockstep.gate.v1.ListPoliciesResponse
+	12, // 83: lockstep.gate.v1.GateService.ApplyPolicies:output_type -> lockstep.gate.v1.ApplyPoliciesResponse
+	46, // 84: lockstep.gate.v1.GateService.BacktestPolicy:output_type -> lockstep.gate.v1.BacktestPolicyResponse
+	47, // 85: lockstep.gate.v1.GateService.GetAttribution:output_type -> lockstep.gate.v1.GetAttributionResponse
+	78, // [78:86] is the sub-list for method output_type
+	70, // [70:78] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_gate_v1_gate_proto_init() }
@@ -3500,7 +3745,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 	}
 	file_lockstep_gate_v1_attribution_proto_init()
 	file_lockstep_gate_v1_backtest_proto_init()
-	file_lockstep_gate_v1_gate_proto_msgTypes[35].OneofWrappers = []any{
+	file_lockstep_gate_v1_gate_proto_msgTypes[38].OneofWrappers = []any{
 		(*Fact_GateOpened)(nil),
 		(*Fact_GateDecided)(nil),
 	}
@@ -3510,7 +3755,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_gate_v1_gate_proto_rawDesc), len(file_lockstep_gate_v1_gate_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
