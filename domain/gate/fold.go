@@ -68,6 +68,7 @@ type Fold struct {
 	lost    bool // a hole after the step began; nothing enters any more
 	markSeq uint64
 	seq     uint64
+	clocks  clocks
 
 	pool     pool
 	scorer   scorer
@@ -212,6 +213,7 @@ func (f *Fold) Fork(p Policy) (*Fold, error) {
 	}
 	c.before, c.swept = f.attempts, f.swept
 	c.closed, c.mark, c.lost, c.markSeq, c.seq = f.closed, f.mark, f.lost, f.markSeq, f.seq
+	c.clocks = f.clocks
 	c.pool, c.evidence = f.pool.clone(), f.Evidence()
 	return c, nil
 }
@@ -274,6 +276,7 @@ func (f *Fold) Mark(m fleet.Mark, seq uint64) {
 	}
 	f.seq = max(f.seq, seq)
 	f.markSeq = seq
+	f.clocks.take(m, seq)
 	if m.Lost && m.CompleteUntil.After(f.boundary.Start) {
 		// What is lost may be new sessions, and failed ones: nothing that comes
 		// later makes up for it.
@@ -302,6 +305,8 @@ func wall(t time.Time) time.Time { return t.Round(0).UTC() }
 // phaseOf says where a session that started then belongs.
 func (f *Fold) phaseOf(start time.Time) phase {
 	switch {
+	case f.clocks.near(start, f.boundary.Start), f.clocks.near(start, f.boundary.End):
+		return cut
 	case start.Before(f.boundary.Start):
 		return baseline
 	case start.Before(f.boundary.End):

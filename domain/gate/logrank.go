@@ -76,7 +76,8 @@ func (p OpenPolicy) Validate() error {
 // planned, so no outcome decides who is at risk. When it has left, an end that is
 // abnormal, or of any kind between the restart and the end of its bucket, is one
 // that the step cut: counted apart. Where nobody tells which instances are restarted
-// (RestartsUntil), so is any abnormal end while they are.
+// (RestartsUntil), so is any abnormal end while they are, and as near to the step as
+// its clock and that of sessions are apart.
 //
 // As in a Fold, Session and Restart only record and Mark moves: between two marks
 // the order of rows means nothing, a repeated row changes nothing, and what is
@@ -101,6 +102,7 @@ type OpenFold struct {
 	baseline       []atRisk // by bucket, of all windows before the step
 	mark           fleet.Mark
 	markSeq        uint64
+	clocks         clocks
 	lost           bool
 	open           int       // sessions that were open when the step began
 	closed         time.Time // the end of the last closed bucket
@@ -235,6 +237,7 @@ func (f *OpenFold) Mark(m fleet.Mark, seq uint64) {
 		return
 	}
 	f.markSeq = seq
+	f.clocks.take(m, seq)
 	if m.Lost && m.CompleteUntil.After(f.step) {
 		f.lost, f.mark.BlindReason = true, m.BlindReason
 	}
@@ -283,7 +286,9 @@ func (f *OpenFold) closeBucket(from, to time.Time) {
 			f.tooLate(o, end.at)
 		case !o.connected || !o.start.Before(began):
 			// Not open when the window began.
-		case after && !left && over && end.abnormal && end.at.Before(f.settled):
+		case !after && over && end.abnormal && f.clocks.near(end.at, f.step):
+			// It may be the step's doing.
+		case after && !left && over && end.abnormal && f.byStep(end.at):
 			if f.bucket == 0 {
 				f.open++
 			}
@@ -320,6 +325,11 @@ func (f *OpenFold) closeBucket(from, to time.Time) {
 	if arm.n > 0 {
 		f.evidence.Blocks.Add(Shape{NA: before.n, NB: arm.n, Y: before.ended + arm.ended, YB: arm.ended}, 1)
 	}
+}
+
+// byStep says whether an abnormal end may be the step's own doing.
+func (f *OpenFold) byStep(end time.Time) bool {
+	return end.Before(f.settled) || f.clocks.near(end, newer(f.step, f.settled))
 }
 
 // count counts the end of one that was at risk.

@@ -313,7 +313,7 @@ func (s *Step) session(row *fleet.Session, seq uint64) {
 		s.open.Session(*row, seq)
 	}
 	if s.ledger != nil {
-		s.ledger.session(row, seq)
+		s.ledger.session(row, seq, s.people.clocks)
 	}
 }
 

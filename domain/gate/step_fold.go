@@ -129,9 +129,12 @@ func newLedger(b Boundary, maturation time.Duration) *ledger {
 	return &ledger{boundary: b, maturation: maturation, before: arm(), since: arm()}
 }
 
-// session takes in one row of a person's session.
-func (t *ledger) session(s *fleet.Session, seq uint64) {
+// session takes in one row of a person's session. What may have begun on the other
+// side of a boundary is left out, unless it was taken in when the clocks agreed.
+func (t *ledger) session(s *fleet.Session, seq uint64, c clocks) {
+	near := c.near(s.Start, t.boundary.Start) || c.near(s.Start, t.boundary.End)
 	switch {
+	case near && !t.before.knows(s.ID) && !t.since.knows(s.ID):
 	case s.ID == "" || s.Start.Before(t.boundary.BaselineFrom) || t.boundary.setsAside(s.Start):
 	case !s.Start.Before(t.boundary.End):
 		t.since.take(s, seq)
@@ -147,6 +150,11 @@ func (t *ledger) reach(until time.Time) {
 	}
 	t.fixed = true
 	t.before = column{others: t.before.lifecycle(t.maturation, until), failed: t.before.failed}
+}
+
+func (t *column) knows(id fleet.SessionID) bool {
+	_, known := t.states[id]
+	return known
 }
 
 func (t *column) take(s *fleet.Session, seq uint64) {

@@ -618,7 +618,7 @@ func TestLedgerCountsAsLifecycleDoes(t *testing.T) {
 				case r.session == nil:
 					until = r.mark.CompleteUntil
 				case !r.session.Probe:
-					l.session(r.session, r.seq)
+					l.session(r.session, r.seq, clocks{})
 					last[r.session.ID] = r.session
 				}
 			}
@@ -649,7 +649,7 @@ func TestLedgerFixesTheBaselineAtTheStep(t *testing.T) {
 	t.Parallel()
 	l := newLedger(around(noon), 20*time.Second)
 	one := func(id string, before time.Duration, status fleet.SessionStatus, seq uint64) {
-		l.session(&fleet.Session{ID: fleet.SessionID(id), Start: noon.Add(-before), Status: status}, seq)
+		l.session(&fleet.Session{ID: fleet.SessionID(id), Start: noon.Add(-before), Status: status}, seq, clocks{})
 	}
 	one("hung", time.Minute, fleet.SessionConnecting, 1)
 	one("open", time.Minute, fleet.SessionConnected, 1)
