@@ -256,8 +256,10 @@ func (j *inventoryJudge) registrations() {
 	if before.ObservedAt.IsZero() && now.ObservedAt.IsZero() {
 		return
 	}
+	// It is the bastions that report; whether they do so without being replaced, and
+	// whether this vendor says when, is not known.
 	reported := now.LastReport
-	if before.LastReport.IsZero() && reported.IsZero() { // this vendor does not say
+	if _, replaced := j.Versions[fleet.LineSRA]; !replaced || before.LastReport.IsZero() && reported.IsZero() {
 		reported = j.RegisteredSeen
 	}
 	if !reported.After(j.Applied) {

@@ -148,6 +148,14 @@ func TestInventory(t *testing.T) {
 		}, Pass, "as_planned", whole, Pass},
 		{"nothing was reported since", func(f *InventoryFacts) { f.Registered.LastReport = noon },
 			Pending, "not_reported", whole, Fail},
+		{"nothing was reported since a step that left the bastions alone", func(f *InventoryFacts) {
+			delete(f.Versions, fleet.LineSRA)
+			f.Registered.LastReport = noon
+		}, Pass, "as_planned", whole, Pass},
+		{"nobody asked the vendor since such a step", func(f *InventoryFacts) {
+			delete(f.Versions, fleet.LineSRA)
+			f.RegisteredSeen = noon
+		}, Pending, "not_reported", whole, Pass},
 		{"a vendor that never says when", func(f *InventoryFacts) {
 			f.WasRegistered.LastReport, f.Registered.LastReport = time.Time{}, time.Time{}
 		},

@@ -37,8 +37,12 @@ type gateRow struct {
 	Boundary struct {
 		End time.Time `json:"end"`
 	} `json:"boundary"`
+	Terms struct {
+		Policy string `json:"policy"`
+	} `json:"terms"`
 	Decision struct {
 		Verdict      string    `json:"verdict"`
+		Consequence  string    `json:"consequence"`
 		Summary      string    `json:"summary"`
 		EvidenceHash string    `json:"evidence_hash"`
 		DecidedAt    time.Time `json:"decided_at"`
@@ -46,6 +50,15 @@ type gateRow struct {
 			NewFailed    count `json:"new_failed"`
 			NewSucceeded count `json:"new_succeeded"`
 		} `json:"evidence"`
+		Checks []struct {
+			Check   string `json:"check"`
+			Verdict string `json:"verdict"`
+		} `json:"checks"`
+		Controls struct {
+			Clusters []struct {
+				Cluster string `json:"cluster"`
+			} `json:"clusters"`
+		} `json:"controls"`
 	} `json:"decision"`
 }
 

@@ -70,6 +70,29 @@ notify:
     - {name: story, url: "{{.Webhook}}"}
 `))
 
+// policyName is what the rollouts call the policy that they are judged by.
+const policyName = "story"
+
+// policies is the document of gate policies. Its times are short for the same reason.
+const policies = `policies:
+  - name: story
+    extends: fast
+    statistics:
+      margin: 3
+      acceptable_rate: 0.05
+      floor_rate: 0.05
+      planned_trials: 100
+      maturation: 2s
+      burst_window: 2s
+      deadline: 4m
+    step:
+      deadline: 4m
+      checks:
+        inventory: {demand: pass}
+        sessions: {demand: pass}
+        probes: {demand: "off"}
+`
+
 // release is one entry of the catalogue.
 type release struct {
 	ID     string

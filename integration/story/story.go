@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/adapters/akeyless/akeylesstest"
@@ -54,13 +55,14 @@ type Figures struct {
 
 // teller holds the parts while the story runs.
 type teller struct {
-	opts    Options
-	lab     *lab.Lab
-	vendor  *akeylesstest.Server
-	traffic *traffic.Generator
-	server  *server
-	figures Figures
-	begun   time.Time
+	opts     Options
+	lab      *lab.Lab
+	vendor   *akeylesstest.Server
+	bastions *heartbeats
+	traffic  *traffic.Generator
+	server   *server
+	figures  Figures
+	begun    time.Time
 }
 
 // sessionRate is how many sessions start per second and cluster: enough for a
@@ -132,10 +134,11 @@ func (t *teller) setUp(ctx context.Context) error {
 	if t.vendor, err = akeylesstest.NewServer(akeylesstest.Options{Dialect: akeylesstest.DialectInstances}); err != nil {
 		return err
 	}
-	for _, c := range t.opts.Clusters {
-		t.vendor.SetCluster(akeylesstest.Cluster{Name: vendorCluster(c), DisplayName: c, LastReport: time.Now(), Instances: []akeylesstest.Instance{
-			{ID: c + "-ssh", Version: "3.0.3", LastReport: time.Now()},
-		}})
+	if t.bastions, err = newHeartbeats(t.vendor, t.lab); err != nil {
+		return err
+	}
+	if err := t.bastions.beat(ctx); err != nil {
+		return err
 	}
 	t.figures.LabStart = time.Since(begun)
 	listen, err := freeAddress()
@@ -172,18 +175,21 @@ func (t *teller) startTraffic(ctx context.Context) (stop func()) {
 		panic(err)
 	}
 	t.traffic = g
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		g.Run(ctx)
-	}()
-	return func() { cancel(); <-done }
+	var running sync.WaitGroup
+	running.Go(func() { g.Run(ctx) })
+	running.Go(func() {
+		t.bastions.run(ctx, func(err error) { t.opts.Log.Warn("bastions do not report", "error", err) })
+	})
+	return func() { cancel(); running.Wait() }
 }
 
 func (t *teller) close() error {
 	var errs []error
 	if t.server != nil {
 		errs = append(errs, t.server.stop(), t.server.log.Close())
+	}
+	if t.bastions != nil {
+		errs = append(errs, t.bastions.engine.Close())
 	}
 	if t.vendor != nil {
 		errs = append(errs, t.vendor.Close())
@@ -273,6 +279,9 @@ func (t *teller) observe(ctx context.Context) error {
 		return err
 	}
 	t.say("All clusters are seen and locked on release %s.", releaseOld)
+	if err := t.applyPolicy(ctx); err != nil {
+		return err
+	}
 	err := until(ctx, 2*time.Minute, "a baseline", func() (bool, string, error) {
 		for _, c := range t.opts.Clusters {
 			tally := t.traffic.Count(c, time.Time{}, time.Now())
@@ -307,10 +316,10 @@ type rolloutRow struct {
 }
 
 func (t *teller) start(ctx context.Context, release string) (id string, err error) {
-	if _, _, err := t.server.run(ctx, []int{0}, "rollout", "plan", "--release", release); err != nil {
+	if _, _, err := t.server.run(ctx, []int{0}, "rollout", "plan", "--release", release, "--policy", policyName); err != nil {
 		return "", err
 	}
-	out, _, err := t.server.run(ctx, []int{0}, "rollout", "start", "--release", release, "--yes")
+	out, _, err := t.server.run(ctx, []int{0}, "rollout", "start", "--release", release, "--policy", policyName, "--yes")
 	if err != nil {
 		return "", err
 	}
@@ -380,7 +389,43 @@ func (t *teller) promote(ctx context.Context) error {
 		return err
 	}
 	t.figures.GoodRollout = time.Since(begun)
-	t.say("Every cluster runs %s, promoted step by step on people's sessions, in %s.", releaseGood, round(t.figures.GoodRollout))
+	if err := t.passedAllChecks(ctx); err != nil {
+		return err
+	}
+	t.say("Every cluster runs %s, promoted step by step on people's sessions and on what runs and reports, in %s.", releaseGood, round(t.figures.GoodRollout))
+	return nil
+}
+
+// applyPolicy has the server keep the policy that both rollouts are judged by.
+func (t *teller) applyPolicy(ctx context.Context) error {
+	path := filepath.Join(t.opts.Dir, "policies.yaml")
+	if err := os.WriteFile(path, []byte(policies), 0o600); err != nil {
+		return fmt.Errorf("write the gate policy: %w", err)
+	}
+	if _, _, err := t.server.run(ctx, []int{0}, "gate", "policy", "apply", "-f", path); err != nil {
+		return err
+	}
+	t.say("Gate policy %s is applied: what should run has to run and report, and people's sessions have to pass.", policyName)
+	return nil
+}
+
+// passedAllChecks looks at what the gates of the good release said besides sessions.
+func (t *teller) passedAllChecks(ctx context.Context) error {
+	gates, err := t.gates(ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range gates {
+		said := make(map[string]string)
+		for _, c := range g.Decision.Checks {
+			said[c.Check] = c.Verdict
+		}
+		for _, check := range []string{"telemetry", "inventory", "sessions"} {
+			if said[check] != "pass" {
+				return fmt.Errorf("gate %s passed while %s says %q: %s", g.ID, check, said[check], g.Decision.Summary)
+			}
+		}
+	}
 	return nil
 }
 
@@ -423,8 +468,11 @@ func (t *teller) stopBad(ctx context.Context) error {
 	if err := t.server.read(ctx, &g, "gate", "explain", r.Clusters[0].Gate); err != nil {
 		return err
 	}
-	if g.Decision.Verdict != "fail" || g.Step != "sra" {
-		return fmt.Errorf("gate %s of step %s says %s, wanted fail in step sra", g.ID, g.Step, g.Decision.Verdict)
+	if d := g.Decision; d.Verdict != "fail" || d.Consequence != "rollback" || g.Step != "sra" || g.Terms.Policy != policyName {
+		return fmt.Errorf("gate %s of step %s by policy %q says %s and %s, wanted fail and rollback in step sra by %s", g.ID, g.Step, g.Terms.Policy, d.Verdict, d.Consequence, policyName)
+	}
+	if len(g.Decision.Controls.Clusters) == 0 {
+		return fmt.Errorf("gate %s was set beside no other cluster: %s", g.ID, g.Decision.Summary)
 	}
 	t.figures.NewFailed, t.figures.NewTotal = int64(g.Decision.Evidence.NewFailed), int64(g.Decision.Evidence.NewFailed+g.Decision.Evidence.NewSucceeded)
 	t.figures.BadToStop = g.Decision.DecidedAt.Sub(g.Boundary.End)
