@@ -10,6 +10,8 @@ import (
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/lockstep-fleet/lockstep/kit/bus"
 	"github.com/lockstep-fleet/lockstep/kit/bus/natsbus"
@@ -24,17 +26,47 @@ const maxPayload = 4 << 20
 // Server is a bus that lives as long as its test.
 type Server struct {
 	nats *natsserver.Server
+	opts natsserver.Options
 }
 
 // Start runs a server without a socket on an empty folder and creates streams and
 // buckets.
 func Start(t testing.TB, streams []bus.Stream, keyValues, blobs []bus.Bucket) *Server {
 	t.Helper()
-	s := &Server{nats: run(t, &natsserver.Options{
+	s := &Server{opts: natsserver.Options{
 		ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, MaxPayload: maxPayload,
-	})}
+	}}
+	s.nats = run(t, s.opts.Clone())
 	ensure(t, s.Open(t), streams, keyValues, blobs)
 	return s
+}
+
+// Restart stops the server, has something happen to its files, and starts it again.
+// Connections from before are of no use any more.
+func (s *Server) Restart(t testing.TB, meanwhile func(dir string)) {
+	t.Helper()
+	stop(s.nats)
+	meanwhile(s.opts.StoreDir)
+	s.nats = run(t, s.opts.Clone())
+}
+
+// Stream returns a stream as it is on the server, for what a bus never does.
+func (s *Server) Stream(t testing.TB, name string) jetstream.Stream {
+	t.Helper()
+	conn, err := nats.Connect("", nats.InProcessServer(s.nats))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream
 }
 
 // Open returns a connection that is closed when the test ends.

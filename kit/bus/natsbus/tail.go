@@ -134,6 +134,10 @@ func (b *Bus) follow(ctx context.Context, r *reading, fn func(*nats.Msg, *nats.M
 			// The last message before a silence leaves no gap behind when it is lost.
 			return errGap
 		}
+		if r.ends {
+			// The server counts as to come what it cannot read, a message that has rotted.
+			return errEnd
+		}
 		if onIdle != nil {
 			if err := onIdle(); err != nil {
 				return callerError{err}
