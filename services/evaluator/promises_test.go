@@ -4,12 +4,17 @@ package evaluator_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
 
@@ -83,4 +88,100 @@ func rot(t *testing.T, dir, text string) {
 		}
 	}
 	t.Fatalf("%q stands in none of %v", text, files)
+}
+
+// crashes is how many times the acknowledgement of a stored batch is lost.
+const crashes = 200
+
+// A session counts once, however often the evaluator is cut off between storing a batch
+// and acknowledging it.
+func TestASessionCountsOnceThroughEveryCrash(t *testing.T) {
+	t.Parallel()
+	step := time.Now().UTC().Truncate(time.Minute)
+	var mu sync.Mutex
+	hashes := make(map[bool]map[fleet.ClusterID]string)
+	t.Run("worlds", func(t *testing.T) {
+		for _, cut := range []bool{false, true} {
+			t.Run(fmt.Sprint("cut off ", cut), func(t *testing.T) {
+				t.Parallel()
+				found := countThrough(t, step, cut)
+				mu.Lock()
+				defer mu.Unlock()
+				hashes[cut] = found
+			})
+		}
+	})
+	same(t, "the evidence of each cluster", hashes[false], hashes[true])
+}
+
+// undecided is a policy that some dozens of sessions cannot answer.
+func undecided() *gate.Plan {
+	plan := brisk()
+	plan.Statistics.AcceptableRate, plan.Statistics.Margin = 0.001, 1.26
+	plan.Step.Checks = map[gate.CheckName]gate.CheckPolicy{gate.CheckSessions: {Demand: gate.DemandPass}}
+	return plan
+}
+
+// countThrough has one cluster of each partition tell of sessions in many messages and
+// returns the hash of each one's evidence.
+func countThrough(t *testing.T, step time.Time, cut bool) map[fleet.ClusterID]string {
+	t.Helper()
+	var clusters []fleet.ClusterID
+	taken := make(map[int]bool)
+	for i := 0; len(taken) < topology.Partitions; i++ {
+		id := fleet.ClusterID(fmt.Sprint("c", i))
+		if p := topology.Partition(id); !taken[p] {
+			taken[p] = true
+			clusters = append(clusters, id)
+		}
+	}
+	w := newWorld(t, clusters...)
+	w.step, w.clock = step, step.Add(11*time.Second)
+	var mu sync.Mutex
+	known := make(map[uint64]bool)
+	lost := 0
+	w.store.script(func(when string, records []codec.Record) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if when == "before" || !cut || known[records[0].StreamSequence] {
+			return nil
+		}
+		known[records[0].StreamSequence] = true
+		lost++
+		return errors.New("connection reset")
+	})
+	l := w.start()
+	var sources sync.WaitGroup
+	gates := make(map[fleet.ClusterID]string)
+	for _, cluster := range clusters {
+		s := w.source(cluster)
+		w.awaitHandled(s.send(append(w.sessions(cluster, "old", -500*time.Second, 300, 20), w.mark(cluster, 0))...))
+		_, gates[cluster] = w.applyBy(cluster, undecided())
+		w.awaitOpen(gates[cluster])
+		sources.Go(func() {
+			for i := range crashes / topology.Partitions {
+				at := time.Duration(10+i) * time.Second
+				id := fmt.Sprint("new", i)
+				status := fleet.SessionConnected
+				if i%10 == 0 {
+					status = fleet.SessionFailed
+				}
+				w.awaitHandled(s.send(w.session(cluster, id, at, fleet.SessionConnecting), w.session(cluster, id, at, status), w.mark(cluster, at-20*time.Second)))
+			}
+			w.awaitHandled(s.send(w.mark(cluster, time.Hour)))
+		})
+	}
+	sources.Wait()
+	found := make(map[fleet.ClusterID]string)
+	for cluster, id := range gates {
+		d := l.gate(id).GetDecision()
+		if e := d.GetEvidence(); e.GetNewSucceeded()+e.GetNewFailed() != crashes/topology.Partitions {
+			t.Errorf("%s: %d and %d sessions are counted", cluster, e.GetNewSucceeded(), e.GetNewFailed())
+		}
+		found[cluster] = d.GetEvidenceHash()
+	}
+	if cut && lost < crashes {
+		t.Errorf("the evaluator was cut off %d times, want %d", lost, crashes)
+	}
+	return found
 }

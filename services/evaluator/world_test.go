@@ -488,7 +488,11 @@ func (w *world) applyBy(cluster fleet.ClusterID, by *gate.Plan) (id rollout.ID, 
 	gateID = rollout.GateID(id, cluster, "gateway")
 	w.record(id, cluster, rollout.RolloutStarted{Plan: w.plan(cluster, by)}, rollout.ClusterStarted{WindowEnds: w.step.Add(24 * time.Hour)},
 		rollout.PackageCaptured{Package: "p0"}, rollout.StepStarted{Step: "gateway"})
-	w.record(id, cluster, rollout.StepApplied{Step: "gateway", Gate: gateID, Package: "p1", Policy: policy(), Boundary: gate.Boundary{
+	numbers := policy()
+	if by != nil {
+		numbers = by.Statistics
+	}
+	w.record(id, cluster, rollout.StepApplied{Step: "gateway", Gate: gateID, Package: "p1", Policy: numbers, Boundary: gate.Boundary{
 		BaselineFrom: w.step.Add(-10 * time.Minute), Start: w.step, End: w.step.Add(10 * time.Second),
 	}})
 	return id, gateID
