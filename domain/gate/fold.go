@@ -72,6 +72,7 @@ type Fold struct {
 
 	pool     pool
 	scorer   scorer
+	bounds   bounds
 	evidence Evidence
 
 	reached    *reached // the final verdict, once there is one
@@ -479,12 +480,14 @@ func (f *Fold) count(t *trial) {
 			return
 		}
 		e.New.count(t.outcome)
+		f.bounds.trial(f.policy, t.outcome == failed)
 		if yA, ok := f.pool.take(e.Partners, t.start.Hour()); ok {
 			s := Shape{NA: e.Partners, NB: 1, Y: yA}
 			if t.outcome == failed {
 				s.Y, s.YB = yA+1, 1
 			}
 			e.Blocks.Add(s, 1)
+			f.bounds.block(f.scorer.of(s))
 		}
 	}
 }
@@ -499,7 +502,7 @@ func (t *Trials) count(o outcome) {
 
 // judge looks at the evidence as it stands; the first final verdict stays.
 func (f *Fold) judge() {
-	if f.reached != nil && (f.reached.verdict == Fail || f.revocation != nil) {
+	if f.reached != nil && (f.reached.verdict == Fail || f.revocation != nil) || !f.bounds.near(f.policy, f.reached != nil) {
 		return
 	}
 	v, code := f.weighed()
@@ -617,12 +620,66 @@ func (s *scorer) score(t Table) (rollback, relative float64) {
 	return logMeanExp(r[:]), logMeanExp(p[:])
 }
 
+// bounds are the bets of all three e-values as they add up, in whatever order. No mean of
+// bets is above the largest of them, so that while each is below its threshold nothing
+// is final and nothing has to be weighed. They are not the figures of a verdict: those
+// are added up in the table's order.
+type bounds struct {
+	rollback [5]float64
+	promote  [3]float64
+	absolute [4]float64
+	steps    *[4][2]float64 // how much a trial moves each absolute bet: when it works, when it fails
+}
+
+func (b *bounds) trial(p Policy, failed bool) {
+	if b.steps == nil {
+		b.steps = new([4][2]float64)
+		for i, g := range absoluteGrid() {
+			b.steps[i][1], b.steps[i][0] = absoluteSteps(g, p.AcceptableRate)
+		}
+	}
+	which := 0
+	if failed {
+		which = 1
+	}
+	for i := range b.absolute {
+		b.absolute[i] += b.steps[i][which]
+	}
+}
+
+func (b *bounds) block(w *weights) {
+	for k := range b.rollback {
+		b.rollback[k] += w.rollback[k]
+	}
+	for j := range b.promote {
+		b.promote[j] += w.promote[j]
+	}
+}
+
+// near says whether a threshold may be reached. Once a pass is, only a rollback matters.
+// The margin is far above what adding up in another order changes.
+func (b *bounds) near(p Policy, passed bool) bool {
+	const margin = 1e-3
+	if slices.Max(b.rollback[:]) >= p.LogRollbackAt()-margin {
+		return true
+	}
+	at := p.LogPromoteAt() - margin
+	return !passed && (slices.Max(b.promote[:]) >= at || slices.Max(b.absolute[:]) >= at)
+}
+
 // weigh returns the weights of row i. A table seldom gains a row, so the row
 // mostly has the shape it had before.
 func (s *scorer) weigh(i int, shape Shape) *weights {
 	if i < len(s.rows) && s.rows[i].shape == shape {
 		return s.rows[i]
 	}
+	w := s.of(shape)
+	s.rows = append(s.rows[:min(i, len(s.rows))], w)
+	return w
+}
+
+// of returns the weights of a shape.
+func (s *scorer) of(shape Shape) *weights {
 	w := s.weights[shape]
 	if w == nil {
 		w = &weights{shape: shape}
@@ -637,6 +694,5 @@ func (s *scorer) weigh(i int, shape Shape) *weights {
 		}
 		s.weights[shape] = w
 	}
-	s.rows = append(s.rows[:min(i, len(s.rows))], w)
 	return w
 }
