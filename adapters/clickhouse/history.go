@@ -87,28 +87,18 @@ ORDER BY stream_sequence, stream_index, lost DESC`
 // Times are as the rows keep them: to the nanosecond of sessions and of what marks
 // promise, to the millisecond of all else.
 func (s *Store) Evidence(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, from time.Time, upTo uint64, fn func(codec.Record)) error {
-	if upTo == 0 {
-		upTo = math.MaxInt64
-	}
-	args := []any{
-		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)), exactly("from", from), at("at", justBefore(from)), ch.Named("up_to", fmt.Sprint(upTo)),
-	}
+	args := evidenceOf(tenant, cluster, from, upTo)
 	others, err := s.otherEvidence(ctx, args)
 	if err != nil {
 		return err
 	}
-	err = s.read(ctx, "the evidence of "+string(cluster), selectEvidence, args, func(rows driver.Rows) error {
-		r, err := scanEvidence(rows, cluster)
-		if err != nil {
-			return err
-		}
+	err = s.sessionEvidence(ctx, cluster, args, func(r codec.Record) {
 		// A mark of a loss stands before the record whose place it has.
 		for len(others) > 0 && inStream(others[0], r) < 0 {
 			fn(others[0])
 			others = others[1:]
 		}
 		fn(r)
-		return nil
 	})
 	if err != nil {
 		return err
@@ -117,6 +107,31 @@ func (s *Store) Evidence(ctx context.Context, tenant fleet.TenantID, cluster fle
 		fn(r)
 	}
 	return nil
+}
+
+// SessionEvidence is Evidence without inventories and registrations, of which a control
+// has no use and which take more than half of the time.
+func (s *Store) SessionEvidence(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, from time.Time, upTo uint64, fn func(codec.Record)) error {
+	return s.sessionEvidence(ctx, cluster, evidenceOf(tenant, cluster, from, upTo), fn)
+}
+
+func (s *Store) sessionEvidence(ctx context.Context, cluster fleet.ClusterID, args []any, fn func(codec.Record)) error {
+	return s.read(ctx, "the evidence of "+string(cluster), selectEvidence, args, func(rows driver.Rows) error {
+		r, err := scanEvidence(rows, cluster)
+		if err == nil {
+			fn(r)
+		}
+		return err
+	})
+}
+
+func evidenceOf(tenant fleet.TenantID, cluster fleet.ClusterID, from time.Time, upTo uint64) []any {
+	if upTo == 0 {
+		upTo = math.MaxInt64
+	}
+	return []any{
+		ch.Named("tenant", string(tenant)), ch.Named("cluster", string(cluster)), exactly("from", from), at("at", justBefore(from)), ch.Named("up_to", fmt.Sprint(upTo)),
+	}
 }
 
 // justBefore is the last millisecond before an instant.

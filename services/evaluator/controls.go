@@ -192,7 +192,7 @@ func (w *watch) foldControl(ctx context.Context, g codec.Gate, c gate.Control, u
 	if err != nil || upTo == 0 {
 		return fold, err
 	}
-	err = w.deps.Store.Evidence(ctx, w.config.Tenant, c.Cluster, g.Boundary.BaselineFrom, upTo, func(r codec.Record) {
+	err = w.deps.Store.SessionEvidence(ctx, w.config.Tenant, c.Cluster, g.Boundary.BaselineFrom, upTo, func(r codec.Record) {
 		r = r.AsKept()
 		switch {
 		case r.Session != nil:

@@ -77,6 +77,8 @@ type Store interface {
 	// marks received since, of one cluster, in stream order, up to a sequence
 	// (0: all).
 	Evidence(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, from time.Time, upTo uint64, fn func(codec.Record)) error
+	// SessionEvidence is Evidence of sessions, their marks and checks alone.
+	SessionEvidence(ctx context.Context, tenant fleet.TenantID, cluster fleet.ClusterID, from time.Time, upTo uint64, fn func(codec.Record)) error
 	// RecallInventories calls fn with the inventories observed at or after since, and
 	// of each cluster the one that held then, oldest first of each cluster.
 	RecallInventories(ctx context.Context, tenant fleet.TenantID, since time.Time, fn func(fleet.Inventory)) error
