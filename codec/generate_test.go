@@ -64,7 +64,10 @@ func kinds() []*rapid.Generator[any] {
 		anyOf[rollout.ClusterHeldBack]().AsAny(), anyOf[rollout.RollbackStarted]().AsAny(), anyOf[rollout.ClusterDone]().AsAny(),
 		anyOf[rollout.ClusterRestored]().AsAny(), anyOf[rollout.ClusterLost]().AsAny(), anyOf[rollout.RolloutHeld]().AsAny(),
 		anyOf[rollout.RolloutSucceeded]().AsAny(), anyOf[rollout.RollbackRequested]().AsAny(), anyOf[rollout.RolloutRolledBack]().AsAny(),
-		anyOf[rollout.RolloutFailed]().AsAny(),
+		anyOf[rollout.RolloutFailed]().AsAny(), anyOf[rollout.ClusterSkipped]().AsAny(), anyOf[rollout.WaveStarted]().AsAny(),
+		anyOf[rollout.WaveSoaking]().AsAny(), anyOf[rollout.RolloutPaused]().AsAny(), anyOf[rollout.RolloutResumed]().AsAny(),
+		anyOf[rollout.RolloutHolding]().AsAny(), anyOf[rollout.RolloutContinued]().AsAny(), anyOf[rollout.AbortRequested]().AsAny(),
+		anyOf[rollout.RolloutAborted]().AsAny(),
 	}
 }
 

@@ -21,6 +21,10 @@ func PlanToProto(p rollout.Plan) *rolloutv1.Plan {
 	if p.Policy != nil {
 		m.Policy = GatePlanToProto(*p.Policy)
 	}
+	m.MaxConcurrent, m.MaxFailures = int32(p.MaxConcurrent), int32(p.MaxFailures)
+	for _, w := range p.Waves {
+		m.Waves = append(m.Waves, &rolloutv1.Wave{Name: w.Name, Clusters: int32(w.Clusters), Soak: duration(w.Soak)})
+	}
 	for _, c := range p.Clusters {
 		cluster := &rolloutv1.ClusterPlan{Cluster: string(c.Cluster), Aside: spansToProto(c.Aside)}
 		for _, s := range c.Steps {
@@ -45,6 +49,10 @@ func PlanFromProto(m *rolloutv1.Plan) rollout.Plan {
 		policy := GatePlanFromProto(m.GetPolicy())
 		p.Policy = &policy
 	}
+	p.MaxConcurrent, p.MaxFailures = int(m.GetMaxConcurrent()), int(m.GetMaxFailures())
+	for _, w := range m.GetWaves() {
+		p.Waves = append(p.Waves, rollout.Wave{Name: w.GetName(), Clusters: int(w.GetClusters()), Soak: w.GetSoak().AsDuration()})
+	}
 	for _, c := range m.GetClusters() {
 		cluster := rollout.ClusterPlan{Cluster: fleet.ClusterID(c.GetCluster()), Aside: spansFromProto(c.GetAside())}
 		for _, s := range c.GetSteps() {
@@ -59,6 +67,21 @@ func PlanFromProto(m *rolloutv1.Plan) rollout.Plan {
 		p.Clusters = append(p.Clusters, cluster)
 	}
 	return p
+}
+
+// StrategyFromProto decodes how far and how fast a rollout goes by itself. A selector
+// that cannot be read is an error.
+func StrategyFromProto(m *rolloutv1.Strategy) (rollout.Strategy, error) {
+	s := rollout.Strategy{MaxConcurrent: int(m.GetMaxConcurrent()), MaxFailures: int(m.GetMaxFailures()), Soak: m.GetSoak().AsDuration()}
+	for _, w := range m.GetWaves() {
+		size := rollout.WaveSize{Clusters: int(w.GetClusters()), Percent: int(w.GetPercent()), Text: w.GetLabelSelector()}
+		var err error
+		if size.Labels, err = fleet.ParseSelector(size.Text); err != nil {
+			return rollout.Strategy{}, err
+		}
+		s.Waves = append(s.Waves, size)
+	}
+	return s, nil
 }
 
 // RolloutFactToProto encodes one fact of a rollout.
@@ -89,6 +112,24 @@ func RolloutFactToProto(f rollout.Fact) *rolloutv1.Fact {
 		m.Kind = &rolloutv1.Fact_ClusterRolledBack{ClusterRolledBack: &rolloutv1.ClusterRolledBack{}}
 	case rollout.ClusterLost:
 		m.Kind = &rolloutv1.Fact_ClusterFailed{ClusterFailed: &rolloutv1.ClusterFailed{Reason: k.Reason}}
+	case rollout.ClusterSkipped:
+		m.Kind = &rolloutv1.Fact_ClusterSkipped{ClusterSkipped: &rolloutv1.ClusterSkipped{Reason: k.Reason}}
+	case rollout.WaveStarted:
+		m.Kind = &rolloutv1.Fact_WaveStarted{WaveStarted: &rolloutv1.WaveStarted{Wave: int32(k.Wave)}}
+	case rollout.WaveSoaking:
+		m.Kind = &rolloutv1.Fact_WaveSoaking{WaveSoaking: &rolloutv1.WaveSoaking{Wave: int32(k.Wave), Ends: timestamp(k.Ends)}}
+	case rollout.RolloutPaused:
+		m.Kind = &rolloutv1.Fact_RolloutPaused{RolloutPaused: &rolloutv1.RolloutPaused{Reason: k.Reason, RequestId: k.RequestID}}
+	case rollout.RolloutResumed:
+		m.Kind = &rolloutv1.Fact_RolloutResumed{RolloutResumed: &rolloutv1.RolloutResumed{Reason: k.Reason, RequestId: k.RequestID}}
+	case rollout.RolloutHolding:
+		m.Kind = &rolloutv1.Fact_RolloutHolding{RolloutHolding: &rolloutv1.RolloutHolding{Reason: k.Reason}}
+	case rollout.RolloutContinued:
+		m.Kind = &rolloutv1.Fact_RolloutContinued{RolloutContinued: &rolloutv1.RolloutContinued{}}
+	case rollout.AbortRequested:
+		m.Kind = &rolloutv1.Fact_AbortRequested{AbortRequested: &rolloutv1.AbortRequested{Reason: k.Reason}}
+	case rollout.RolloutAborted:
+		m.Kind = &rolloutv1.Fact_RolloutAborted{RolloutAborted: &rolloutv1.RolloutAborted{}}
 	case rollout.RolloutHeld:
 		m.Kind = &rolloutv1.Fact_RolloutHeld{RolloutHeld: &rolloutv1.RolloutHeld{Reason: k.Reason}}
 	case rollout.RolloutSucceeded:
@@ -133,6 +174,24 @@ func RolloutFactFromProto(m *rolloutv1.Fact) (rollout.Fact, error) {
 		f.Kind = rollout.ClusterRestored{}
 	case *rolloutv1.Fact_ClusterFailed:
 		f.Kind = rollout.ClusterLost{Reason: k.ClusterFailed.GetReason()}
+	case *rolloutv1.Fact_ClusterSkipped:
+		f.Kind = rollout.ClusterSkipped{Reason: k.ClusterSkipped.GetReason()}
+	case *rolloutv1.Fact_WaveStarted:
+		f.Kind = rollout.WaveStarted{Wave: int(k.WaveStarted.GetWave())}
+	case *rolloutv1.Fact_WaveSoaking:
+		f.Kind = rollout.WaveSoaking{Wave: int(k.WaveSoaking.GetWave()), Ends: instant(k.WaveSoaking.GetEnds())}
+	case *rolloutv1.Fact_RolloutPaused:
+		f.Kind = rollout.RolloutPaused{Reason: k.RolloutPaused.GetReason(), RequestID: k.RolloutPaused.GetRequestId()}
+	case *rolloutv1.Fact_RolloutResumed:
+		f.Kind = rollout.RolloutResumed{Reason: k.RolloutResumed.GetReason(), RequestID: k.RolloutResumed.GetRequestId()}
+	case *rolloutv1.Fact_RolloutHolding:
+		f.Kind = rollout.RolloutHolding{Reason: k.RolloutHolding.GetReason()}
+	case *rolloutv1.Fact_RolloutContinued:
+		f.Kind = rollout.RolloutContinued{}
+	case *rolloutv1.Fact_AbortRequested:
+		f.Kind = rollout.AbortRequested{Reason: k.AbortRequested.GetReason()}
+	case *rolloutv1.Fact_RolloutAborted:
+		f.Kind = rollout.RolloutAborted{}
 	case *rolloutv1.Fact_RolloutHeld:
 		f.Kind = rollout.RolloutHeld{Reason: k.RolloutHeld.GetReason()}
 	case *rolloutv1.Fact_RolloutSucceeded:
@@ -154,6 +213,7 @@ func RolloutToProto(s rollout.State) *rolloutv1.Rollout {
 	m := &rolloutv1.Rollout{
 		Id: string(s.ID), Release: string(s.Plan.Release), Phase: string(s.Phase), Reason: s.Reason,
 		Plan: PlanToProto(s.Plan), StartedAt: timestamp(s.StartedAt), EndedAt: timestamp(s.EndedAt),
+		Wave: int32(s.Wave), SoakEnds: timestamp(s.SoakEnds), Paused: s.Paused,
 	}
 	for _, c := range s.Clusters {
 		m.Clusters = append(m.Clusters, &rolloutv1.ClusterRun{

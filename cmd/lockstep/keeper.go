@@ -102,9 +102,11 @@ func (k *keeper) fleet() executor.Fleet {
 	defer k.mu.Unlock()
 	out := executor.Fleet{
 		Deployments: asDeployments(k.looks.Deployments), Unseen: make(map[fleet.ClusterID]string), Unfit: make(map[fleet.ReleaseID]string),
+		Labels: make(map[fleet.ClusterID]map[string]string),
 	}
 	for _, c := range k.file.Clusters {
 		out.Clusters = append(out.Clusters, c.ID)
+		out.Labels[c.ID] = c.Labels
 		switch {
 		case k.file.Vendor == nil:
 			out.Unseen[c.ID] = "the configuration has no vendor section"

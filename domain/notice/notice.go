@@ -75,6 +75,18 @@ func OfRollout(id rollout.ID, f rollout.Fact) (Notice, bool) {
 		n.Kind, n.Severity, n.Title = "cluster_rolled_back", Warning, fmt.Sprintf("%s runs what it ran before the rollout", f.Cluster)
 	case rollout.ClusterLost:
 		n.Kind, n.Severity, n.Title, n.Text = "cluster_failed", Alert, fmt.Sprintf("%s needs a person", f.Cluster), k.Reason
+	case rollout.ClusterSkipped:
+		n.Kind, n.Title, n.Text = "cluster_skipped", fmt.Sprintf("%s is left out", f.Cluster), k.Reason
+	case rollout.WaveSoaking:
+		n.Kind, n.Title = "wave_soaking", fmt.Sprintf("Wave %d of rollout %s is through and is watched until %s", k.Wave+1, id, k.Ends.UTC().Format(time.RFC3339))
+	case rollout.RolloutPaused:
+		n.Kind, n.Severity, n.Title, n.Text = "rollout_paused", Warning, fmt.Sprintf("Rollout %s is paused", id), k.Reason
+	case rollout.RolloutResumed:
+		n.Kind, n.Title, n.Text = "rollout_resumed", fmt.Sprintf("Rollout %s goes on", id), k.Reason
+	case rollout.RolloutHolding:
+		n.Kind, n.Severity, n.Title, n.Text = "rollout_holding", Alert, fmt.Sprintf("No further cluster of rollout %s starts", id), k.Reason
+	case rollout.RolloutAborted:
+		n.Kind, n.Severity, n.Title = "rollout_aborted", Warning, fmt.Sprintf("Rollout %s is aborted", id)
 	case rollout.RolloutHeld:
 		n.Kind, n.Severity, n.Title, n.Text = "rollout_held", Alert, fmt.Sprintf("Rollout %s is held", id), k.Reason
 	case rollout.RolloutSucceeded:

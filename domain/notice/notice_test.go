@@ -75,6 +75,15 @@ func facts() []rollout.Fact {
 		of("", rollout.RollbackRequested{Reason: "wrong release", RequestID: "b"}),
 		of("", rollout.RolloutRolledBack{}),
 		of("", rollout.RolloutFailed{Reason: "the engine does not answer"}),
+		of("oslo", rollout.ClusterSkipped{Reason: "the site moves house"}),
+		of("", rollout.WaveStarted{Wave: 1}),
+		of("", rollout.WaveSoaking{Wave: 1, Ends: noon.Add(time.Hour)}),
+		of("", rollout.RolloutPaused{Reason: "looking at oslo", RequestID: "c"}),
+		of("", rollout.RolloutResumed{Reason: "it was a target", RequestID: "d"}),
+		of("", rollout.RolloutHolding{Reason: "the gate failed"}),
+		of("", rollout.RolloutContinued{}),
+		of("", rollout.AbortRequested{Reason: "superseded"}),
+		of("", rollout.RolloutAborted{}),
 	}
 }
 

@@ -8,8 +8,8 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 )
 
-// Input is something that happened: Start, CommandFinished, GateDecided,
-// Rollback or Tick.
+// Input is something that happened: Start, CommandFinished, GateDecided, what a
+// person wants (Pause, Resume, Skip, Abort, Rollback) or Tick.
 type Input interface{ input() }
 
 type (
@@ -38,6 +38,20 @@ type (
 		Consequence gate.Consequence
 		Summary     string
 	}
+	// Pause is a person's wish that no cluster and no step begins. What is being done is
+	// finished, and what must go back does.
+	Pause struct{ Reason, RequestID string }
+	// Resume is a person's wish that it goes on: after a pause, or past what has failed
+	// or is held.
+	Resume struct{ Reason, RequestID string }
+	// Skip is a person's wish to leave out a cluster that waits.
+	Skip struct {
+		Cluster fleet.ClusterID
+		Reason  string
+	}
+	// Abort is a person's wish to end it: what is on its way goes back, what is through
+	// stays.
+	Abort struct{ Reason string }
 	// Rollback is a person's wish to have every touched cluster back.
 	Rollback struct{ Reason, RequestID string }
 	// Tick says that time has passed.
@@ -47,6 +61,10 @@ type (
 func (Start) input()           {}
 func (CommandFinished) input() {}
 func (GateDecided) input()     {}
+func (Pause) input()           {}
+func (Resume) input()          {}
+func (Skip) input()            {}
+func (Abort) input()           {}
 func (Rollback) input()        {}
 func (Tick) input()            {}
 
@@ -78,6 +96,14 @@ func Decide(s State, in Input, now time.Time) Decision {
 		d.finished(in)
 	case GateDecided:
 		d.gateDecided(in)
+	case Pause:
+		d.pause(in)
+	case Resume:
+		d.resume(in)
+	case Skip:
+		d.skip(in)
+	case Abort:
+		d.abort(in)
 	case Rollback:
 		d.rollback(in)
 	case Tick:
@@ -105,18 +131,10 @@ func (d *decider) start(in Start) {
 		return
 	}
 	d.record("", RolloutStarted(in))
-	d.startNext()
-}
-
-// startNext lets the next waiting cluster begin, or ends the rollout.
-func (d *decider) startNext() {
-	for _, c := range d.state.Clusters {
-		if c.Phase == ClusterWaiting {
-			d.record(c.Plan.Cluster, ClusterStarted{WindowEnds: d.now.Add(d.state.Plan.Window)})
-			return
-		}
+	if len(in.Plan.Waves) > 0 {
+		d.record("", WaveStarted{})
 	}
-	d.record("", RolloutSucceeded{})
+	d.advance()
 }
 
 func (d *decider) finished(in CommandFinished) {
@@ -146,11 +164,11 @@ func (d *decider) captured(c ClusterRun, in CommandFinished) {
 	if in.Error != "" {
 		reason := fmt.Sprintf("%s: %s was not touched: recording what it runs failed: %s", reasonUnrecorded, cluster, in.Error)
 		d.record(cluster, ClusterLost{Reason: reason})
-		d.record("", RolloutHeld{Reason: reason})
+		d.conclude(reason)
 		return
 	}
 	d.record(cluster, PackageCaptured{Package: in.Package})
-	d.record(cluster, StepStarted{Step: c.Plan.Steps[0].Name})
+	d.step(cluster)
 }
 
 func (d *decider) applied(c ClusterRun, in CommandFinished) {
@@ -178,27 +196,7 @@ func (d *decider) restored(c ClusterRun, in CommandFinished) {
 	} else {
 		d.record(cluster, ClusterRestored{})
 	}
-	d.settleRollback(c.Reason)
-}
-
-// settleRollback ends the way back once no cluster is on it any more.
-func (d *decider) settleRollback(reason string) {
-	for _, c := range d.state.Clusters {
-		if c.Phase == ClusterRollingBack {
-			return
-		}
-	}
-	for _, c := range d.state.Clusters {
-		if c.Phase == ClusterFailed && c.BasePackage != "" {
-			d.record("", RolloutFailed{Reason: c.Reason})
-			return
-		}
-	}
-	if d.state.rollbackRequested {
-		d.record("", RolloutRolledBack{})
-		return
-	}
-	d.record("", RolloutHeld{Reason: reason})
+	d.conclude(c.Reason)
 }
 
 func (d *decider) gateDecided(in GateDecided) {
@@ -228,7 +226,7 @@ func (d *decider) judged(c ClusterRun, in GateDecided) {
 	default:
 		reason := fmt.Sprintf("%s on %s says %s: %s", judge, cluster, in.Verdict, in.Summary)
 		d.record(cluster, ClusterHeldBack{Reason: reason})
-		d.record("", RolloutHeld{Reason: reason})
+		d.conclude(reason)
 	}
 }
 
@@ -246,14 +244,27 @@ func (in GateDecided) consequence() gate.Consequence {
 }
 
 func (d *decider) passed(c ClusterRun) {
-	cluster := c.Plan.Cluster
-	d.record(cluster, StepPassed{Step: c.Plan.Steps[c.Step].Name})
-	if next := c.Step + 1; next < len(c.Plan.Steps) {
-		d.record(cluster, StepStarted{Step: c.Plan.Steps[next].Name})
-		return
+	d.record(c.Plan.Cluster, StepPassed{Step: c.Plan.Steps[c.Step].Name})
+	d.step(c.Plan.Cluster)
+}
+
+// step begins the next step of a cluster that is ready, or ends its part.
+func (d *decider) step(cluster fleet.ClusterID) {
+	c, _ := d.state.Find(cluster)
+	next := c.Step + 1
+	if c.MovedAt.IsZero() {
+		next = 0
 	}
-	d.record(cluster, ClusterDone{Release: d.state.Plan.Release, Package: c.LastPackage})
-	d.startNext()
+	switch {
+	case next >= len(c.Plan.Steps):
+		d.record(cluster, ClusterDone{Release: d.state.Plan.Release, Package: c.LastPackage})
+		d.advance()
+		if d.state.Phase == PhaseHolding {
+			d.conclude(d.state.Reason)
+		}
+	case !d.state.Paused:
+		d.record(cluster, StepStarted{Step: c.Plan.Steps[next].Name})
+	}
 }
 
 func (d *decider) rollback(in Rollback) {
@@ -267,25 +278,25 @@ func (d *decider) rollback(in Rollback) {
 	d.record("", RollbackRequested(in))
 	for _, c := range d.state.Clusters {
 		switch {
-		case c.Phase == ClusterCapturing:
+		case c.untouched():
 			// Nothing of it was changed yet, so it is where it was.
 			d.record(c.Plan.Cluster, ClusterRestored{})
 		case c.BasePackage != "" && c.Phase != ClusterRollingBack && c.Phase != ClusterRolledBack:
 			d.record(c.Plan.Cluster, RollbackStarted{Reason: in.Reason})
 		}
 	}
-	d.settleRollback(in.Reason)
+	d.conclude(in.Reason)
 }
 
-// tick brings back what is still mixed when its window ends.
+// tick brings back what is still mixed when its window ends, and ends soaks.
 func (d *decider) tick() {
 	for _, c := range d.state.Clusters {
-		switch c.Phase {
-		case ClusterApplying, ClusterGating, ClusterHeld:
-			if !d.now.Before(c.WindowEnds) {
-				d.record(c.Plan.Cluster, RollbackStarted{Reason: fmt.Sprintf(
-					"%s: %s was still mixed in step %s when its window of %s ended", reasonWindow, c.Plan.Cluster, c.StepName(), d.state.Plan.Window)})
-			}
+		if c.mixed() && !d.now.Before(c.WindowEnds) {
+			d.record(c.Plan.Cluster, RollbackStarted{Reason: fmt.Sprintf(
+				"%s: %s was still mixed in step %s when its window of %s ended", reasonWindow, c.Plan.Cluster, c.StepName(), d.state.Plan.Window)})
 		}
+	}
+	if !d.state.SoakEnds.IsZero() && !d.now.Before(d.state.SoakEnds) {
+		d.advance()
 	}
 }

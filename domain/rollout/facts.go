@@ -54,6 +54,23 @@ type (
 	ClusterRestored struct{}
 	// ClusterLost: the cluster is in no known good place, or never left it.
 	ClusterLost struct{ Reason string }
+	// ClusterSkipped: a person left the cluster out.
+	ClusterSkipped struct{ Reason string }
+	// WaveStarted: the clusters of a wave may start.
+	WaveStarted struct{ Wave int }
+	// WaveSoaking: every cluster of the wave is through, and it is watched.
+	WaveSoaking struct {
+		Wave int
+		Ends time.Time
+	}
+	// RolloutPaused: a person had it stop before its next step.
+	RolloutPaused struct{ Reason, RequestID string }
+	// RolloutResumed: a person has it go on, past what has failed or is held.
+	RolloutResumed struct{ Reason, RequestID string }
+	// RolloutHolding: no further cluster starts, and those that move are finished first.
+	RolloutHolding struct{ Reason string }
+	// RolloutContinued: what went back is within the failures that may be.
+	RolloutContinued struct{}
 	// RolloutHeld: no further cluster starts.
 	RolloutHeld struct{ Reason string }
 	// RolloutSucceeded: every cluster is done.
@@ -65,6 +82,10 @@ type (
 	}
 	// RolloutRolledBack: every touched cluster is restored.
 	RolloutRolledBack struct{}
+	// AbortRequested: a person ends the rollout.
+	AbortRequested struct{ Reason string }
+	// RolloutAborted: nothing of it moves any more.
+	RolloutAborted struct{}
 	// RolloutFailed: a person must look.
 	RolloutFailed struct{ Reason string }
 )
@@ -80,10 +101,19 @@ func (RollbackStarted) kind()   {}
 func (ClusterDone) kind()       {}
 func (ClusterRestored) kind()   {}
 func (ClusterLost) kind()       {}
+func (ClusterSkipped) kind()    {}
+func (WaveStarted) kind()       {}
+func (WaveSoaking) kind()       {}
+func (RolloutPaused) kind()     {}
+func (RolloutResumed) kind()    {}
+func (RolloutHolding) kind()    {}
+func (RolloutContinued) kind()  {}
 func (RolloutHeld) kind()       {}
 func (RolloutSucceeded) kind()  {}
 func (RollbackRequested) kind() {}
 func (RolloutRolledBack) kind() {}
+func (AbortRequested) kind()    {}
+func (RolloutAborted) kind()    {}
 func (RolloutFailed) kind()     {}
 
 // Kinds lists the zero value of every kind of fact, in the order of their
@@ -91,8 +121,9 @@ func (RolloutFailed) kind()     {}
 func Kinds() []Kind {
 	return []Kind{
 		RolloutStarted{}, ClusterStarted{}, PackageCaptured{}, StepStarted{}, StepApplied{}, StepPassed{}, ClusterHeldBack{},
-		RollbackStarted{}, ClusterDone{}, ClusterRestored{}, ClusterLost{}, RolloutHeld{}, RolloutSucceeded{},
-		RollbackRequested{}, RolloutRolledBack{}, RolloutFailed{},
+		RollbackStarted{}, ClusterDone{}, ClusterRestored{}, ClusterLost{}, ClusterSkipped{}, WaveStarted{}, WaveSoaking{},
+		RolloutPaused{}, RolloutResumed{}, RolloutHolding{}, RolloutContinued{}, RolloutHeld{}, RolloutSucceeded{},
+		RollbackRequested{}, RolloutRolledBack{}, AbortRequested{}, RolloutAborted{}, RolloutFailed{},
 	}
 }
 
@@ -108,23 +139,8 @@ func (s State) Apply(f Fact) State {
 		return s
 	}
 	s.Clusters = slices.Clone(s.Clusters)
-	switch k := f.Kind.(type) {
-	case RolloutHeld:
-		s.Phase, s.Reason, s.EndedAt = PhaseHeld, k.Reason, f.At
-		return s
-	case RolloutSucceeded:
-		s.Phase, s.Reason, s.EndedAt = PhaseSucceeded, "", f.At
-		return s
-	case RollbackRequested:
-		s.Phase, s.Reason, s.EndedAt = PhaseRollingBack, k.Reason, time.Time{}
-		s.rollbackRequested, s.rollbackRequest = true, k.RequestID
-		return s
-	case RolloutRolledBack:
-		s.Phase, s.EndedAt = PhaseRolledBack, f.At
-		return s
-	case RolloutFailed:
-		s.Phase, s.Reason, s.EndedAt = PhaseFailed, k.Reason, f.At
-		return s
+	if f.Cluster == "" {
+		return s.applyWhole(f)
 	}
 	i := s.index(f.Cluster)
 	if i < 0 {
@@ -135,7 +151,7 @@ func (s State) Apply(f Fact) State {
 	case ClusterStarted:
 		c.Phase, c.WindowEnds = ClusterCapturing, k.WindowEnds
 	case PackageCaptured:
-		c.BasePackage = k.Package
+		c.Phase, c.BasePackage = ClusterReady, k.Package
 	case StepStarted:
 		if c.MovedAt.IsZero() {
 			// Recording what runs mixes nothing, however long it took.
@@ -151,6 +167,10 @@ func (s State) Apply(f Fact) State {
 	case StepApplied:
 		c.MovedAt = k.Boundary.Start
 		c.Phase, c.Gate, c.LastPackage = ClusterGating, k.Gate, k.Package
+	case StepPassed:
+		c.Phase, c.Reason = ClusterReady, ""
+	case ClusterSkipped:
+		c.Phase, c.Reason = ClusterLeftOut, k.Reason
 	case ClusterHeldBack:
 		c.Phase, c.Reason = ClusterHeld, k.Reason
 	case RollbackStarted:
@@ -167,6 +187,55 @@ func (s State) Apply(f Fact) State {
 		c.Phase, c.SettledAt = ClusterRolledBack, f.At
 	case ClusterLost:
 		c.Phase, c.Reason = ClusterFailed, k.Reason
+	}
+	return s
+}
+
+// applyWhole returns the state after a fact of the whole rollout.
+func (s State) applyWhole(f Fact) State {
+	rests := func(phase Phase, reason string) { s.Phase, s.Reason, s.EndedAt, s.Paused = phase, reason, f.At, false }
+	goes := func(phase Phase, reason string) { s.Phase, s.Reason, s.EndedAt = phase, reason, time.Time{} }
+	switch k := f.Kind.(type) {
+	case WaveStarted:
+		s.Wave, s.SoakEnds = k.Wave, time.Time{}
+	case WaveSoaking:
+		s.SoakEnds = k.Ends
+	case RolloutPaused:
+		s.Paused, s.requests = true, append(slices.Clip(s.requests), k.RequestID)
+		if s.Phase == PhaseRunning {
+			goes(PhasePaused, k.Reason)
+		}
+	case RolloutResumed:
+		s.Paused, s.requests = false, append(slices.Clip(s.requests), k.RequestID)
+		if s.Phase == PhaseHeld || s.Phase == PhaseHolding {
+			s.accepted = s.failures()
+		}
+		if s.Phase != PhaseRollingBack {
+			goes(PhaseRunning, "")
+		}
+	case RolloutHolding:
+		goes(PhaseHolding, k.Reason)
+	case RolloutContinued:
+		goes(PhaseRunning, "")
+		if s.Paused {
+			goes(PhasePaused, "a person paused it")
+		}
+	case RolloutHeld:
+		rests(PhaseHeld, k.Reason)
+	case RolloutSucceeded:
+		rests(PhaseSucceeded, "")
+	case RollbackRequested:
+		goes(PhaseRollingBack, k.Reason)
+		s.rollbackRequested, s.rollbackRequest, s.Paused = true, k.RequestID, false
+	case RolloutRolledBack:
+		rests(PhaseRolledBack, s.Reason)
+	case AbortRequested:
+		goes(PhaseRollingBack, k.Reason)
+		s.abortRequested, s.Paused = true, false
+	case RolloutAborted:
+		rests(PhaseAborted, s.Reason)
+	case RolloutFailed:
+		rests(PhaseFailed, k.Reason)
 	}
 	return s
 }

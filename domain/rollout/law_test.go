@@ -44,6 +44,15 @@ func walk(t *rapid.T) []moment {
 	if mode := rapid.SampledFrom(append([]gate.Mode{""}, gate.Modes()...)).Draw(t, "mode"); mode != "" {
 		plan.Policy = judgedBy(mode)
 	}
+	if rapid.Bool().Draw(t, "waves") {
+		for left := len(plan.Clusters); left > 0; {
+			n := rapid.IntRange(1, left).Draw(t, "wave")
+			left -= n
+			plan.Waves = append(plan.Waves, rollout.Wave{Name: fmt.Sprint("wave ", len(plan.Waves)+1), Clusters: n, Soak: time.Duration(rapid.IntRange(0, 2).Draw(t, "soak")) * time.Hour})
+		}
+		plan.MaxConcurrent = rapid.IntRange(0, 3).Draw(t, "concurrent")
+		plan.MaxFailures = rapid.IntRange(0, 2).Draw(t, "failures")
+	}
 	w := &walker{state: rollout.State{ID: "r1"}, now: noon, plan: plan}
 	w.take(rollout.Start{Plan: plan, RequestID: "first"})
 	for range rapid.IntRange(0, 60).Draw(t, "inputs") {
@@ -73,7 +82,7 @@ func (w *walker) take(in rollout.Input) {
 }
 
 func (w *walker) draw(t *rapid.T) rollout.Input {
-	switch rapid.SampledFrom([]string{"answer", "answer", "answer", "verdict", "verdict", "stray answer", "stray verdict", "rollback", "tick", "repeat"}).Draw(t, "input") {
+	switch rapid.SampledFrom([]string{"answer", "answer", "answer", "verdict", "verdict", "stray answer", "stray verdict", "rollback", "pause", "resume", "resume", "skip", "abort", "tick", "repeat"}).Draw(t, "input") {
 	case "answer":
 		if commands := w.state.Commands(); len(commands) > 0 {
 			return w.answer(t, rapid.SampledFrom(commands).Draw(t, "command").Key)
@@ -90,6 +99,16 @@ func (w *walker) draw(t *rapid.T) rollout.Input {
 		// Rare, or few walks would get far.
 		if rapid.IntRange(0, 3).Draw(t, "rollback if 0") == 0 {
 			return rollout.Rollback{Reason: "a person's", RequestID: rapid.SampledFrom([]string{"", "a", "b", "c"}).Draw(t, "request")}
+		}
+	case "pause":
+		return rollout.Pause{Reason: "a person looks", RequestID: fmt.Sprint("pause ", rapid.IntRange(0, 9).Draw(t, "request"))}
+	case "resume":
+		return rollout.Resume{Reason: "a person has looked", RequestID: fmt.Sprint("resume ", rapid.IntRange(0, 9).Draw(t, "request"))}
+	case "skip":
+		return rollout.Skip{Cluster: rapid.SampledFrom(w.plan.Clusters).Draw(t, "cluster").Cluster, Reason: "not this one"}
+	case "abort":
+		if rapid.IntRange(0, 3).Draw(t, "abort if 0") == 0 {
+			return rollout.Abort{Reason: "not today"}
 		}
 	case "repeat":
 		return rapid.SampledFrom(w.moments).Draw(t, "moment").input
@@ -144,7 +163,11 @@ func TestLaws(t *testing.T) {
 		"replaying the facts gives the next state":                 replayed,
 		"a repeated input yields no facts":                         repeated,
 		"what nobody waits for yields no facts":                    unasked,
-		"no two clusters go forward at once":                       oneForward,
+		"no more clusters go forward at once than may":             fewForward,
+		"what is paused begins nothing":                            pausedIsStill,
+		"no wave begins before the one before is through":          wavesInOrder,
+		"past the failures that may be nothing starts":             withinFailures,
+		"what is skipped is never touched":                         skippedIsLeft,
 		"what was taken back for its gate never succeeds":          failedStaysFailed,
 		"what follows from a verdict is what its policy's mode is": followsMode,
 		"no step is applied after the way back began":              noApplyAfterRollback,
@@ -221,7 +244,7 @@ func unasked(t *rapid.T, walk []moment) {
 	}
 }
 
-func oneForward(t *rapid.T, walk []moment) {
+func fewForward(t *rapid.T, walk []moment) {
 	for _, m := range walk {
 		forward := 0
 		for _, c := range m.Next.Clusters {
@@ -229,15 +252,97 @@ func oneForward(t *rapid.T, walk []moment) {
 				forward++
 			}
 		}
-		if forward > 1 {
+		if forward > max(m.Next.Plan.MaxConcurrent, 1) {
 			t.Fatalf("%v", m)
+		}
+	}
+}
+
+func pausedIsStill(t *rapid.T, walk []moment) {
+	for _, m := range walk {
+		for _, f := range m.Facts {
+			_, cluster := f.Kind.(rollout.ClusterStarted)
+			_, step := f.Kind.(rollout.StepStarted)
+			if m.before.Paused && m.Next.Paused && (cluster || step) {
+				t.Fatalf("%v: %+v while it is paused", m, f)
+			}
+		}
+	}
+}
+
+func wavesInOrder(t *rapid.T, walk []moment) {
+	soaks := make(map[int]time.Time)
+	for _, m := range walk {
+		state := m.before
+		for _, f := range m.Facts {
+			switch k := f.Kind.(type) {
+			case rollout.WaveSoaking:
+				soaks[k.Wave] = k.Ends
+			case rollout.WaveStarted:
+				if m.now.Before(soaks[k.Wave-1]) {
+					t.Fatalf("%v: wave %d begins before %s", m, k.Wave, soaks[k.Wave-1])
+				}
+			case rollout.ClusterStarted:
+				wave := state.Plan.WaveOf(f.Cluster)
+				for _, c := range state.Clusters {
+					if state.Plan.WaveOf(c.Plan.Cluster) < wave && (c.Phase == rollout.ClusterWaiting || c.Phase.Busy()) {
+						t.Fatalf("%v: %s of wave %d starts while %s is %s", m, f.Cluster, wave, c.Plan.Cluster, c.Phase)
+					}
+				}
+				if wave != state.Wave {
+					t.Fatalf("%v: %s of wave %d starts in wave %d", m, f.Cluster, wave, state.Wave)
+				}
+			}
+			state = state.Apply(f)
+		}
+	}
+}
+
+func withinFailures(t *rapid.T, walk []moment) {
+	accepted := 0
+	for _, m := range walk {
+		state := m.before
+		for _, f := range m.Facts {
+			lost := failures(state)
+			switch f.Kind.(type) {
+			case rollout.RolloutResumed:
+				if state.Phase == rollout.PhaseHeld || state.Phase == rollout.PhaseHolding {
+					accepted = lost
+				}
+			case rollout.ClusterStarted:
+				if lost-accepted > state.Plan.MaxFailures {
+					t.Fatalf("%v: %s starts after %d failures, of which %d were accepted", m, f.Cluster, lost, accepted)
+				}
+			}
+			state = state.Apply(f)
+		}
+	}
+}
+
+func failures(s rollout.State) (n int) {
+	for _, c := range s.Clusters {
+		if c.Phase == rollout.ClusterRolledBack || c.Phase == rollout.ClusterFailed {
+			n++
+		}
+	}
+	return n
+}
+
+func skippedIsLeft(t *rapid.T, walk []moment) {
+	for _, m := range walk {
+		for _, c := range m.Next.Clusters {
+			if c.Phase == rollout.ClusterLeftOut && (c.BasePackage != "" || !c.MovedAt.IsZero()) {
+				t.Fatalf("%v: %s was skipped and touched", m, c.Plan.Cluster)
+			}
 		}
 	}
 }
 
 func failedStaysFailed(t *rapid.T, walk []moment) {
 	failed := make(map[fleet.ClusterID]bool)
+	accepted := false
 	for _, m := range walk {
+		accepted = accepted || slices.ContainsFunc(m.Facts, func(f rollout.Fact) bool { _, resumed := f.Kind.(rollout.RolloutResumed); return resumed })
 		if in, ok := m.input.(rollout.GateDecided); ok && mode(m.before) == gate.Act && in.Verdict == gate.Fail && len(m.Facts) > 0 {
 			failed[m.Facts[0].Cluster] = true
 		}
@@ -246,7 +351,7 @@ func failedStaysFailed(t *rapid.T, walk []moment) {
 				t.Fatalf("%v: %s succeeded after its gate failed", m, c.Plan.Cluster)
 			}
 		}
-		if len(failed) > 0 && m.Next.Phase == rollout.PhaseSucceeded {
+		if len(failed) > 0 && !accepted && m.Next.Phase == rollout.PhaseSucceeded {
 			t.Fatalf("%v: succeeded after a gate failed", m)
 		}
 	}
@@ -275,7 +380,7 @@ func followsMode(t *rapid.T, walk []moment) {
 			switch f.Kind.(type) {
 			case rollout.StepPassed:
 				passed = true
-			case rollout.ClusterHeldBack, rollout.RolloutHeld:
+			case rollout.ClusterHeldBack, rollout.RolloutHolding:
 				held = true
 			case rollout.RollbackStarted:
 				back = true
@@ -385,7 +490,8 @@ func rolledBackIsBack(t *rapid.T, walk []moment) {
 		for _, c := range m.Next.Clusters {
 			switch untouched := c.BasePackage == ""; {
 			case m.Next.Phase == rollout.PhaseRolledBack && !untouched && c.Phase != rollout.ClusterRolledBack,
-				m.Next.Phase == rollout.PhaseSucceeded && c.Phase != rollout.ClusterSucceeded,
+				m.Next.Phase == rollout.PhaseSucceeded && (c.Phase == rollout.ClusterWaiting || c.Phase.Busy()),
+				m.Next.Phase == rollout.PhaseAborted && c.Phase.Busy(),
 				m.Next.Phase != rollout.PhaseFailed && m.Next.Phase.Resting() && !untouched && c.Phase == rollout.ClusterFailed:
 				t.Fatalf("%v: %s is %s", m, c.Plan.Cluster, c.Phase)
 			}
@@ -457,9 +563,10 @@ func moves(t *rapid.T, walk []moment) {
 			}
 		}
 		for _, c := range m.Next.Clusters {
-			asked, was := touched[c.Plan.Cluster], c.BasePackage != ""
+			asked := touched[c.Plan.Cluster]
+			was := !asked.IsZero()
 			span, moved := c.Moved(m.now)
-			if moved != was || was && asked.IsZero() {
+			if moved != was {
 				t.Fatalf("%v: %s moved %t, touched %t", m, c.Plan.Cluster, moved, was)
 			}
 			if !moved {
@@ -480,7 +587,7 @@ func moves(t *rapid.T, walk []moment) {
 func comesToRest(t *rapid.T, walk []moment) {
 	w := &walker{state: walk[len(walk)-1].Next, now: walk[len(walk)-1].now, plan: walk[0].Next.Plan}
 	// Four clusters of three steps need three times as many inputs at the most.
-	for range 4 * 3 * 3 * 3 {
+	for range 4*3*3*3 + 8 {
 		commands, gates := w.state.Commands(), openGates(w.state)
 		switch at := w.state.WakeAt(); {
 		case len(commands) > 0:
@@ -488,11 +595,13 @@ func comesToRest(t *rapid.T, walk []moment) {
 		case len(gates) > 0:
 			v := rapid.SampledFrom([]gate.Verdict{gate.Pass, gate.Fail, gate.Hold, gate.Inconclusive}).Draw(t, "verdict")
 			w.take(w.decided(gates[0], v))
-		case !w.state.Phase.Resting():
-			t.Fatalf("nothing is waited for, and it does not rest: %s", describeState(w.state))
+		case w.state.Paused:
+			w.take(rollout.Resume{Reason: "a person has looked", RequestID: "last"})
 		case !at.IsZero():
 			w.now = at
 			w.take(rollout.Tick{})
+		case !w.state.Phase.Resting():
+			t.Fatalf("nothing is waited for, and it does not rest: %s", describeState(w.state))
 		default:
 			return
 		}
@@ -524,8 +633,8 @@ func TestWalksGoEverywhere(t *testing.T) {
 		}
 	}
 	want := []string{
-		"restored anew", "running", "held", "succeeded", "rolling_back", "rolled_back", "failed", "cluster waiting", "cluster capturing",
-		"cluster applying", "cluster gating", "cluster held", "cluster succeeded", "cluster rolling_back", "cluster rolled_back", "cluster failed",
+		"restored anew", "running", "paused", "holding", "held", "succeeded", "rolling_back", "rolled_back", "aborted", "failed", "cluster waiting", "cluster capturing",
+		"cluster ready", "cluster skipped", "cluster applying", "cluster gating", "cluster held", "cluster succeeded", "cluster rolling_back", "cluster rolled_back", "cluster failed",
 	}
 	for _, k := range rollout.Kinds() {
 		want = append(want, kindName(k))

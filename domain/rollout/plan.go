@@ -49,6 +49,8 @@ type Target struct {
 	Watched bool
 	// Trouble lists what the deployment's own checks found.
 	Trouble []string
+	// Labels are those of the cluster.
+	Labels map[string]string
 }
 
 // RunningImage is what runs of a component; several versions are joined by ", ".
@@ -81,6 +83,7 @@ const (
 	ProblemUnfit        = "LS-ROL-024"
 	ProblemPolicyWindow = "LS-ROL-025"
 	ProblemEndless      = "LS-ROL-026"
+	ProblemWave         = "LS-ROL-028"
 )
 
 // StepAllowance is how long one command may take at a cluster: images are pulled
@@ -104,9 +107,11 @@ type Terms struct {
 	// Policy is the one that was named instead, nil when none was.
 	Policy           *gate.Plan
 	Window, Lookback time.Duration
+	Strategy         Strategy
 }
 
-// NewPlan plans a release for clusters in the given order. Clusters that run it
+// NewPlan plans a release for clusters in the given order, which waves by label may
+// change. Clusters that run it
 // already are left out. A plan with problems must not start.
 func NewPlan(release Release, targets []Target, terms Terms) (Plan, []Problem) {
 	plan := Plan{Release: release.ID, Gate: terms.Gate, Policy: terms.Policy, Window: terms.Window, Lookback: terms.Lookback}
@@ -147,6 +152,13 @@ func NewPlan(release Release, targets []Target, terms Terms) (Plan, []Problem) {
 		}
 		problems = append(problems, plan.windowProblems(target.Cluster, len(steps))...)
 		plan.Clusters = append(plan.Clusters, ClusterPlan{Cluster: target.Cluster, Steps: steps, Aside: target.Aside})
+	}
+	labels := make(map[fleet.ClusterID]map[string]string, len(targets))
+	for _, target := range targets {
+		labels[target.Cluster] = target.Labels
+	}
+	if len(plan.Clusters) > 0 {
+		problems = append(problems, plan.arrange(terms.Strategy, labels)...)
 	}
 	if len(plan.Clusters) == 0 && len(problems) == 0 {
 		problems = append(problems, Problem{ID: ProblemNothing, Text: fmt.Sprintf("every cluster asked for runs release %s already", release.ID)})

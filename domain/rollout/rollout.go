@@ -28,6 +28,23 @@ type Plan struct {
 	Window time.Duration
 	// Lookback is how far before a step baseline sessions are taken.
 	Lookback time.Duration
+	// Waves part Clusters, in order; none is one wave of all.
+	Waves []Wave
+	// MaxConcurrent is how many clusters move at the same time; less than one is one.
+	MaxConcurrent int
+	// MaxFailures is how many clusters may go back, or not be reached, before nothing
+	// starts any more.
+	MaxFailures int
+}
+
+// Wave is a batch of clusters. The next begins when every cluster of it is through
+// and has been watched for a while.
+type Wave struct {
+	Name string
+	// Clusters is how many of the plan's it holds, after those of the waves before.
+	Clusters int
+	// Soak is how long it is watched.
+	Soak time.Duration
 }
 
 // ClusterPlan is one cluster's way through the plan.
@@ -57,6 +74,10 @@ type Phase string
 const (
 	// PhaseRunning: clusters are being moved.
 	PhaseRunning Phase = "running"
+	// PhasePaused: a person had it stop; no cluster and no step begins.
+	PhasePaused Phase = "paused"
+	// PhaseHolding: no further cluster starts; those that move are finished first.
+	PhaseHolding Phase = "holding"
 	// PhaseHeld: no further cluster starts; a person decides.
 	PhaseHeld Phase = "held"
 	// PhaseSucceeded: every cluster of the plan runs the release.
@@ -65,6 +86,8 @@ const (
 	PhaseRollingBack Phase = "rolling_back"
 	// PhaseRolledBack: every cluster that was touched is back, as asked.
 	PhaseRolledBack Phase = "rolled_back"
+	// PhaseAborted: a person ended it; what had moved to the end stays.
+	PhaseAborted Phase = "aborted"
 	// PhaseFailed: a cluster could not be brought to a known package.
 	PhaseFailed Phase = "failed"
 )
@@ -73,7 +96,7 @@ const (
 // of a window.
 func (p Phase) Resting() bool {
 	switch p {
-	case PhaseHeld, PhaseSucceeded, PhaseRolledBack, PhaseFailed:
+	case PhaseHeld, PhaseSucceeded, PhaseRolledBack, PhaseAborted, PhaseFailed:
 		return true
 	}
 	return false
@@ -88,6 +111,8 @@ const (
 	ClusterWaiting ClusterPhase = "waiting"
 	// ClusterCapturing: what it runs is being recorded.
 	ClusterCapturing ClusterPhase = "capturing"
+	// ClusterReady: it is recorded or a step has passed, and the next has not begun.
+	ClusterReady ClusterPhase = "ready"
 	// ClusterApplying: a step is being applied.
 	ClusterApplying ClusterPhase = "applying"
 	// ClusterGating: a step is applied and its gate is open.
@@ -103,12 +128,14 @@ const (
 	ClusterRolledBack ClusterPhase = "rolled_back"
 	// ClusterFailed: it could not be captured or restored.
 	ClusterFailed ClusterPhase = "failed"
+	// ClusterLeftOut: a person skipped it.
+	ClusterLeftOut ClusterPhase = "skipped"
 )
 
 // Busy reports whether a cluster in this phase belongs to its rollout alone.
 func (p ClusterPhase) Busy() bool {
 	switch p {
-	case ClusterCapturing, ClusterApplying, ClusterGating, ClusterHeld, ClusterRollingBack:
+	case ClusterCapturing, ClusterReady, ClusterApplying, ClusterGating, ClusterHeld, ClusterRollingBack:
 		return true
 	}
 	return false
@@ -148,6 +175,17 @@ func (c ClusterRun) Moved(now time.Time) (gate.Span, bool) {
 	return gate.Span{From: c.MovedAt, To: now}, true
 }
 
+// mixed says whether the cluster is on its way forward and may not be so for ever.
+func (c ClusterRun) mixed() bool {
+	switch c.Phase {
+	case ClusterApplying, ClusterGating, ClusterHeld:
+		return true
+	case ClusterReady:
+		return !c.MovedAt.IsZero()
+	}
+	return false
+}
+
 // StepName returns the name of the step the cluster is in, empty before the first.
 func (c ClusterRun) StepName() string {
 	if c.BasePackage == "" || c.Phase == ClusterCapturing || c.Step >= len(c.Plan.Steps) {
@@ -167,6 +205,19 @@ type State struct {
 	Clusters  []ClusterRun
 	StartedAt time.Time
 	EndedAt   time.Time
+	// Wave indexes the plan's waves. SoakEnds is until when it is watched, zero while it
+	// moves.
+	Wave     int
+	SoakEnds time.Time
+	// Paused says that no cluster and no step begins, whatever the phase.
+	Paused bool
+	// requests are those to pause and to resume that were heard: a repeat of one must
+	// not end what came later.
+	requests []string
+	// accepted is how many failures a person has let the rollout go on past.
+	accepted int
+	// abortRequested is set once a person ended it.
+	abortRequested bool
 	// rollbackRequested is set once a person asked for the way back.
 	rollbackRequested bool
 	// rollbackRequest is the last such request's id.
@@ -251,12 +302,12 @@ func (s State) Commands() []Command {
 // WakeAt returns when the state wants a Tick, the zero time for never.
 func (s State) WakeAt() time.Time {
 	var at time.Time
+	if s.Phase == PhaseRunning {
+		at = s.SoakEnds
+	}
 	for _, c := range s.Clusters {
-		switch c.Phase {
-		case ClusterApplying, ClusterGating, ClusterHeld:
-			if at.IsZero() || c.WindowEnds.Before(at) {
-				at = c.WindowEnds
-			}
+		if c.mixed() && (at.IsZero() || c.WindowEnds.Before(at)) {
+			at = c.WindowEnds
 		}
 	}
 	return at

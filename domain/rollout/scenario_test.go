@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +27,8 @@ var noon = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 // Every file in testdata tells one story of a rollout named r1: what happened,
 // when, and what was decided. Times are of one day, UTC. Words:
 //
-//	plan clusters=A,B steps=gateway,sra window=DURATION [mode=MODE]
+//	plan clusters=A,B steps=gateway,sra window=DURATION [mode=MODE] [waves=1,2]
+//	     [soak=DURATION] [concurrent=N] [failures=N]
 //	                              what TIME start begins; one hour of lookback. With a
 //	                              mode it is judged by a policy named house
 //	TIME start                    begins the plan
@@ -37,6 +39,10 @@ var noon = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 //	TIME gate CLUSTER STEP VERDICT [CONSEQUENCE] : SUMMARY
 //	                              what follows is left out by gates of before modes
 //	TIME rollback REQUEST : WHY   a person wants everything back
+//	TIME pause REQUEST : WHY      … wants nothing to begin
+//	TIME resume REQUEST : WHY     … wants it to go on
+//	TIME skip CLUSTER : WHY       … leaves a cluster out
+//	TIME abort : WHY              … ends it
 //	TIME tick                     time has passed
 //	TIME again                    the last input arrives once more
 //	> …                           the answer: + a fact, ! a command that is now
@@ -147,12 +153,37 @@ func readPlan(t *testing.T, words []string) rollout.Plan {
 			p.Window = window
 		case "mode":
 			p.Policy = judgedBy(gate.Mode(value))
+		case "waves":
+			for i, n := range strings.Split(value, ",") {
+				p.Waves = append(p.Waves, rollout.Wave{Name: fmt.Sprint("wave ", i+1), Clusters: number(t, n)})
+			}
+		case "soak":
+			soak, err := time.ParseDuration(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range p.Waves {
+				p.Waves[i].Soak = soak
+			}
+		case "concurrent":
+			p.MaxConcurrent = number(t, value)
+		case "failures":
+			p.MaxFailures = number(t, value)
 		default:
 			t.Fatalf("%q is nothing that a plan has", w)
 		}
 	}
 	p.Clusters = clusterPlans(clusters, steps)
 	return p
+}
+
+func number(t *testing.T, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // judgedBy is a policy that is trusted so far.
@@ -187,6 +218,14 @@ func readInput(t *testing.T, words []string, free string, plan rollout.Plan, now
 		return rollout.Start{Plan: plan, RequestID: "first"}
 	case words[0] == "tick":
 		return rollout.Tick{}
+	case words[0] == "pause" && len(words) == 2:
+		return rollout.Pause{RequestID: words[1], Reason: free}
+	case words[0] == "resume" && len(words) == 2:
+		return rollout.Resume{RequestID: words[1], Reason: free}
+	case words[0] == "skip" && len(words) == 2:
+		return rollout.Skip{Cluster: fleet.ClusterID(words[1]), Reason: free}
+	case words[0] == "abort":
+		return rollout.Abort{Reason: free}
 	case words[0] == "rollback" && len(words) == 2:
 		return rollout.Rollback{RequestID: words[1], Reason: free}
 	case words[0] == "done" && len(words) >= 4:
@@ -257,6 +296,9 @@ func describeState(s rollout.State) string {
 		clusters = append(clusters, where)
 	}
 	out := fmt.Sprintf("%s; %s", s.Phase, strings.Join(clusters, ", "))
+	if len(s.Plan.Waves) > 0 {
+		out = fmt.Sprintf("%s in wave %d; %s", s.Phase, s.Wave+1, strings.Join(clusters, ", "))
+	}
 	if at := s.WakeAt(); !at.IsZero() {
 		out += "; wakes " + at.Format(time.TimeOnly)
 	}

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,7 +21,7 @@ import (
 type rolloutAPI struct{ conductor *conductor }
 
 func (a *rolloutAPI) PlanRollout(ctx context.Context, req *rolloutv1.PlanRolloutRequest) (*rolloutv1.PlanRolloutResponse, error) {
-	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters(), req.GetPolicy())
+	plan, problems, err := a.plan(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -31,22 +32,35 @@ func (a *rolloutAPI) PlanRollout(ctx context.Context, req *rolloutv1.PlanRollout
 	return resp, nil
 }
 
+// planned is what a plan and a start ask for.
+type planned interface {
+	GetRelease() string
+	GetClusters() []string
+	GetPolicy() string
+	GetStrategy() *rolloutv1.Strategy
+}
+
 // plan looks at every cluster asked for and at the release's images.
-func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string, policyName string) (rollout.Plan, []rollout.Problem, error) {
+func (a *rolloutAPI) plan(ctx context.Context, req planned) (rollout.Plan, []rollout.Problem, error) {
 	c := a.conductor
+	name := req.GetRelease()
 	there := c.deps.Fleet()
 	i := slices.IndexFunc(there.Releases, func(r rollout.Release) bool { return string(r.ID) == name })
 	if i < 0 {
 		return rollout.Plan{}, nil, errs.New(errs.NotFound, "LS-ROL-010", "there is no release %q whose images are known; there are: %s", name, releaseNames(there.Releases))
 	}
 	release := there.Releases[i]
-	ids, err := clusterIDs(there.Clusters, clusters)
+	ids, err := clusterIDs(there.Clusters, req.GetClusters())
 	if err != nil {
 		return rollout.Plan{}, nil, err
 	}
-	policy, err := c.policy(ctx, policyName)
+	policy, err := c.policy(ctx, req.GetPolicy())
 	if err != nil {
 		return rollout.Plan{}, nil, err
+	}
+	strategy, err := codec.StrategyFromProto(req.GetStrategy())
+	if err != nil {
+		return rollout.Plan{}, nil, errs.New(errs.Invalid, "LS-ROL-029", "a wave's labels cannot be read: %v", err)
 	}
 	images := make(map[fleet.Line]string, len(release.Lines))
 	for line, image := range release.Lines {
@@ -58,7 +72,7 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string, p
 		if err != nil {
 			target.Trouble = append(target.Trouble, err.Error())
 		}
-		target.Cluster, target.Unseen = id, there.Unseen[id]
+		target.Cluster, target.Unseen, target.Labels = id, there.Unseen[id], there.Labels[id]
 		c.mu.Lock()
 		target.BusyWith = c.busy(id)
 		target.Aside = c.moved(id)
@@ -66,7 +80,7 @@ func (a *rolloutAPI) plan(ctx context.Context, name string, clusters []string, p
 		targets = append(targets, target)
 	}
 	plan, problems := rollout.NewPlan(release, targets, rollout.Terms{
-		Gate: c.config.Gate, Policy: policy, Window: c.config.Window, Lookback: c.config.Lookback,
+		Gate: c.config.Gate, Policy: policy, Window: c.config.Window, Lookback: c.config.Lookback, Strategy: strategy,
 	})
 	if why := there.Unfit[release.ID]; why != "" {
 		problems = append([]rollout.Problem{{ID: rollout.ProblemUnfit, Text: fmt.Sprintf("release %s may not be moved to: %s", release.ID, why)}}, problems...)
@@ -117,7 +131,7 @@ func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRollo
 	if started, err := a.started(id, req); started != nil || err != nil {
 		return started, err
 	}
-	plan, problems, err := a.plan(ctx, req.GetRelease(), req.GetClusters(), req.GetPolicy())
+	plan, problems, err := a.plan(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -296,4 +310,89 @@ func (a *rolloutAPI) RollbackRollout(ctx context.Context, req *rolloutv1.Rollbac
 		return nil, err
 	}
 	return &rolloutv1.RollbackRolloutResponse{Rollout: codec.RolloutToProto(r.state)}, nil
+}
+
+func (a *rolloutAPI) PauseRollout(ctx context.Context, req *rolloutv1.PauseRolloutRequest) (*rolloutv1.PauseRolloutResponse, error) {
+	m, err := a.want(ctx, req.GetId(), "pause", func(s rollout.State) error {
+		switch s.Phase {
+		case rollout.PhaseRunning, rollout.PhasePaused, rollout.PhaseHolding, rollout.PhaseRollingBack:
+			return nil
+		}
+		return unwanted(s, "paused", "only one that moves can be")
+	}, rollout.Pause{Reason: cmp.Or(req.GetReason(), "a person paused it"), RequestID: req.GetRequestId()})
+	return &rolloutv1.PauseRolloutResponse{Rollout: m}, err
+}
+
+func (a *rolloutAPI) ResumeRollout(ctx context.Context, req *rolloutv1.ResumeRolloutRequest) (*rolloutv1.ResumeRolloutResponse, error) {
+	m, err := a.want(ctx, req.GetId(), "resume", func(s rollout.State) error {
+		held := s.Phase == rollout.PhaseHeld || s.Phase == rollout.PhaseHolding
+		switch {
+		case held && req.GetReason() == "":
+			return errs.New(errs.Invalid, "LS-ROL-014", "rollout %s is held, and to go on past that needs a reason; it is recorded and told to people", s.ID)
+		case held:
+			return a.conductor.unclaimed(s)
+		case s.Phase.Resting():
+			return unwanted(s, "resumed", "only one that is paused or held can be")
+		}
+		return nil
+	}, rollout.Resume{Reason: cmp.Or(req.GetReason(), "a person resumed it"), RequestID: req.GetRequestId()})
+	return &rolloutv1.ResumeRolloutResponse{Rollout: m}, err
+}
+
+func (a *rolloutAPI) AbortRollout(ctx context.Context, req *rolloutv1.AbortRolloutRequest) (*rolloutv1.AbortRolloutResponse, error) {
+	m, err := a.want(ctx, req.GetId(), "abort", func(s rollout.State) error {
+		switch {
+		case req.GetReason() == "":
+			return errs.New(errs.Invalid, "LS-ROL-014", "to abort a rollout needs a reason; it is recorded and told to people")
+		case s.Phase.Resting() && s.Phase != rollout.PhaseHeld && s.Phase != rollout.PhaseAborted:
+			return unwanted(s, "aborted", "it is over")
+		}
+		return nil
+	}, rollout.Abort{Reason: req.GetReason()})
+	return &rolloutv1.AbortRolloutResponse{Rollout: m}, err
+}
+
+func (a *rolloutAPI) SkipCluster(ctx context.Context, req *rolloutv1.SkipClusterRequest) (*rolloutv1.SkipClusterResponse, error) {
+	cluster := fleet.ClusterID(req.GetCluster())
+	m, err := a.want(ctx, req.GetId(), "skip", func(s rollout.State) error {
+		run, part := s.Find(cluster)
+		switch {
+		case req.GetReason() == "":
+			return errs.New(errs.Invalid, "LS-ROL-014", "to skip a cluster needs a reason; it is recorded and told to people")
+		case !part:
+			return errs.New(errs.NotFound, "LS-ROL-011", "there is no cluster %q in rollout %s; `lockstep rollout get %s` shows those there are", cluster, s.ID, s.ID)
+		case run.Phase != rollout.ClusterWaiting && run.Phase != rollout.ClusterLeftOut:
+			return errs.New(errs.Conflict, "LS-ROL-030", "%s is %s, and only a cluster that waits can be skipped", cluster, run.Phase)
+		case s.Phase.Resting() && s.Phase != rollout.PhaseHeld:
+			return unwanted(s, "changed", "it is over")
+		}
+		return nil
+	}, rollout.Skip{Cluster: cluster, Reason: req.GetReason()})
+	return &rolloutv1.SkipClusterResponse{Rollout: m}, err
+}
+
+// unwanted says why a rollout cannot be what a person wants it to be.
+func unwanted(s rollout.State, what, why string) error {
+	return errs.New(errs.Conflict, "LS-ROL-030", "rollout %s is %s and cannot be %s: %s", s.ID, s.Phase, what, why)
+}
+
+// want decides what follows from a person's wish, where the rollout allows it.
+func (a *rolloutAPI) want(ctx context.Context, id, doing string, allowed func(rollout.State) error, in rollout.Input) (*rolloutv1.Rollout, error) {
+	c := a.conductor
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.settle(ctx, rollout.ID(id)); err != nil {
+		return nil, err
+	}
+	r, err := a.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := allowed(r.state); err != nil {
+		return nil, err
+	}
+	if err := c.decide(ctx, r.state.ID, in); err != nil {
+		return nil, fmt.Errorf("%s rollout %s: %w", doing, id, err)
+	}
+	return codec.RolloutToProto(r.state), nil
 }

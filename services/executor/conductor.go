@@ -17,6 +17,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
 	"github.com/lockstep-fleet/lockstep/kit/bus"
+	"github.com/lockstep-fleet/lockstep/kit/errs"
 	commandv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/command/v1"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
@@ -281,6 +282,27 @@ func (c *conductor) busy(cluster fleet.ClusterID) rollout.ID {
 		}
 	}
 	return ""
+}
+
+// unclaimed says whether the clusters that a held rollout would start are still its to
+// start: while it rested, another may have taken them.
+func (c *conductor) unclaimed(s rollout.State) error {
+	for _, run := range s.Clusters {
+		if run.Phase != rollout.ClusterWaiting {
+			continue
+		}
+		for id, other := range c.rollouts {
+			theirs, part := other.state.Find(run.Plan.Cluster)
+			if id == s.ID || !part {
+				continue
+			}
+			if theirs.Phase.Busy() || other.began > c.rollouts[s.ID].began && moved(theirs) || theirs.Phase == rollout.ClusterWaiting && !other.state.Phase.Resting() {
+				return errs.New(errs.Conflict, rollout.ProblemBusy, "rollout %s has taken %s meanwhile; skip it with `lockstep rollout skip %s %s`, or abort and plan anew",
+					id, run.Plan.Cluster, s.ID, run.Plan.Cluster)
+			}
+		}
+	}
+	return nil
 }
 
 // moved returns when rollouts moved a cluster, within the lookback, oldest first.

@@ -45,6 +45,8 @@ type Fleet struct {
 	// Unseen says why no sessions of a cluster are seen; its gates could never
 	// pass.
 	Unseen map[fleet.ClusterID]string
+	// Labels are those of each cluster.
+	Labels map[fleet.ClusterID]map[string]string
 	// Deployments are the clusters that can be changed; the others are watched.
 	Deployments map[fleet.ClusterID]Deployment
 }

@@ -114,6 +114,7 @@ type fake struct {
 	started  []*rolloutv1.StartRolloutRequest
 	planned  []*rolloutv1.PlanRolloutRequest
 	backed   []*rolloutv1.RollbackRolloutRequest
+	steered  []proto.Message
 	gateAsks []*gatev1.ListGatesRequest
 	observed []*observationv1.WatchObservationsRequest
 }
@@ -462,6 +463,30 @@ func (f *fake) RollbackRollout(_ context.Context, r *rolloutv1.RollbackRolloutRe
 	defer f.mu.Unlock()
 	f.backed = append(f.backed, r)
 	return &rolloutv1.RollbackRolloutResponse{Rollout: rollout("rolling_back", "asked for", "rolling_back")}, nil
+}
+
+// steer notes a request and answers with a rollout that went along.
+func (f *fake) steer(r proto.Message, phase string) *rolloutv1.Rollout {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.steered = append(f.steered, r)
+	return rollout(phase, "asked for", "gating", "waiting")
+}
+
+func (f *fake) PauseRollout(_ context.Context, r *rolloutv1.PauseRolloutRequest) (*rolloutv1.PauseRolloutResponse, error) {
+	return &rolloutv1.PauseRolloutResponse{Rollout: f.steer(r, "paused")}, nil
+}
+
+func (f *fake) ResumeRollout(_ context.Context, r *rolloutv1.ResumeRolloutRequest) (*rolloutv1.ResumeRolloutResponse, error) {
+	return &rolloutv1.ResumeRolloutResponse{Rollout: f.steer(r, "running")}, nil
+}
+
+func (f *fake) AbortRollout(_ context.Context, r *rolloutv1.AbortRolloutRequest) (*rolloutv1.AbortRolloutResponse, error) {
+	return &rolloutv1.AbortRolloutResponse{Rollout: f.steer(r, "aborted")}, nil
+}
+
+func (f *fake) SkipCluster(_ context.Context, r *rolloutv1.SkipClusterRequest) (*rolloutv1.SkipClusterResponse, error) {
+	return &rolloutv1.SkipClusterResponse{Rollout: f.steer(r, "running")}, nil
 }
 
 func (f *fake) ListGates(_ context.Context, r *gatev1.ListGatesRequest) (*gatev1.ListGatesResponse, error) {

@@ -32,7 +32,18 @@ func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
 	if b.Len() > 0 {
 		b.WriteByte('\n')
 	}
-	fmt.Fprintf(&b, "Release %s on %s, one after the other.\n\n", clean(p.GetRelease()), count(int64(len(p.GetClusters())), "cluster"))
+	pace := "one after the other"
+	if n := p.GetMaxConcurrent(); n > 1 {
+		pace = fmt.Sprintf("%d at a time", n)
+	}
+	fmt.Fprintf(&b, "Release %s on %s, %s.\n", clean(p.GetRelease()), count(int64(len(p.GetClusters())), "cluster"), pace)
+	for _, line := range waveLines(p) {
+		b.WriteString(line + ".\n")
+	}
+	if n := p.GetMaxFailures(); n > 0 {
+		fmt.Fprintf(&b, "It goes on by itself while no more than %s went back.\n", count(int64(n), "cluster"))
+	}
+	b.WriteByte('\n')
 	t := &table{header: []string{"CLUSTER", "STEP", "FROM", "TO", "COMPONENTS", "IMAGE"}}
 	for _, c := range p.GetClusters() {
 		if len(c.GetSteps()) == 0 {

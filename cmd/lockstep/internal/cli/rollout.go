@@ -18,11 +18,13 @@ func (s *shell) rolloutCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:     "rollout",
 		Aliases: []string{"rollouts"},
-		Short:   "Plan, start, watch and roll back rollouts",
-		Long: `Plan, start, watch and roll back rollouts. A rollout brings clusters to a release,
-one after the other; in each, the gateway moves first and then the SRA components,
-and after every step a gate judges people's new sessions before anything else moves.`,
-	}, s.planCommand(), s.startCommand(), s.rolloutListCommand(), s.rolloutGetCommand(), s.watchCommand(), s.rollbackCommand())
+		Short:   "Plan, start, watch, steer and roll back rollouts",
+		Long: `Plan, start, watch, steer and roll back rollouts. A rollout brings clusters to a
+release, one after the other or in waves; in each, the gateway moves first and then
+the SRA components, and after every step a gate judges people's new sessions before
+anything else moves.`,
+	}, s.planCommand(), s.startCommand(), s.rolloutListCommand(), s.rolloutGetCommand(), s.watchCommand(),
+		s.pauseCommand(), s.resumeCommand(), s.skipCommand(), s.abortCommand(), s.rollbackCommand())
 }
 
 // wanted is what a plan or a start asks for.
@@ -30,12 +32,14 @@ type wanted struct {
 	release  string
 	clusters []string
 	policy   string
+	pace
 }
 
 func (w *wanted) flags(s *shell, c *cobra.Command) {
 	c.Flags().StringVarP(&w.release, "release", "r", "", "`release` to bring the clusters to (required)")
 	c.Flags().StringSliceVarP(&w.clusters, "cluster", "c", nil, "`cluster` to move; repeat for several (default: every cluster, in the fleet's order)")
 	c.Flags().StringVar(&w.policy, "policy", "", "gate `policy` to judge it by (default: the numbers of the server's configuration)")
+	w.pace.flags(c)
 	s.completeFlag(c, "release", s.releaseIDs)
 	s.completeFlag(c, "cluster", clusterIDs)
 	s.completeFlag(c, "policy", policyNames)
@@ -45,11 +49,11 @@ func (w *wanted) check() error {
 	if w.release == "" {
 		return usage("say which release: --release ID")
 	}
-	return nil
+	return w.pace.check()
 }
 
 func (s *shell) plan(ctx context.Context, cl *client, w wanted) (*rolloutv1.PlanRolloutResponse, error) {
-	res, err := cl.rollouts.PlanRollout(ctx, &rolloutv1.PlanRolloutRequest{Release: w.release, Clusters: w.clusters, Policy: w.policy})
+	res, err := cl.rollouts.PlanRollout(ctx, &rolloutv1.PlanRolloutRequest{Release: w.release, Clusters: w.clusters, Policy: w.policy, Strategy: w.strategy()})
 	if err != nil {
 		return nil, cl.failed("plan a rollout of "+w.release, err)
 	}
@@ -132,11 +136,16 @@ changes are told on standard error, and the exit codes are those of
 A script gives --yes, so that nothing asks, and --request-id with a key of its own:
 the same key never starts a second rollout, so the command can be repeated.
 
+With --wave the clusters are moved in waves, each when the one before is through and
+was watched for --soak. A cluster that fails goes back, and nothing starts meanwhile;
+the rollout goes on by itself while no more than --max-failures have failed.
+
 With --policy a gate policy judges each step. The rollout keeps it as it is now, and
 its mode says what follows: with shadow or advise the rollout goes on whatever it says.`,
 		Example: `  lockstep rollout start --release 5.1.0
   lockstep rollout start --release 5.1.0 --policy fast
   lockstep rollout start --release 5.1.0 --cluster berlin --wait --timeout 1h
+  lockstep rollout start --release 5.1.0 --wave tier=canary --wave 10% --soak 30m --max-concurrent 5 --max-failures 1
   lockstep rollout start --release 5.1.0 --yes --request-id "$CI_PIPELINE_ID" -o name`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -162,7 +171,7 @@ its mode says what follows: with shadow or advise the rollout goes on whatever i
 			if id == "" {
 				id = s.ID()
 			}
-			started, err := cl.rollouts.StartRollout(c.Context(), &rolloutv1.StartRolloutRequest{RequestId: id, Release: w.release, Clusters: w.clusters, Policy: w.policy})
+			started, err := cl.rollouts.StartRollout(c.Context(), &rolloutv1.StartRolloutRequest{RequestId: id, Release: w.release, Clusters: w.clusters, Policy: w.policy, Strategy: w.strategy()})
 			if err != nil {
 				return cl.failed("start a rollout of "+w.release, err)
 			}
@@ -393,6 +402,14 @@ func (s *shell) rolloutText(r *rolloutv1.Rollout, wide bool) string {
 	fmt.Fprintf(&b, "Phase    %s\n", paint(clean(r.GetPhase()), s.colour))
 	if r.GetReason() != "" {
 		fmt.Fprintf(&b, "Reason   %s\n", clean(r.GetReason()))
+	}
+	if waves := r.GetPlan().GetWaves(); len(waves) > 0 {
+		wave := waves[min(int(r.GetWave()), len(waves)-1)]
+		fmt.Fprintf(&b, "Wave     %d of %d (%s)", r.GetWave()+1, len(waves), clean(wave.GetName()))
+		if r.GetSoakEnds() != nil && !rests(r.GetPhase()) {
+			fmt.Fprintf(&b, ", watched until %s", s.instant(r.GetSoakEnds()))
+		}
+		b.WriteByte('\n')
 	}
 	if p := r.GetPlan().GetPolicy(); p != nil {
 		fmt.Fprintf(&b, "Policy   %s\n", modeWords(p))

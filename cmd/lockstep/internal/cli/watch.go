@@ -136,7 +136,7 @@ func (c *client) stream(ctx context.Context, id string, each func(*rolloutv1.Rol
 
 func rests(phase string) bool {
 	switch phase {
-	case "held", "succeeded", "rolled_back", "failed":
+	case "held", "succeeded", "rolled_back", "aborted", "failed":
 		return true
 	}
 	return false
@@ -161,7 +161,7 @@ func outcome(r *rolloutv1.Rollout, aim direction) error {
 	switch r.GetPhase() {
 	case "succeeded":
 		return nil
-	case "rolled_back", "failed":
+	case "rolled_back", "aborted", "failed":
 		return &exit{codeFailed, said}
 	}
 	for _, run := range r.GetClusters() {
@@ -178,6 +178,8 @@ func restWords(phase string) string {
 		return "is held"
 	case "rolled_back":
 		return "was rolled back"
+	case "aborted":
+		return "was aborted"
 	case "failed":
 		return "failed"
 	}

@@ -29,6 +29,185 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Strategy says how far and how fast a rollout goes by itself.
+type Strategy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Parts the clusters, in order; none is one wave of all. What no wave holds is a
+	// last one by itself.
+	Waves []*WaveSize `protobuf:"bytes,1,rep,name=waves,proto3" json:"waves,omitempty"`
+	// How many clusters move at the same time; 0 is one.
+	MaxConcurrent int32 `protobuf:"varint,2,opt,name=max_concurrent,json=maxConcurrent,proto3" json:"max_concurrent,omitempty"`
+	// How many clusters may go back, or not be reached, before nothing starts any
+	// more.
+	MaxFailures int32 `protobuf:"varint,3,opt,name=max_failures,json=maxFailures,proto3" json:"max_failures,omitempty"`
+	// How long each wave is watched before the next begins.
+	Soak          *durationpb.Duration `protobuf:"bytes,4,opt,name=soak,proto3" json:"soak,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Strategy) Reset() {
+	*x = Strategy{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Strategy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Strategy) ProtoMessage() {}
+
+func (x *Strategy) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Strategy.ProtoReflect.Descriptor instead.
+func (*Strategy) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Strategy) GetWaves() []*WaveSize {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *Strategy) GetMaxConcurrent() int32 {
+	if x != nil {
+		return x.MaxConcurrent
+	}
+	return 0
+}
+
+func (x *Strategy) GetMaxFailures() int32 {
+	if x != nil {
+		return x.MaxFailures
+	}
+	return 0
+}
+
+func (x *Strategy) GetSoak() *durationpb.Duration {
+	if x != nil {
+		return x.Soak
+	}
+	return nil
+}
+
+// WaveSize says which clusters a wave holds.
+type WaveSize struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How it is told.
+	//
+	// Types that are valid to be assigned to By:
+	//
+	//	*WaveSize_Clusters
+	//	*WaveSize_Percent
+	//	*WaveSize_LabelSelector
+	By            isWaveSize_By `protobuf_oneof:"by"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaveSize) Reset() {
+	*x = WaveSize{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaveSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaveSize) ProtoMessage() {}
+
+func (x *WaveSize) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaveSize.ProtoReflect.Descriptor instead.
+func (*WaveSize) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WaveSize) GetBy() isWaveSize_By {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
+func (x *WaveSize) GetClusters() int32 {
+	if x != nil {
+		if x, ok := x.By.(*WaveSize_Clusters); ok {
+			return x.Clusters
+		}
+	}
+	return 0
+}
+
+func (x *WaveSize) GetPercent() int32 {
+	if x != nil {
+		if x, ok := x.By.(*WaveSize_Percent); ok {
+			return x.Percent
+		}
+	}
+	return 0
+}
+
+func (x *WaveSize) GetLabelSelector() string {
+	if x != nil {
+		if x, ok := x.By.(*WaveSize_LabelSelector); ok {
+			return x.LabelSelector
+		}
+	}
+	return ""
+}
+
+type isWaveSize_By interface {
+	isWaveSize_By()
+}
+
+type WaveSize_Clusters struct {
+	// So many, in the order of the plan.
+	Clusters int32 `protobuf:"varint,1,opt,name=clusters,proto3,oneof"`
+}
+
+type WaveSize_Percent struct {
+	// As many as make this share of all, with those of the waves before.
+	Percent int32 `protobuf:"varint,2,opt,name=percent,proto3,oneof"`
+}
+
+type WaveSize_LabelSelector struct {
+	// Those whose labels match and that are in no wave before, as kubectl writes it.
+	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3,oneof"`
+}
+
+func (*WaveSize_Clusters) isWaveSize_By() {}
+
+func (*WaveSize_Percent) isWaveSize_By() {}
+
+func (*WaveSize_LabelSelector) isWaveSize_By() {}
+
 // PlanRolloutRequest says what is to be planned.
 type PlanRolloutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -39,14 +218,16 @@ type PlanRolloutRequest struct {
 	Clusters []string `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	// The gate policy by which it is judged, as `lockstep gate policy list` shows them;
 	// empty is that of the configuration.
-	Policy        string `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy string `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
+	// How far and how fast it goes by itself; absent is all clusters, one after another.
+	Strategy      *Strategy `protobuf:"bytes,4,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlanRolloutRequest) Reset() {
 	*x = PlanRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[0]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -58,7 +239,7 @@ func (x *PlanRolloutRequest) String() string {
 func (*PlanRolloutRequest) ProtoMessage() {}
 
 func (x *PlanRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[0]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -71,7 +252,7 @@ func (x *PlanRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRolloutRequest.ProtoReflect.Descriptor instead.
 func (*PlanRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{0}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *PlanRolloutRequest) GetRelease() string {
@@ -95,6 +276,13 @@ func (x *PlanRolloutRequest) GetPolicy() string {
 	return ""
 }
 
+func (x *PlanRolloutRequest) GetStrategy() *Strategy {
+	if x != nil {
+		return x.Strategy
+	}
+	return nil
+}
+
 // PlanRolloutResponse is a plan and what is wrong with it.
 type PlanRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -109,7 +297,7 @@ type PlanRolloutResponse struct {
 
 func (x *PlanRolloutResponse) Reset() {
 	*x = PlanRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[1]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -121,7 +309,7 @@ func (x *PlanRolloutResponse) String() string {
 func (*PlanRolloutResponse) ProtoMessage() {}
 
 func (x *PlanRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[1]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -134,7 +322,7 @@ func (x *PlanRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRolloutResponse.ProtoReflect.Descriptor instead.
 func (*PlanRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{1}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PlanRolloutResponse) GetPlan() *Plan {
@@ -166,7 +354,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[2]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -178,7 +366,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[2]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -191,7 +379,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{2}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Problem) GetId() string {
@@ -228,14 +416,16 @@ type StartRolloutRequest struct {
 	Clusters []string `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	// The gate policy by which it is judged, as `lockstep gate policy list` shows them;
 	// empty is that of the configuration.
-	Policy        string `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy string `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	// How far and how fast it goes by itself; absent is all clusters, one after another.
+	Strategy      *Strategy `protobuf:"bytes,5,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartRolloutRequest) Reset() {
 	*x = StartRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[3]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -247,7 +437,7 @@ func (x *StartRolloutRequest) String() string {
 func (*StartRolloutRequest) ProtoMessage() {}
 
 func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[3]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -260,7 +450,7 @@ func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
 func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{3}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StartRolloutRequest) GetRequestId() string {
@@ -291,6 +481,13 @@ func (x *StartRolloutRequest) GetPolicy() string {
 	return ""
 }
 
+func (x *StartRolloutRequest) GetStrategy() *Strategy {
+	if x != nil {
+		return x.Strategy
+	}
+	return nil
+}
+
 // StartRolloutResponse holds the rollout that was started.
 type StartRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -302,7 +499,7 @@ type StartRolloutResponse struct {
 
 func (x *StartRolloutResponse) Reset() {
 	*x = StartRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[4]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +511,7 @@ func (x *StartRolloutResponse) String() string {
 func (*StartRolloutResponse) ProtoMessage() {}
 
 func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[4]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +524,7 @@ func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
 func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{4}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StartRolloutResponse) GetRollout() *Rollout {
@@ -348,7 +545,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[5]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +557,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[5]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +570,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{5}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetRolloutRequest) GetId() string {
@@ -394,7 +591,7 @@ type GetRolloutResponse struct {
 
 func (x *GetRolloutResponse) Reset() {
 	*x = GetRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[6]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +603,7 @@ func (x *GetRolloutResponse) String() string {
 func (*GetRolloutResponse) ProtoMessage() {}
 
 func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[6]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +616,7 @@ func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutResponse.ProtoReflect.Descriptor instead.
 func (*GetRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{6}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetRolloutResponse) GetRollout() *Rollout {
@@ -450,7 +647,7 @@ type ListRolloutsRequest struct {
 
 func (x *ListRolloutsRequest) Reset() {
 	*x = ListRolloutsRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[7]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +659,7 @@ func (x *ListRolloutsRequest) String() string {
 func (*ListRolloutsRequest) ProtoMessage() {}
 
 func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[7]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +672,7 @@ func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{7}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListRolloutsRequest) GetPageSize() int32 {
@@ -526,7 +723,7 @@ type ListRolloutsResponse struct {
 
 func (x *ListRolloutsResponse) Reset() {
 	*x = ListRolloutsResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[8]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +735,7 @@ func (x *ListRolloutsResponse) String() string {
 func (*ListRolloutsResponse) ProtoMessage() {}
 
 func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[8]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +748,7 @@ func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*ListRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{8}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListRolloutsResponse) GetRollouts() []*Rollout {
@@ -579,7 +776,7 @@ type WatchRolloutRequest struct {
 
 func (x *WatchRolloutRequest) Reset() {
 	*x = WatchRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[9]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +788,7 @@ func (x *WatchRolloutRequest) String() string {
 func (*WatchRolloutRequest) ProtoMessage() {}
 
 func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[9]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +801,7 @@ func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutRequest.ProtoReflect.Descriptor instead.
 func (*WatchRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{9}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchRolloutRequest) GetId() string {
@@ -626,7 +823,7 @@ type WatchRolloutResponse struct {
 
 func (x *WatchRolloutResponse) Reset() {
 	*x = WatchRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[10]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +835,7 @@ func (x *WatchRolloutResponse) String() string {
 func (*WatchRolloutResponse) ProtoMessage() {}
 
 func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[10]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +848,7 @@ func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutResponse.ProtoReflect.Descriptor instead.
 func (*WatchRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{10}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchRolloutResponse) GetRollout() *Rollout {
@@ -677,7 +874,7 @@ type RollbackRolloutRequest struct {
 
 func (x *RollbackRolloutRequest) Reset() {
 	*x = RollbackRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[11]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +886,7 @@ func (x *RollbackRolloutRequest) String() string {
 func (*RollbackRolloutRequest) ProtoMessage() {}
 
 func (x *RollbackRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[11]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +899,7 @@ func (x *RollbackRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRolloutRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{11}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RollbackRolloutRequest) GetRequestId() string {
@@ -737,7 +934,7 @@ type RollbackRolloutResponse struct {
 
 func (x *RollbackRolloutResponse) Reset() {
 	*x = RollbackRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[12]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +946,7 @@ func (x *RollbackRolloutResponse) String() string {
 func (*RollbackRolloutResponse) ProtoMessage() {}
 
 func (x *RollbackRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[12]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,10 +959,441 @@ func (x *RollbackRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRolloutResponse.ProtoReflect.Descriptor instead.
 func (*RollbackRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{12}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RollbackRolloutResponse) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+// PauseRolloutRequest asks for a pause.
+type PauseRolloutRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's name for this pause; a repeat changes nothing.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The rollout's id.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseRolloutRequest) Reset() {
+	*x = PauseRolloutRequest{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseRolloutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseRolloutRequest) ProtoMessage() {}
+
+func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseRolloutRequest.ProtoReflect.Descriptor instead.
+func (*PauseRolloutRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PauseRolloutRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *PauseRolloutRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PauseRolloutRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// PauseRolloutResponse holds the rollout.
+type PauseRolloutResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout as it stands.
+	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseRolloutResponse) Reset() {
+	*x = PauseRolloutResponse{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseRolloutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseRolloutResponse) ProtoMessage() {}
+
+func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseRolloutResponse.ProtoReflect.Descriptor instead.
+func (*PauseRolloutResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PauseRolloutResponse) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+// ResumeRolloutRequest asks for a rollout to go on.
+type ResumeRolloutRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's name for this request; a repeat changes nothing.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The rollout's id.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for people; needed where the rollout is held.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRolloutRequest) Reset() {
+	*x = ResumeRolloutRequest{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRolloutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRolloutRequest) ProtoMessage() {}
+
+func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRolloutRequest.ProtoReflect.Descriptor instead.
+func (*ResumeRolloutRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ResumeRolloutRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ResumeRolloutRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ResumeRolloutRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ResumeRolloutResponse holds the rollout.
+type ResumeRolloutResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout as it stands.
+	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRolloutResponse) Reset() {
+	*x = ResumeRolloutResponse{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRolloutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRolloutResponse) ProtoMessage() {}
+
+func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRolloutResponse.ProtoReflect.Descriptor instead.
+func (*ResumeRolloutResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ResumeRolloutResponse) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+// AbortRolloutRequest asks for a rollout to end.
+type AbortRolloutRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout's id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for people; needed.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortRolloutRequest) Reset() {
+	*x = AbortRolloutRequest{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortRolloutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortRolloutRequest) ProtoMessage() {}
+
+func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortRolloutRequest.ProtoReflect.Descriptor instead.
+func (*AbortRolloutRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AbortRolloutRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AbortRolloutRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// AbortRolloutResponse holds the rollout.
+type AbortRolloutResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout as it stands.
+	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortRolloutResponse) Reset() {
+	*x = AbortRolloutResponse{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortRolloutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortRolloutResponse) ProtoMessage() {}
+
+func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortRolloutResponse.ProtoReflect.Descriptor instead.
+func (*AbortRolloutResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AbortRolloutResponse) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+// SkipClusterRequest asks for a cluster to be left out.
+type SkipClusterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout's id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The cluster, which waits.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Why, for people; needed.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SkipClusterRequest) Reset() {
+	*x = SkipClusterRequest{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SkipClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SkipClusterRequest) ProtoMessage() {}
+
+func (x *SkipClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SkipClusterRequest.ProtoReflect.Descriptor instead.
+func (*SkipClusterRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SkipClusterRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SkipClusterRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *SkipClusterRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// SkipClusterResponse holds the rollout.
+type SkipClusterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout as it stands.
+	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SkipClusterResponse) Reset() {
+	*x = SkipClusterResponse{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SkipClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SkipClusterResponse) ProtoMessage() {}
+
+func (x *SkipClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SkipClusterResponse.ProtoReflect.Descriptor instead.
+func (*SkipClusterResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SkipClusterResponse) GetRollout() *Rollout {
 	if x != nil {
 		return x.Rollout
 	}
@@ -787,14 +1415,20 @@ type Plan struct {
 	Lookback *durationpb.Duration `protobuf:"bytes,5,opt,name=lookback,proto3" json:"lookback,omitempty"`
 	// The policy by which it is judged; absent is that of the configuration, which
 	// asks for gate's numbers of people's sessions and for nothing else.
-	Policy        *v1.Plan `protobuf:"bytes,6,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy *v1.Plan `protobuf:"bytes,6,opt,name=policy,proto3" json:"policy,omitempty"`
+	// The waves, in order; none is one wave of all clusters.
+	Waves []*Wave `protobuf:"bytes,7,rep,name=waves,proto3" json:"waves,omitempty"`
+	// How many clusters move at the same time; 0 is one.
+	MaxConcurrent int32 `protobuf:"varint,8,opt,name=max_concurrent,json=maxConcurrent,proto3" json:"max_concurrent,omitempty"`
+	// How many clusters may go back, or not be reached, before nothing starts any more.
+	MaxFailures   int32 `protobuf:"varint,9,opt,name=max_failures,json=maxFailures,proto3" json:"max_failures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[13]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +1440,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[13]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +1453,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{13}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Plan) GetRelease() string {
@@ -864,6 +1498,91 @@ func (x *Plan) GetPolicy() *v1.Plan {
 	return nil
 }
 
+func (x *Plan) GetWaves() []*Wave {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *Plan) GetMaxConcurrent() int32 {
+	if x != nil {
+		return x.MaxConcurrent
+	}
+	return 0
+}
+
+func (x *Plan) GetMaxFailures() int32 {
+	if x != nil {
+		return x.MaxFailures
+	}
+	return 0
+}
+
+// Wave is a batch of clusters.
+type Wave struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is called, such as "10%".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How many of the plan's clusters it holds, after those of the waves before.
+	Clusters int32 `protobuf:"varint,2,opt,name=clusters,proto3" json:"clusters,omitempty"`
+	// How long it is watched before the next begins.
+	Soak          *durationpb.Duration `protobuf:"bytes,3,opt,name=soak,proto3" json:"soak,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wave) Reset() {
+	*x = Wave{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wave) ProtoMessage() {}
+
+func (x *Wave) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wave.ProtoReflect.Descriptor instead.
+func (*Wave) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Wave) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Wave) GetClusters() int32 {
+	if x != nil {
+		return x.Clusters
+	}
+	return 0
+}
+
+func (x *Wave) GetSoak() *durationpb.Duration {
+	if x != nil {
+		return x.Soak
+	}
+	return nil
+}
+
 // ClusterPlan is one cluster's way through a plan.
 type ClusterPlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -879,7 +1598,7 @@ type ClusterPlan struct {
 
 func (x *ClusterPlan) Reset() {
 	*x = ClusterPlan{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[14]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1610,7 @@ func (x *ClusterPlan) String() string {
 func (*ClusterPlan) ProtoMessage() {}
 
 func (x *ClusterPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[14]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1623,7 @@ func (x *ClusterPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterPlan.ProtoReflect.Descriptor instead.
 func (*ClusterPlan) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{14}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ClusterPlan) GetCluster() string {
@@ -949,7 +1668,7 @@ type StepPlan struct {
 
 func (x *StepPlan) Reset() {
 	*x = StepPlan{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[15]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1680,7 @@ func (x *StepPlan) String() string {
 func (*StepPlan) ProtoMessage() {}
 
 func (x *StepPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[15]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1693,7 @@ func (x *StepPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepPlan.ProtoReflect.Descriptor instead.
 func (*StepPlan) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{15}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StepPlan) GetName() string {
@@ -1026,11 +1745,14 @@ type Rollout struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The id of the release it brings.
 	Release string `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"`
-	// running (clusters are being moved), held (no further cluster starts; a
-	// person decides), succeeded (every cluster runs the release), rolling_back
+	// running (clusters are being moved), paused (no cluster and no step begins),
+	// holding (no further cluster starts, those that move are finished first), held
+	// (no further cluster starts; a person decides), succeeded (every cluster runs
+	// the release, but for those that a person skipped or accepted), rolling_back
 	// (a cluster is on its way back), rolled_back (every cluster that was touched
-	// is back, as asked) or failed (a cluster could not be brought to a known
-	// package). It rests in all but running and rolling_back.
+	// is back, as asked), aborted (a person ended it) or failed (a cluster could not
+	// be brought to a known package). It rests in held, succeeded, rolled_back,
+	// aborted and failed.
 	Phase string `protobuf:"bytes,3,opt,name=phase,proto3" json:"phase,omitempty"`
 	// Why it rests or waits, in a sentence; empty when there is nothing to say.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -1041,14 +1763,20 @@ type Rollout struct {
 	// When it was started.
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// When it came to rest, absent while it does not.
-	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// The wave that it is in, counted from 0.
+	Wave int32 `protobuf:"varint,9,opt,name=wave,proto3" json:"wave,omitempty"`
+	// Until when that wave is watched, absent while its clusters move.
+	SoakEnds *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=soak_ends,json=soakEnds,proto3" json:"soak_ends,omitempty"`
+	// No cluster and no step begins, whatever the phase.
+	Paused        bool `protobuf:"varint,11,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[16]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1788,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[16]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1801,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{16}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Rollout) GetId() string {
@@ -1132,13 +1860,34 @@ func (x *Rollout) GetEndedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Rollout) GetWave() int32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *Rollout) GetSoakEnds() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SoakEnds
+	}
+	return nil
+}
+
+func (x *Rollout) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
 // ClusterRun is one cluster's part of a rollout.
 type ClusterRun struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The cluster's id.
 	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// waiting (its turn has not come), capturing (what it runs is being
-	// recorded), applying (a step is being made), gating (a step is made and its
+	// waiting (its turn has not come), skipped (a person left it out), capturing
+	// (what it runs is being recorded), ready (its next step has not begun), applying (a step is being made), gating (a step is made and its
 	// gate is open), held (a gate neither passed nor failed; the window still
 	// runs), succeeded (every step passed), rolling_back (the recorded package is
 	// being restored), rolled_back (it runs the recorded package again) or failed
@@ -1160,7 +1909,7 @@ type ClusterRun struct {
 
 func (x *ClusterRun) Reset() {
 	*x = ClusterRun{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[17]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1921,7 @@ func (x *ClusterRun) String() string {
 func (*ClusterRun) ProtoMessage() {}
 
 func (x *ClusterRun) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[17]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1934,7 @@ func (x *ClusterRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRun.ProtoReflect.Descriptor instead.
 func (*ClusterRun) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{17}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ClusterRun) GetCluster() string {
@@ -1250,7 +1999,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +2011,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +2024,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{18}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Event) GetRollout() string {
@@ -1319,6 +2068,15 @@ type Fact struct {
 	//	*Fact_RollbackRequested
 	//	*Fact_RolloutRolledBack
 	//	*Fact_RolloutFailed
+	//	*Fact_ClusterSkipped
+	//	*Fact_WaveStarted
+	//	*Fact_WaveSoaking
+	//	*Fact_RolloutPaused
+	//	*Fact_RolloutResumed
+	//	*Fact_RolloutHolding
+	//	*Fact_RolloutContinued
+	//	*Fact_AbortRequested
+	//	*Fact_RolloutAborted
 	Kind          isFact_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1326,7 +2084,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +2096,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +2109,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{19}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Fact) GetAt() *timestamppb.Timestamp {
@@ -1519,6 +2277,87 @@ func (x *Fact) GetRolloutFailed() *RolloutFailed {
 	return nil
 }
 
+func (x *Fact) GetClusterSkipped() *ClusterSkipped {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_ClusterSkipped); ok {
+			return x.ClusterSkipped
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetWaveStarted() *WaveStarted {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_WaveStarted); ok {
+			return x.WaveStarted
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetWaveSoaking() *WaveSoaking {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_WaveSoaking); ok {
+			return x.WaveSoaking
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetRolloutPaused() *RolloutPaused {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_RolloutPaused); ok {
+			return x.RolloutPaused
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetRolloutResumed() *RolloutResumed {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_RolloutResumed); ok {
+			return x.RolloutResumed
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetRolloutHolding() *RolloutHolding {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_RolloutHolding); ok {
+			return x.RolloutHolding
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetRolloutContinued() *RolloutContinued {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_RolloutContinued); ok {
+			return x.RolloutContinued
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetAbortRequested() *AbortRequested {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_AbortRequested); ok {
+			return x.AbortRequested
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetRolloutAborted() *RolloutAborted {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_RolloutAborted); ok {
+			return x.RolloutAborted
+		}
+	}
+	return nil
+}
+
 type isFact_Kind interface {
 	isFact_Kind()
 }
@@ -1603,6 +2442,51 @@ type Fact_RolloutFailed struct {
 	RolloutFailed *RolloutFailed `protobuf:"bytes,18,opt,name=rollout_failed,json=rolloutFailed,proto3,oneof"`
 }
 
+type Fact_ClusterSkipped struct {
+	// A person left the cluster out.
+	ClusterSkipped *ClusterSkipped `protobuf:"bytes,19,opt,name=cluster_skipped,json=clusterSkipped,proto3,oneof"`
+}
+
+type Fact_WaveStarted struct {
+	// The clusters of a wave may start.
+	WaveStarted *WaveStarted `protobuf:"bytes,20,opt,name=wave_started,json=waveStarted,proto3,oneof"`
+}
+
+type Fact_WaveSoaking struct {
+	// Every cluster of the wave is through, and it is watched.
+	WaveSoaking *WaveSoaking `protobuf:"bytes,21,opt,name=wave_soaking,json=waveSoaking,proto3,oneof"`
+}
+
+type Fact_RolloutPaused struct {
+	// A person had it stop before its next step.
+	RolloutPaused *RolloutPaused `protobuf:"bytes,22,opt,name=rollout_paused,json=rolloutPaused,proto3,oneof"`
+}
+
+type Fact_RolloutResumed struct {
+	// A person has it go on.
+	RolloutResumed *RolloutResumed `protobuf:"bytes,23,opt,name=rollout_resumed,json=rolloutResumed,proto3,oneof"`
+}
+
+type Fact_RolloutHolding struct {
+	// No further cluster starts, and those that move are finished first.
+	RolloutHolding *RolloutHolding `protobuf:"bytes,24,opt,name=rollout_holding,json=rolloutHolding,proto3,oneof"`
+}
+
+type Fact_RolloutContinued struct {
+	// What went back is within the failures that may be.
+	RolloutContinued *RolloutContinued `protobuf:"bytes,25,opt,name=rollout_continued,json=rolloutContinued,proto3,oneof"`
+}
+
+type Fact_AbortRequested struct {
+	// A person ends the rollout.
+	AbortRequested *AbortRequested `protobuf:"bytes,26,opt,name=abort_requested,json=abortRequested,proto3,oneof"`
+}
+
+type Fact_RolloutAborted struct {
+	// Nothing of it moves any more.
+	RolloutAborted *RolloutAborted `protobuf:"bytes,27,opt,name=rollout_aborted,json=rolloutAborted,proto3,oneof"`
+}
+
 func (*Fact_RolloutStarted) isFact_Kind() {}
 
 func (*Fact_ClusterStarted) isFact_Kind() {}
@@ -1635,6 +2519,24 @@ func (*Fact_RolloutRolledBack) isFact_Kind() {}
 
 func (*Fact_RolloutFailed) isFact_Kind() {}
 
+func (*Fact_ClusterSkipped) isFact_Kind() {}
+
+func (*Fact_WaveStarted) isFact_Kind() {}
+
+func (*Fact_WaveSoaking) isFact_Kind() {}
+
+func (*Fact_RolloutPaused) isFact_Kind() {}
+
+func (*Fact_RolloutResumed) isFact_Kind() {}
+
+func (*Fact_RolloutHolding) isFact_Kind() {}
+
+func (*Fact_RolloutContinued) isFact_Kind() {}
+
+func (*Fact_AbortRequested) isFact_Kind() {}
+
+func (*Fact_RolloutAborted) isFact_Kind() {}
+
 // RolloutStarted is the first fact of a rollout.
 type RolloutStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1648,7 +2550,7 @@ type RolloutStarted struct {
 
 func (x *RolloutStarted) Reset() {
 	*x = RolloutStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +2562,7 @@ func (x *RolloutStarted) String() string {
 func (*RolloutStarted) ProtoMessage() {}
 
 func (x *RolloutStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +2575,7 @@ func (x *RolloutStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutStarted.ProtoReflect.Descriptor instead.
 func (*RolloutStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{20}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RolloutStarted) GetPlan() *Plan {
@@ -1701,7 +2603,7 @@ type ClusterStarted struct {
 
 func (x *ClusterStarted) Reset() {
 	*x = ClusterStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +2615,7 @@ func (x *ClusterStarted) String() string {
 func (*ClusterStarted) ProtoMessage() {}
 
 func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +2628,7 @@ func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStarted.ProtoReflect.Descriptor instead.
 func (*ClusterStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{21}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ClusterStarted) GetWindowEnds() *timestamppb.Timestamp {
@@ -1747,7 +2649,7 @@ type PackageCaptured struct {
 
 func (x *PackageCaptured) Reset() {
 	*x = PackageCaptured{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +2661,7 @@ func (x *PackageCaptured) String() string {
 func (*PackageCaptured) ProtoMessage() {}
 
 func (x *PackageCaptured) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +2674,7 @@ func (x *PackageCaptured) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PackageCaptured.ProtoReflect.Descriptor instead.
 func (*PackageCaptured) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{22}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PackageCaptured) GetPackage() string {
@@ -1793,7 +2695,7 @@ type StepStarted struct {
 
 func (x *StepStarted) Reset() {
 	*x = StepStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +2707,7 @@ func (x *StepStarted) String() string {
 func (*StepStarted) ProtoMessage() {}
 
 func (x *StepStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +2720,7 @@ func (x *StepStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepStarted.ProtoReflect.Descriptor instead.
 func (*StepStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{23}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StepStarted) GetStep() string {
@@ -1847,7 +2749,7 @@ type StepApplied struct {
 
 func (x *StepApplied) Reset() {
 	*x = StepApplied{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +2761,7 @@ func (x *StepApplied) String() string {
 func (*StepApplied) ProtoMessage() {}
 
 func (x *StepApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2774,7 @@ func (x *StepApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepApplied.ProtoReflect.Descriptor instead.
 func (*StepApplied) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{24}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StepApplied) GetStep() string {
@@ -1921,7 +2823,7 @@ type StepPassed struct {
 
 func (x *StepPassed) Reset() {
 	*x = StepPassed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2835,7 @@ func (x *StepPassed) String() string {
 func (*StepPassed) ProtoMessage() {}
 
 func (x *StepPassed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2848,7 @@ func (x *StepPassed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepPassed.ProtoReflect.Descriptor instead.
 func (*StepPassed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{25}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StepPassed) GetStep() string {
@@ -1968,7 +2870,7 @@ type ClusterHeld struct {
 
 func (x *ClusterHeld) Reset() {
 	*x = ClusterHeld{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2882,7 @@ func (x *ClusterHeld) String() string {
 func (*ClusterHeld) ProtoMessage() {}
 
 func (x *ClusterHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2895,7 @@ func (x *ClusterHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterHeld.ProtoReflect.Descriptor instead.
 func (*ClusterHeld) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{26}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ClusterHeld) GetReason() string {
@@ -2014,7 +2916,7 @@ type RollbackStarted struct {
 
 func (x *RollbackStarted) Reset() {
 	*x = RollbackStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2928,7 @@ func (x *RollbackStarted) String() string {
 func (*RollbackStarted) ProtoMessage() {}
 
 func (x *RollbackStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2941,7 @@ func (x *RollbackStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackStarted.ProtoReflect.Descriptor instead.
 func (*RollbackStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{27}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RollbackStarted) GetReason() string {
@@ -2062,7 +2964,7 @@ type ClusterSucceeded struct {
 
 func (x *ClusterSucceeded) Reset() {
 	*x = ClusterSucceeded{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2976,7 @@ func (x *ClusterSucceeded) String() string {
 func (*ClusterSucceeded) ProtoMessage() {}
 
 func (x *ClusterSucceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2989,7 @@ func (x *ClusterSucceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSucceeded.ProtoReflect.Descriptor instead.
 func (*ClusterSucceeded) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{28}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ClusterSucceeded) GetRelease() string {
@@ -2113,7 +3015,7 @@ type ClusterRolledBack struct {
 
 func (x *ClusterRolledBack) Reset() {
 	*x = ClusterRolledBack{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +3027,7 @@ func (x *ClusterRolledBack) String() string {
 func (*ClusterRolledBack) ProtoMessage() {}
 
 func (x *ClusterRolledBack) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +3040,7 @@ func (x *ClusterRolledBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRolledBack.ProtoReflect.Descriptor instead.
 func (*ClusterRolledBack) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{29}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{40}
 }
 
 // ClusterFailed leaves a cluster to a person.
@@ -2152,7 +3054,7 @@ type ClusterFailed struct {
 
 func (x *ClusterFailed) Reset() {
 	*x = ClusterFailed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +3066,7 @@ func (x *ClusterFailed) String() string {
 func (*ClusterFailed) ProtoMessage() {}
 
 func (x *ClusterFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +3079,7 @@ func (x *ClusterFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterFailed.ProtoReflect.Descriptor instead.
 func (*ClusterFailed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{30}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ClusterFailed) GetReason() string {
@@ -2198,7 +3100,7 @@ type RolloutHeld struct {
 
 func (x *RolloutHeld) Reset() {
 	*x = RolloutHeld{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +3112,7 @@ func (x *RolloutHeld) String() string {
 func (*RolloutHeld) ProtoMessage() {}
 
 func (x *RolloutHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +3125,7 @@ func (x *RolloutHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutHeld.ProtoReflect.Descriptor instead.
 func (*RolloutHeld) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{31}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RolloutHeld) GetReason() string {
@@ -2242,7 +3144,7 @@ type RolloutSucceeded struct {
 
 func (x *RolloutSucceeded) Reset() {
 	*x = RolloutSucceeded{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +3156,7 @@ func (x *RolloutSucceeded) String() string {
 func (*RolloutSucceeded) ProtoMessage() {}
 
 func (x *RolloutSucceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +3169,7 @@ func (x *RolloutSucceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSucceeded.ProtoReflect.Descriptor instead.
 func (*RolloutSucceeded) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{32}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{43}
 }
 
 // RollbackRequested sends every touched cluster back.
@@ -2283,7 +3185,7 @@ type RollbackRequested struct {
 
 func (x *RollbackRequested) Reset() {
 	*x = RollbackRequested{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +3197,7 @@ func (x *RollbackRequested) String() string {
 func (*RollbackRequested) ProtoMessage() {}
 
 func (x *RollbackRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +3210,7 @@ func (x *RollbackRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequested.ProtoReflect.Descriptor instead.
 func (*RollbackRequested) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{33}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RollbackRequested) GetReason() string {
@@ -2334,7 +3236,7 @@ type RolloutRolledBack struct {
 
 func (x *RolloutRolledBack) Reset() {
 	*x = RolloutRolledBack{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +3248,7 @@ func (x *RolloutRolledBack) String() string {
 func (*RolloutRolledBack) ProtoMessage() {}
 
 func (x *RolloutRolledBack) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +3261,7 @@ func (x *RolloutRolledBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutRolledBack.ProtoReflect.Descriptor instead.
 func (*RolloutRolledBack) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{34}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{45}
 }
 
 // RolloutFailed ends a rollout that a person must look at.
@@ -2373,7 +3275,7 @@ type RolloutFailed struct {
 
 func (x *RolloutFailed) Reset() {
 	*x = RolloutFailed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +3287,7 @@ func (x *RolloutFailed) String() string {
 func (*RolloutFailed) ProtoMessage() {}
 
 func (x *RolloutFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +3300,7 @@ func (x *RolloutFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutFailed.ProtoReflect.Descriptor instead.
 func (*RolloutFailed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{35}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RolloutFailed) GetReason() string {
@@ -2408,22 +3310,460 @@ func (x *RolloutFailed) GetReason() string {
 	return ""
 }
 
+// ClusterSkipped leaves a cluster as it is.
+type ClusterSkipped struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The person's words.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterSkipped) Reset() {
+	*x = ClusterSkipped{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterSkipped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterSkipped) ProtoMessage() {}
+
+func (x *ClusterSkipped) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterSkipped.ProtoReflect.Descriptor instead.
+func (*ClusterSkipped) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ClusterSkipped) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// WaveStarted begins a wave.
+type WaveStarted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which, counted from 0.
+	Wave          int32 `protobuf:"varint,1,opt,name=wave,proto3" json:"wave,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaveStarted) Reset() {
+	*x = WaveStarted{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaveStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaveStarted) ProtoMessage() {}
+
+func (x *WaveStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaveStarted.ProtoReflect.Descriptor instead.
+func (*WaveStarted) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *WaveStarted) GetWave() int32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+// WaveSoaking ends a wave's moves.
+type WaveSoaking struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which, counted from 0.
+	Wave int32 `protobuf:"varint,1,opt,name=wave,proto3" json:"wave,omitempty"`
+	// Until when it is watched.
+	Ends          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=ends,proto3" json:"ends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaveSoaking) Reset() {
+	*x = WaveSoaking{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaveSoaking) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaveSoaking) ProtoMessage() {}
+
+func (x *WaveSoaking) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaveSoaking.ProtoReflect.Descriptor instead.
+func (*WaveSoaking) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *WaveSoaking) GetWave() int32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *WaveSoaking) GetEnds() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+// RolloutPaused lets nothing begin.
+type RolloutPaused struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The person's words.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The caller's name for the request.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutPaused) Reset() {
+	*x = RolloutPaused{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutPaused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutPaused) ProtoMessage() {}
+
+func (x *RolloutPaused) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutPaused.ProtoReflect.Descriptor instead.
+func (*RolloutPaused) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RolloutPaused) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RolloutPaused) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// RolloutResumed lets a rollout go on, past what has failed or is held.
+type RolloutResumed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The person's words.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The caller's name for the request.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutResumed) Reset() {
+	*x = RolloutResumed{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutResumed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutResumed) ProtoMessage() {}
+
+func (x *RolloutResumed) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutResumed.ProtoReflect.Descriptor instead.
+func (*RolloutResumed) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RolloutResumed) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RolloutResumed) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// RolloutHolding stops the rollout before its next cluster.
+type RolloutHolding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, in a sentence.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutHolding) Reset() {
+	*x = RolloutHolding{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutHolding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutHolding) ProtoMessage() {}
+
+func (x *RolloutHolding) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutHolding.ProtoReflect.Descriptor instead.
+func (*RolloutHolding) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *RolloutHolding) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RolloutContinued lets the next cluster start.
+type RolloutContinued struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutContinued) Reset() {
+	*x = RolloutContinued{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutContinued) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutContinued) ProtoMessage() {}
+
+func (x *RolloutContinued) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutContinued.ProtoReflect.Descriptor instead.
+func (*RolloutContinued) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{53}
+}
+
+// AbortRequested sends back what is on its way.
+type AbortRequested struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The person's words.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortRequested) Reset() {
+	*x = AbortRequested{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortRequested) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortRequested) ProtoMessage() {}
+
+func (x *AbortRequested) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortRequested.ProtoReflect.Descriptor instead.
+func (*AbortRequested) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *AbortRequested) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RolloutAborted ends a rollout that a person ended.
+type RolloutAborted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutAborted) Reset() {
+	*x = RolloutAborted{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutAborted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutAborted) ProtoMessage() {}
+
+func (x *RolloutAborted) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutAborted.ProtoReflect.Descriptor instead.
+func (*RolloutAborted) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{55}
+}
+
 var File_lockstep_rollout_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"!lockstep/rollout/v1/rollout.proto\x12\x13lockstep.rollout.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\x1a\x1blockstep/gate/v1/gate.proto\"\xc1\x01\n" +
+	"!lockstep/rollout/v1/rollout.proto\x12\x13lockstep.rollout.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flockstep/access/v1/access.proto\x1a\x1blockstep/gate/v1/gate.proto\"\xeb\x01\n" +
+	"\bStrategy\x12=\n" +
+	"\x05waves\x18\x01 \x03(\v2\x1d.lockstep.rollout.v1.WaveSizeB\b\xbaH\x05\x92\x01\x02\x10dR\x05waves\x121\n" +
+	"\x0emax_concurrent\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\rmaxConcurrent\x12-\n" +
+	"\fmax_failures\x18\x03 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x88'(\x00R\vmaxFailures\x12>\n" +
+	"\x04soak\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x9a\x9e\x012\x00R\x04soak\"\x9a\x01\n" +
+	"\bWaveSize\x12%\n" +
+	"\bclusters\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x00R\bclusters\x12%\n" +
+	"\apercent\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x01H\x00R\apercent\x123\n" +
+	"\x0elabel_selector\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80\bH\x00R\rlabelSelectorB\v\n" +
+	"\x02by\x12\x05\xbaH\x02\b\x01\"\xee\x02\n" +
 	"\x12PlanRolloutRequest\x124\n" +
 	"\arelease\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12?\n" +
 	"\bclusters\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x124\n" +
-	"\x06policy\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\x06policy\"~\n" +
+	"\x06policy\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\x06policy\x12\xaa\x01\n" +
+	"\bstrategy\x18\x04 \x01(\v2\x1d.lockstep.rollout.v1.StrategyBo\xbaHl\xba\x01i\n" +
+	"\rstrategy.soak\x12/soak is the time between waves; give waves, too\x1a'!has(this.soak) || size(this.waves) > 0R\bstrategy\"~\n" +
 	"\x13PlanRolloutResponse\x12-\n" +
 	"\x04plan\x18\x01 \x01(\v2\x19.lockstep.rollout.v1.PlanR\x04plan\x128\n" +
 	"\bproblems\x18\x02 \x03(\v2\x1c.lockstep.rollout.v1.ProblemR\bproblems\"G\n" +
 	"\aProblem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"\xd5\x02\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\x82\x04\n" +
 	"\x13StartRolloutRequest\x12\x90\x01\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tBq\xbaHn\xba\x01k\n" +
@@ -2431,18 +3771,20 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"request_id\x122must be set: 1 to 128 characters of A-Za-z0-9._:/-\x1a)this.matches('^[A-Za-z0-9._:/-]{1,128}$')R\trequestId\x124\n" +
 	"\arelease\x18\x02 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\x12?\n" +
 	"\bclusters\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x124\n" +
-	"\x06policy\x18\x04 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\x06policy\"N\n" +
+	"\x06policy\x18\x04 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\x06policy\x12\xaa\x01\n" +
+	"\bstrategy\x18\x05 \x01(\v2\x1d.lockstep.rollout.v1.StrategyBo\xbaHl\xba\x01i\n" +
+	"\rstrategy.soak\x12/soak is the time between waves; give waves, too\x1a'!has(this.soak) || size(this.waves) > 0R\bstrategy\"N\n" +
 	"\x14StartRolloutResponse\x126\n" +
 	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\">\n" +
 	"\x11GetRolloutRequest\x12)\n" +
 	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\"L\n" +
 	"\x12GetRolloutResponse\x126\n" +
-	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xb8\x02\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xd2\x02\n" +
 	"\x13ListRolloutsRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12a\n" +
-	"\x06phases\x18\x03 \x03(\tBI\xbaHF\x92\x01C\x18\x01\"?r=R\arunningR\x04heldR\tsucceededR\frolling_backR\vrolled_backR\x06failedR\x06phases\x126\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12{\n" +
+	"\x06phases\x18\x03 \x03(\tBc\xbaH`\x92\x01]\x18\x01\"YrWR\arunningR\x06pausedR\aholdingR\x04heldR\tsucceededR\frolling_backR\vrolled_backR\aabortedR\x06failedR\x06phases\x126\n" +
 	"\acluster\x18\x04 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x127\n" +
 	"\arelease\x18\x05 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\"x\n" +
 	"\x14ListRolloutsResponse\x128\n" +
@@ -2460,14 +3802,50 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x12 \n" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"Q\n" +
 	"\x17RollbackRolloutResponse\x126\n" +
-	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xa6\x02\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xf5\x01\n" +
+	"\x13PauseRolloutRequest\x12\x90\x01\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tBq\xbaHn\xba\x01k\n" +
+	"\n" +
+	"request_id\x122must be set: 1 to 128 characters of A-Za-z0-9._:/-\x1a)this.matches('^[A-Za-z0-9._:/-]{1,128}$')R\trequestId\x12)\n" +
+	"\x02id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x12 \n" +
+	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"N\n" +
+	"\x14PauseRolloutResponse\x126\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xf6\x01\n" +
+	"\x14ResumeRolloutRequest\x12\x90\x01\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tBq\xbaHn\xba\x01k\n" +
+	"\n" +
+	"request_id\x122must be set: 1 to 128 characters of A-Za-z0-9._:/-\x1a)this.matches('^[A-Za-z0-9._:/-]{1,128}$')R\trequestId\x12)\n" +
+	"\x02id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x12 \n" +
+	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"O\n" +
+	"\x15ResumeRolloutResponse\x126\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"b\n" +
+	"\x13AbortRolloutRequest\x12)\n" +
+	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"N\n" +
+	"\x14AbortRolloutResponse\x126\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\x96\x01\n" +
+	"\x12SkipClusterRequest\x12)\n" +
+	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x123\n" +
+	"\acluster\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12 \n" +
+	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"M\n" +
+	"\x13SkipClusterResponse\x126\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xa1\x03\n" +
 	"\x04Plan\x12\x18\n" +
 	"\arelease\x18\x01 \x01(\tR\arelease\x12<\n" +
 	"\bclusters\x18\x02 \x03(\v2 .lockstep.rollout.v1.ClusterPlanR\bclusters\x12,\n" +
 	"\x04gate\x18\x03 \x01(\v2\x18.lockstep.gate.v1.PolicyR\x04gate\x121\n" +
 	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x125\n" +
 	"\blookback\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\blookback\x12.\n" +
-	"\x06policy\x18\x06 \x01(\v2\x16.lockstep.gate.v1.PlanR\x06policy\"\x8a\x01\n" +
+	"\x06policy\x18\x06 \x01(\v2\x16.lockstep.gate.v1.PlanR\x06policy\x12/\n" +
+	"\x05waves\x18\a \x03(\v2\x19.lockstep.rollout.v1.WaveR\x05waves\x12%\n" +
+	"\x0emax_concurrent\x18\b \x01(\x05R\rmaxConcurrent\x12!\n" +
+	"\fmax_failures\x18\t \x01(\x05R\vmaxFailures\"e\n" +
+	"\x04Wave\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bclusters\x18\x02 \x01(\x05R\bclusters\x12-\n" +
+	"\x04soak\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04soak\"\x8a\x01\n" +
 	"\vClusterPlan\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x123\n" +
 	"\x05steps\x18\x02 \x03(\v2\x1d.lockstep.rollout.v1.StepPlanR\x05steps\x12,\n" +
@@ -2481,7 +3859,7 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x05image\x18\x05 \x01(\tR\x05image\x12\x1e\n" +
 	"\n" +
 	"components\x18\x06 \x03(\tR\n" +
-	"components\"\xbf\x02\n" +
+	"components\"\xa4\x03\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\arelease\x18\x02 \x01(\tR\arelease\x12\x14\n" +
@@ -2491,7 +3869,11 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\bclusters\x18\x06 \x03(\v2\x1f.lockstep.rollout.v1.ClusterRunR\bclusters\x129\n" +
 	"\n" +
 	"started_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
-	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\xdc\x01\n" +
+	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x12\n" +
+	"\x04wave\x18\t \x01(\x05R\x04wave\x127\n" +
+	"\tsoak_ends\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\bsoakEnds\x12\x16\n" +
+	"\x06paused\x18\v \x01(\bR\x06paused\"\xdc\x01\n" +
 	"\n" +
 	"ClusterRun\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
@@ -2504,8 +3886,7 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x04gate\x18\a \x01(\tR\x04gate\"w\n" +
 	"\x05Event\x123\n" +
 	"\arollout\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x129\n" +
-	"\x05facts\x18\x02 \x03(\v2\x19.lockstep.rollout.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\"\xf3\n" +
-	"\n" +
+	"\x05facts\x18\x02 \x03(\v2\x19.lockstep.rollout.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\"\xb4\x10\n" +
 	"\x04Fact\x122\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02at\x126\n" +
 	"\acluster\x18\x02 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12N\n" +
@@ -2526,7 +3907,16 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x11rollout_succeeded\x18\x0f \x01(\v2%.lockstep.rollout.v1.RolloutSucceededH\x00R\x10rolloutSucceeded\x12W\n" +
 	"\x12rollback_requested\x18\x10 \x01(\v2&.lockstep.rollout.v1.RollbackRequestedH\x00R\x11rollbackRequested\x12X\n" +
 	"\x13rollout_rolled_back\x18\x11 \x01(\v2&.lockstep.rollout.v1.RolloutRolledBackH\x00R\x11rolloutRolledBack\x12K\n" +
-	"\x0erollout_failed\x18\x12 \x01(\v2\".lockstep.rollout.v1.RolloutFailedH\x00R\rrolloutFailedB\x06\n" +
+	"\x0erollout_failed\x18\x12 \x01(\v2\".lockstep.rollout.v1.RolloutFailedH\x00R\rrolloutFailed\x12N\n" +
+	"\x0fcluster_skipped\x18\x13 \x01(\v2#.lockstep.rollout.v1.ClusterSkippedH\x00R\x0eclusterSkipped\x12E\n" +
+	"\fwave_started\x18\x14 \x01(\v2 .lockstep.rollout.v1.WaveStartedH\x00R\vwaveStarted\x12E\n" +
+	"\fwave_soaking\x18\x15 \x01(\v2 .lockstep.rollout.v1.WaveSoakingH\x00R\vwaveSoaking\x12K\n" +
+	"\x0erollout_paused\x18\x16 \x01(\v2\".lockstep.rollout.v1.RolloutPausedH\x00R\rrolloutPaused\x12N\n" +
+	"\x0frollout_resumed\x18\x17 \x01(\v2#.lockstep.rollout.v1.RolloutResumedH\x00R\x0erolloutResumed\x12N\n" +
+	"\x0frollout_holding\x18\x18 \x01(\v2#.lockstep.rollout.v1.RolloutHoldingH\x00R\x0erolloutHolding\x12T\n" +
+	"\x11rollout_continued\x18\x19 \x01(\v2%.lockstep.rollout.v1.RolloutContinuedH\x00R\x10rolloutContinued\x12N\n" +
+	"\x0fabort_requested\x18\x1a \x01(\v2#.lockstep.rollout.v1.AbortRequestedH\x00R\x0eabortRequested\x12N\n" +
+	"\x0frollout_aborted\x18\x1b \x01(\v2#.lockstep.rollout.v1.RolloutAbortedH\x00R\x0erolloutAbortedB\x06\n" +
 	"\x04kind\"f\n" +
 	"\x0eRolloutStarted\x125\n" +
 	"\x04plan\x18\x01 \x01(\v2\x19.lockstep.rollout.v1.PlanB\x06\xbaH\x03\xc8\x01\x01R\x04plan\x12\x1d\n" +
@@ -2567,7 +3957,28 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tR\trequestId\"\x13\n" +
 	"\x11RolloutRolledBack\"'\n" +
 	"\rRolloutFailed\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason2\xa3\x05\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"(\n" +
+	"\x0eClusterSkipped\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"!\n" +
+	"\vWaveStarted\x12\x12\n" +
+	"\x04wave\x18\x01 \x01(\x05R\x04wave\"Q\n" +
+	"\vWaveSoaking\x12\x12\n" +
+	"\x04wave\x18\x01 \x01(\x05R\x04wave\x12.\n" +
+	"\x04ends\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\"F\n" +
+	"\rRolloutPaused\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"G\n" +
+	"\x0eRolloutResumed\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"(\n" +
+	"\x0eRolloutHolding\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x12\n" +
+	"\x10RolloutContinued\"(\n" +
+	"\x0eAbortRequested\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x10\n" +
+	"\x0eRolloutAborted2\xdb\b\n" +
 	"\x0eRolloutService\x12i\n" +
 	"\vPlanRollout\x12'.lockstep.rollout.v1.PlanRolloutRequest\x1a(.lockstep.rollout.v1.PlanRolloutResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12l\n" +
 	"\fStartRollout\x12(.lockstep.rollout.v1.StartRolloutRequest\x1a).lockstep.rollout.v1.StartRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12f\n" +
@@ -2575,7 +3986,11 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"GetRollout\x12&.lockstep.rollout.v1.GetRolloutRequest\x1a'.lockstep.rollout.v1.GetRolloutResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12l\n" +
 	"\fListRollouts\x12(.lockstep.rollout.v1.ListRolloutsRequest\x1a).lockstep.rollout.v1.ListRolloutsResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12k\n" +
 	"\fWatchRollout\x12(.lockstep.rollout.v1.WatchRolloutRequest\x1a).lockstep.rollout.v1.WatchRolloutResponse\"\x04\xb0\xc6\x1c\x010\x01\x12u\n" +
-	"\x0fRollbackRollout\x12+.lockstep.rollout.v1.RollbackRolloutRequest\x1a,.lockstep.rollout.v1.RollbackRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02B\xe1\x01\n" +
+	"\x0fRollbackRollout\x12+.lockstep.rollout.v1.RollbackRolloutRequest\x1a,.lockstep.rollout.v1.RollbackRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12l\n" +
+	"\fPauseRollout\x12(.lockstep.rollout.v1.PauseRolloutRequest\x1a).lockstep.rollout.v1.PauseRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12o\n" +
+	"\rResumeRollout\x12).lockstep.rollout.v1.ResumeRolloutRequest\x1a*.lockstep.rollout.v1.ResumeRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12l\n" +
+	"\fAbortRollout\x12(.lockstep.rollout.v1.AbortRolloutRequest\x1a).lockstep.rollout.v1.AbortRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12i\n" +
+	"\vSkipCluster\x12'.lockstep.rollout.v1.SkipClusterRequest\x1a(.lockstep.rollout.v1.SkipClusterResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02B\xe1\x01\n" +
 	"\x17com.lockstep.rollout.v1B\fRolloutProtoP\x01ZJgithub.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1;rolloutv1\xa2\x02\x03LRX\xaa\x02\x13Lockstep.Rollout.V1\xca\x02\x13Lockstep\\Rollout\\V1\xe2\x02\x1fLockstep\\Rollout\\V1\\GPBMetadata\xea\x02\x15Lockstep::Rollout::V1b\x06proto3"
 
 var (
@@ -2590,110 +4005,159 @@ func file_lockstep_rollout_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_lockstep_rollout_v1_rollout_proto_rawDescData
 }
 
-var file_lockstep_rollout_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_lockstep_rollout_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_lockstep_rollout_v1_rollout_proto_goTypes = []any{
-	(*PlanRolloutRequest)(nil),      // 0: lockstep.rollout.v1.PlanRolloutRequest
-	(*PlanRolloutResponse)(nil),     // 1: lockstep.rollout.v1.PlanRolloutResponse
-	(*Problem)(nil),                 // 2: lockstep.rollout.v1.Problem
-	(*StartRolloutRequest)(nil),     // 3: lockstep.rollout.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),    // 4: lockstep.rollout.v1.StartRolloutResponse
-	(*GetRolloutRequest)(nil),       // 5: lockstep.rollout.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),      // 6: lockstep.rollout.v1.GetRolloutResponse
-	(*ListRolloutsRequest)(nil),     // 7: lockstep.rollout.v1.ListRolloutsRequest
-	(*ListRolloutsResponse)(nil),    // 8: lockstep.rollout.v1.ListRolloutsResponse
-	(*WatchRolloutRequest)(nil),     // 9: lockstep.rollout.v1.WatchRolloutRequest
-	(*WatchRolloutResponse)(nil),    // 10: lockstep.rollout.v1.WatchRolloutResponse
-	(*RollbackRolloutRequest)(nil),  // 11: lockstep.rollout.v1.RollbackRolloutRequest
-	(*RollbackRolloutResponse)(nil), // 12: lockstep.rollout.v1.RollbackRolloutResponse
-	(*Plan)(nil),                    // 13: lockstep.rollout.v1.Plan
-	(*ClusterPlan)(nil),             // 14: lockstep.rollout.v1.ClusterPlan
-	(*StepPlan)(nil),                // 15: lockstep.rollout.v1.StepPlan
-	(*Rollout)(nil),                 // 16: lockstep.rollout.v1.Rollout
-	(*ClusterRun)(nil),              // 17: lockstep.rollout.v1.ClusterRun
-	(*Event)(nil),                   // 18: lockstep.rollout.v1.Event
-	(*Fact)(nil),                    // 19: lockstep.rollout.v1.Fact
-	(*RolloutStarted)(nil),          // 20: lockstep.rollout.v1.RolloutStarted
-	(*ClusterStarted)(nil),          // 21: lockstep.rollout.v1.ClusterStarted
-	(*PackageCaptured)(nil),         // 22: lockstep.rollout.v1.PackageCaptured
-	(*StepStarted)(nil),             // 23: lockstep.rollout.v1.StepStarted
-	(*StepApplied)(nil),             // 24: lockstep.rollout.v1.StepApplied
-	(*StepPassed)(nil),              // 25: lockstep.rollout.v1.StepPassed
-	(*ClusterHeld)(nil),             // 26: lockstep.rollout.v1.ClusterHeld
-	(*RollbackStarted)(nil),         // 27: lockstep.rollout.v1.RollbackStarted
-	(*ClusterSucceeded)(nil),        // 28: lockstep.rollout.v1.ClusterSucceeded
-	(*ClusterRolledBack)(nil),       // 29: lockstep.rollout.v1.ClusterRolledBack
-	(*ClusterFailed)(nil),           // 30: lockstep.rollout.v1.ClusterFailed
-	(*RolloutHeld)(nil),             // 31: lockstep.rollout.v1.RolloutHeld
-	(*RolloutSucceeded)(nil),        // 32: lockstep.rollout.v1.RolloutSucceeded
-	(*RollbackRequested)(nil),       // 33: lockstep.rollout.v1.RollbackRequested
-	(*RolloutRolledBack)(nil),       // 34: lockstep.rollout.v1.RolloutRolledBack
-	(*RolloutFailed)(nil),           // 35: lockstep.rollout.v1.RolloutFailed
-	(*v1.Policy)(nil),               // 36: lockstep.gate.v1.Policy
-	(*durationpb.Duration)(nil),     // 37: google.protobuf.Duration
-	(*v1.Plan)(nil),                 // 38: lockstep.gate.v1.Plan
-	(*v1.Span)(nil),                 // 39: lockstep.gate.v1.Span
-	(*timestamppb.Timestamp)(nil),   // 40: google.protobuf.Timestamp
-	(*v1.Boundary)(nil),             // 41: lockstep.gate.v1.Boundary
+	(*Strategy)(nil),                // 0: lockstep.rollout.v1.Strategy
+	(*WaveSize)(nil),                // 1: lockstep.rollout.v1.WaveSize
+	(*PlanRolloutRequest)(nil),      // 2: lockstep.rollout.v1.PlanRolloutRequest
+	(*PlanRolloutResponse)(nil),     // 3: lockstep.rollout.v1.PlanRolloutResponse
+	(*Problem)(nil),                 // 4: lockstep.rollout.v1.Problem
+	(*StartRolloutRequest)(nil),     // 5: lockstep.rollout.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),    // 6: lockstep.rollout.v1.StartRolloutResponse
+	(*GetRolloutRequest)(nil),       // 7: lockstep.rollout.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),      // 8: lockstep.rollout.v1.GetRolloutResponse
+	(*ListRolloutsRequest)(nil),     // 9: lockstep.rollout.v1.ListRolloutsRequest
+	(*ListRolloutsResponse)(nil),    // 10: lockstep.rollout.v1.ListRolloutsResponse
+	(*WatchRolloutRequest)(nil),     // 11: lockstep.rollout.v1.WatchRolloutRequest
+	(*WatchRolloutResponse)(nil),    // 12: lockstep.rollout.v1.WatchRolloutResponse
+	(*RollbackRolloutRequest)(nil),  // 13: lockstep.rollout.v1.RollbackRolloutRequest
+	(*RollbackRolloutResponse)(nil), // 14: lockstep.rollout.v1.RollbackRolloutResponse
+	(*PauseRolloutRequest)(nil),     // 15: lockstep.rollout.v1.PauseRolloutRequest
+	(*PauseRolloutResponse)(nil),    // 16: lockstep.rollout.v1.PauseRolloutResponse
+	(*ResumeRolloutRequest)(nil),    // 17: lockstep.rollout.v1.ResumeRolloutRequest
+	(*ResumeRolloutResponse)(nil),   // 18: lockstep.rollout.v1.ResumeRolloutResponse
+	(*AbortRolloutRequest)(nil),     // 19: lockstep.rollout.v1.AbortRolloutRequest
+	(*AbortRolloutResponse)(nil),    // 20: lockstep.rollout.v1.AbortRolloutResponse
+	(*SkipClusterRequest)(nil),      // 21: lockstep.rollout.v1.SkipClusterRequest
+	(*SkipClusterResponse)(nil),     // 22: lockstep.rollout.v1.SkipClusterResponse
+	(*Plan)(nil),                    // 23: lockstep.rollout.v1.Plan
+	(*Wave)(nil),                    // 24: lockstep.rollout.v1.Wave
+	(*ClusterPlan)(nil),             // 25: lockstep.rollout.v1.ClusterPlan
+	(*StepPlan)(nil),                // 26: lockstep.rollout.v1.StepPlan
+	(*Rollout)(nil),                 // 27: lockstep.rollout.v1.Rollout
+	(*ClusterRun)(nil),              // 28: lockstep.rollout.v1.ClusterRun
+	(*Event)(nil),                   // 29: lockstep.rollout.v1.Event
+	(*Fact)(nil),                    // 30: lockstep.rollout.v1.Fact
+	(*RolloutStarted)(nil),          // 31: lockstep.rollout.v1.RolloutStarted
+	(*ClusterStarted)(nil),          // 32: lockstep.rollout.v1.ClusterStarted
+	(*PackageCaptured)(nil),         // 33: lockstep.rollout.v1.PackageCaptured
+	(*StepStarted)(nil),             // 34: lockstep.rollout.v1.StepStarted
+	(*StepApplied)(nil),             // 35: lockstep.rollout.v1.StepApplied
+	(*StepPassed)(nil),              // 36: lockstep.rollout.v1.StepPassed
+	(*ClusterHeld)(nil),             // 37: lockstep.rollout.v1.ClusterHeld
+	(*RollbackStarted)(nil),         // 38: lockstep.rollout.v1.RollbackStarted
+	(*ClusterSucceeded)(nil),        // 39: lockstep.rollout.v1.ClusterSucceeded
+	(*ClusterRolledBack)(nil),       // 40: lockstep.rollout.v1.ClusterRolledBack
+	(*ClusterFailed)(nil),           // 41: lockstep.rollout.v1.ClusterFailed
+	(*RolloutHeld)(nil),             // 42: lockstep.rollout.v1.RolloutHeld
+	(*RolloutSucceeded)(nil),        // 43: lockstep.rollout.v1.RolloutSucceeded
+	(*RollbackRequested)(nil),       // 44: lockstep.rollout.v1.RollbackRequested
+	(*RolloutRolledBack)(nil),       // 45: lockstep.rollout.v1.RolloutRolledBack
+	(*RolloutFailed)(nil),           // 46: lockstep.rollout.v1.RolloutFailed
+	(*ClusterSkipped)(nil),          // 47: lockstep.rollout.v1.ClusterSkipped
+	(*WaveStarted)(nil),             // 48: lockstep.rollout.v1.WaveStarted
+	(*WaveSoaking)(nil),             // 49: lockstep.rollout.v1.WaveSoaking
+	(*RolloutPaused)(nil),           // 50: lockstep.rollout.v1.RolloutPaused
+	(*RolloutResumed)(nil),          // 51: lockstep.rollout.v1.RolloutResumed
+	(*RolloutHolding)(nil),          // 52: lockstep.rollout.v1.RolloutHolding
+	(*RolloutContinued)(nil),        // 53: lockstep.rollout.v1.RolloutContinued
+	(*AbortRequested)(nil),          // 54: lockstep.rollout.v1.AbortRequested
+	(*RolloutAborted)(nil),          // 55: lockstep.rollout.v1.RolloutAborted
+	(*durationpb.Duration)(nil),     // 56: google.protobuf.Duration
+	(*v1.Policy)(nil),               // 57: lockstep.gate.v1.Policy
+	(*v1.Plan)(nil),                 // 58: lockstep.gate.v1.Plan
+	(*v1.Span)(nil),                 // 59: lockstep.gate.v1.Span
+	(*timestamppb.Timestamp)(nil),   // 60: google.protobuf.Timestamp
+	(*v1.Boundary)(nil),             // 61: lockstep.gate.v1.Boundary
 }
 var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
-	13, // 0: lockstep.rollout.v1.PlanRolloutResponse.plan:type_name -> lockstep.rollout.v1.Plan
-	2,  // 1: lockstep.rollout.v1.PlanRolloutResponse.problems:type_name -> lockstep.rollout.v1.Problem
-	16, // 2: lockstep.rollout.v1.StartRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	16, // 3: lockstep.rollout.v1.GetRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	16, // 4: lockstep.rollout.v1.ListRolloutsResponse.rollouts:type_name -> lockstep.rollout.v1.Rollout
-	16, // 5: lockstep.rollout.v1.WatchRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	16, // 6: lockstep.rollout.v1.RollbackRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	14, // 7: lockstep.rollout.v1.Plan.clusters:type_name -> lockstep.rollout.v1.ClusterPlan
-	36, // 8: lockstep.rollout.v1.Plan.gate:type_name -> lockstep.gate.v1.Policy
-	37, // 9: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
-	37, // 10: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
-	38, // 11: lockstep.rollout.v1.Plan.policy:type_name -> lockstep.gate.v1.Plan
-	15, // 12: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
-	39, // 13: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
-	13, // 14: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
-	17, // 15: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
-	40, // 16: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	40, // 17: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	40, // 18: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
-	19, // 19: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
-	40, // 20: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
-	20, // 21: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
-	21, // 22: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
-	22, // 23: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
-	23, // 24: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
-	24, // 25: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
-	25, // 26: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
-	26, // 27: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
-	27, // 28: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
-	28, // 29: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
-	29, // 30: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
-	30, // 31: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
-	31, // 32: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
-	32, // 33: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
-	33, // 34: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
-	34, // 35: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
-	35, // 36: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
-	13, // 37: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
-	40, // 38: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
-	41, // 39: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
-	36, // 40: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
-	0,  // 41: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
-	3,  // 42: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
-	5,  // 43: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
-	7,  // 44: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
-	9,  // 45: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
-	11, // 46: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
-	1,  // 47: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
-	4,  // 48: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
-	6,  // 49: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
-	8,  // 50: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
-	10, // 51: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
-	12, // 52: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
-	47, // [47:53] is the sub-list for method output_type
-	41, // [41:47] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	1,  // 0: lockstep.rollout.v1.Strategy.waves:type_name -> lockstep.rollout.v1.WaveSize
+	56, // 1: lockstep.rollout.v1.Strategy.soak:type_name -> google.protobuf.Duration
+	0,  // 2: lockstep.rollout.v1.PlanRolloutRequest.strategy:type_name -> lockstep.rollout.v1.Strategy
+	23, // 3: lockstep.rollout.v1.PlanRolloutResponse.plan:type_name -> lockstep.rollout.v1.Plan
+	4,  // 4: lockstep.rollout.v1.PlanRolloutResponse.problems:type_name -> lockstep.rollout.v1.Problem
+	0,  // 5: lockstep.rollout.v1.StartRolloutRequest.strategy:type_name -> lockstep.rollout.v1.Strategy
+	27, // 6: lockstep.rollout.v1.StartRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	27, // 7: lockstep.rollout.v1.GetRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	27, // 8: lockstep.rollout.v1.ListRolloutsResponse.rollouts:type_name -> lockstep.rollout.v1.Rollout
+	27, // 9: lockstep.rollout.v1.WatchRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	27, // 10: lockstep.rollout.v1.RollbackRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	27, // 11: lockstep.rollout.v1.PauseRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	27, // 12: lockstep.rollout.v1.ResumeRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	27, // 13: lockstep.rollout.v1.AbortRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	27, // 14: lockstep.rollout.v1.SkipClusterResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	25, // 15: lockstep.rollout.v1.Plan.clusters:type_name -> lockstep.rollout.v1.ClusterPlan
+	57, // 16: lockstep.rollout.v1.Plan.gate:type_name -> lockstep.gate.v1.Policy
+	56, // 17: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
+	56, // 18: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
+	58, // 19: lockstep.rollout.v1.Plan.policy:type_name -> lockstep.gate.v1.Plan
+	24, // 20: lockstep.rollout.v1.Plan.waves:type_name -> lockstep.rollout.v1.Wave
+	56, // 21: lockstep.rollout.v1.Wave.soak:type_name -> google.protobuf.Duration
+	26, // 22: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
+	59, // 23: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
+	23, // 24: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
+	28, // 25: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
+	60, // 26: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	60, // 27: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	60, // 28: lockstep.rollout.v1.Rollout.soak_ends:type_name -> google.protobuf.Timestamp
+	60, // 29: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
+	30, // 30: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
+	60, // 31: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
+	31, // 32: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
+	32, // 33: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
+	33, // 34: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
+	34, // 35: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
+	35, // 36: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
+	36, // 37: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
+	37, // 38: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
+	38, // 39: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
+	39, // 40: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
+	40, // 41: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
+	41, // 42: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
+	42, // 43: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
+	43, // 44: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
+	44, // 45: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
+	45, // 46: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
+	46, // 47: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
+	47, // 48: lockstep.rollout.v1.Fact.cluster_skipped:type_name -> lockstep.rollout.v1.ClusterSkipped
+	48, // 49: lockstep.rollout.v1.Fact.wave_started:type_name -> lockstep.rollout.v1.WaveStarted
+	49, // 50: lockstep.rollout.v1.Fact.wave_soaking:type_name -> lockstep.rollout.v1.WaveSoaking
+	50, // 51: lockstep.rollout.v1.Fact.rollout_paused:type_name -> lockstep.rollout.v1.RolloutPaused
+	51, // 52: lockstep.rollout.v1.Fact.rollout_resumed:type_name -> lockstep.rollout.v1.RolloutResumed
+	52, // 53: lockstep.rollout.v1.Fact.rollout_holding:type_name -> lockstep.rollout.v1.RolloutHolding
+	53, // 54: lockstep.rollout.v1.Fact.rollout_continued:type_name -> lockstep.rollout.v1.RolloutContinued
+	54, // 55: lockstep.rollout.v1.Fact.abort_requested:type_name -> lockstep.rollout.v1.AbortRequested
+	55, // 56: lockstep.rollout.v1.Fact.rollout_aborted:type_name -> lockstep.rollout.v1.RolloutAborted
+	23, // 57: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
+	60, // 58: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
+	61, // 59: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
+	57, // 60: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
+	60, // 61: lockstep.rollout.v1.WaveSoaking.ends:type_name -> google.protobuf.Timestamp
+	2,  // 62: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
+	5,  // 63: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
+	7,  // 64: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
+	9,  // 65: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
+	11, // 66: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
+	13, // 67: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
+	15, // 68: lockstep.rollout.v1.RolloutService.PauseRollout:input_type -> lockstep.rollout.v1.PauseRolloutRequest
+	17, // 69: lockstep.rollout.v1.RolloutService.ResumeRollout:input_type -> lockstep.rollout.v1.ResumeRolloutRequest
+	19, // 70: lockstep.rollout.v1.RolloutService.AbortRollout:input_type -> lockstep.rollout.v1.AbortRolloutRequest
+	21, // 71: lockstep.rollout.v1.RolloutService.SkipCluster:input_type -> lockstep.rollout.v1.SkipClusterRequest
+	3,  // 72: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
+	6,  // 73: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
+	8,  // 74: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
+	10, // 75: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
+	12, // 76: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
+	14, // 77: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
+	16, // 78: lockstep.rollout.v1.RolloutService.PauseRollout:output_type -> lockstep.rollout.v1.PauseRolloutResponse
+	18, // 79: lockstep.rollout.v1.RolloutService.ResumeRollout:output_type -> lockstep.rollout.v1.ResumeRolloutResponse
+	20, // 80: lockstep.rollout.v1.RolloutService.AbortRollout:output_type -> lockstep.rollout.v1.AbortRolloutResponse
+	22, // 81: lockstep.rollout.v1.RolloutService.SkipCluster:output_type -> lockstep.rollout.v1.SkipClusterResponse
+	72, // [72:82] is the sub-list for method output_type
+	62, // [62:72] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_rollout_v1_rollout_proto_init() }
@@ -2701,7 +4165,12 @@ func file_lockstep_rollout_v1_rollout_proto_init() {
 	if File_lockstep_rollout_v1_rollout_proto != nil {
 		return
 	}
-	file_lockstep_rollout_v1_rollout_proto_msgTypes[19].OneofWrappers = []any{
+	file_lockstep_rollout_v1_rollout_proto_msgTypes[1].OneofWrappers = []any{
+		(*WaveSize_Clusters)(nil),
+		(*WaveSize_Percent)(nil),
+		(*WaveSize_LabelSelector)(nil),
+	}
+	file_lockstep_rollout_v1_rollout_proto_msgTypes[30].OneofWrappers = []any{
 		(*Fact_RolloutStarted)(nil),
 		(*Fact_ClusterStarted)(nil),
 		(*Fact_PackageCaptured)(nil),
@@ -2718,6 +4187,15 @@ func file_lockstep_rollout_v1_rollout_proto_init() {
 		(*Fact_RollbackRequested)(nil),
 		(*Fact_RolloutRolledBack)(nil),
 		(*Fact_RolloutFailed)(nil),
+		(*Fact_ClusterSkipped)(nil),
+		(*Fact_WaveStarted)(nil),
+		(*Fact_WaveSoaking)(nil),
+		(*Fact_RolloutPaused)(nil),
+		(*Fact_RolloutResumed)(nil),
+		(*Fact_RolloutHolding)(nil),
+		(*Fact_RolloutContinued)(nil),
+		(*Fact_AbortRequested)(nil),
+		(*Fact_RolloutAborted)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2725,7 +4203,7 @@ func file_lockstep_rollout_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_rollout_v1_rollout_proto_rawDesc), len(file_lockstep_rollout_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,6 +42,17 @@ const (
 	// RolloutServiceRollbackRolloutProcedure is the procedure name of the RolloutService's
 	// RollbackRollout RPC.
 	RolloutServiceRollbackRolloutProcedure = "/lockstep.rollout.v1.RolloutService/RollbackRollout"
+	// RolloutServicePauseRolloutProcedure is the procedure name of the RolloutService's PauseRollout
+	// RPC.
+	RolloutServicePauseRolloutProcedure = "/lockstep.rollout.v1.RolloutService/PauseRollout"
+	// RolloutServiceResumeRolloutProcedure is the procedure name of the RolloutService's ResumeRollout
+	// RPC.
+	RolloutServiceResumeRolloutProcedure = "/lockstep.rollout.v1.RolloutService/ResumeRollout"
+	// RolloutServiceAbortRolloutProcedure is the procedure name of the RolloutService's AbortRollout
+	// RPC.
+	RolloutServiceAbortRolloutProcedure = "/lockstep.rollout.v1.RolloutService/AbortRollout"
+	// RolloutServiceSkipClusterProcedure is the procedure name of the RolloutService's SkipCluster RPC.
+	RolloutServiceSkipClusterProcedure = "/lockstep.rollout.v1.RolloutService/SkipCluster"
 )
 
 var (
@@ -92,6 +103,38 @@ var (
 			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
+	rolloutServicePauseRolloutSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_rollout_v1_rollout_proto.Services().ByName("RolloutService").Methods().ByName("PauseRollout"),
+			Procedure:        RolloutServicePauseRolloutProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	rolloutServiceResumeRolloutSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_rollout_v1_rollout_proto.Services().ByName("RolloutService").Methods().ByName("ResumeRollout"),
+			Procedure:        RolloutServiceResumeRolloutProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	rolloutServiceAbortRolloutSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_rollout_v1_rollout_proto.Services().ByName("RolloutService").Methods().ByName("AbortRollout"),
+			Procedure:        RolloutServiceAbortRolloutProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	rolloutServiceSkipClusterSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_rollout_v1_rollout_proto.Services().ByName("RolloutService").Methods().ByName("SkipCluster"),
+			Procedure:        RolloutServiceSkipClusterProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
 )
 
 // RolloutServiceClient is a client for the lockstep.rollout.v1.RolloutService service.
@@ -111,6 +154,17 @@ type RolloutServiceClient interface {
 	// RollbackRollout puts every cluster that the rollout touched back to the
 	// package recorded before it.
 	RollbackRollout(context.Context, *v1.RollbackRolloutRequest) (*v1.RollbackRolloutResponse, error)
+	// PauseRollout lets no cluster and no step begin. What is being done is finished,
+	// and what must go back does.
+	PauseRollout(context.Context, *v1.PauseRolloutRequest) (*v1.PauseRolloutResponse, error)
+	// ResumeRollout lets a rollout go on that is paused, or that is held: past the
+	// failures so far and past gates that did not pass.
+	ResumeRollout(context.Context, *v1.ResumeRolloutRequest) (*v1.ResumeRolloutResponse, error)
+	// AbortRollout ends a rollout: clusters on their way go back, those that are
+	// through stay, and those that wait are left alone.
+	AbortRollout(context.Context, *v1.AbortRolloutRequest) (*v1.AbortRolloutResponse, error)
+	// SkipCluster leaves out a cluster that waits for its turn.
+	SkipCluster(context.Context, *v1.SkipClusterRequest) (*v1.SkipClusterResponse, error)
 }
 
 // NewRolloutServiceClient constructs a client for the lockstep.rollout.v1.RolloutService service.
@@ -157,6 +211,17 @@ type RolloutServiceHandler interface {
 	// RollbackRollout puts every cluster that the rollout touched back to the
 	// package recorded before it.
 	RollbackRollout(context.Context, *v1.RollbackRolloutRequest) (*v1.RollbackRolloutResponse, error)
+	// PauseRollout lets no cluster and no step begin. What is being done is finished,
+	// and what must go back does.
+	PauseRollout(context.Context, *v1.PauseRolloutRequest) (*v1.PauseRolloutResponse, error)
+	// ResumeRollout lets a rollout go on that is paused, or that is held: past the
+	// failures so far and past gates that did not pass.
+	ResumeRollout(context.Context, *v1.ResumeRolloutRequest) (*v1.ResumeRolloutResponse, error)
+	// AbortRollout ends a rollout: clusters on their way go back, those that are
+	// through stay, and those that wait are left alone.
+	AbortRollout(context.Context, *v1.AbortRolloutRequest) (*v1.AbortRolloutResponse, error)
+	// SkipCluster leaves out a cluster that waits for its turn.
+	SkipCluster(context.Context, *v1.SkipClusterRequest) (*v1.SkipClusterResponse, error)
 }
 
 // RegisterRolloutServiceHandler registers svc as the lockstep.rollout.v1.RolloutService
@@ -170,6 +235,10 @@ func RegisterRolloutServiceHandler(server *connect.Server, svc RolloutServiceHan
 		connect.Method{Spec: rolloutServiceListRolloutsSpec(), Handler: adapter.listRollouts},
 		connect.Method{Spec: rolloutServiceWatchRolloutSpec(), Handler: adapter.watchRollout},
 		connect.Method{Spec: rolloutServiceRollbackRolloutSpec(), Handler: adapter.rollbackRollout},
+		connect.Method{Spec: rolloutServicePauseRolloutSpec(), Handler: adapter.pauseRollout},
+		connect.Method{Spec: rolloutServiceResumeRolloutSpec(), Handler: adapter.resumeRollout},
+		connect.Method{Spec: rolloutServiceAbortRolloutSpec(), Handler: adapter.abortRollout},
+		connect.Method{Spec: rolloutServiceSkipClusterSpec(), Handler: adapter.skipCluster},
 	)
 }
 
@@ -214,6 +283,22 @@ func (UnimplementedRolloutServiceHandler) WatchRollout(context.Context, *v1.Watc
 
 func (UnimplementedRolloutServiceHandler) RollbackRollout(context.Context, *v1.RollbackRolloutRequest) (*v1.RollbackRolloutResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.rollout.v1.RolloutService.RollbackRollout is not implemented")
+}
+
+func (UnimplementedRolloutServiceHandler) PauseRollout(context.Context, *v1.PauseRolloutRequest) (*v1.PauseRolloutResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.rollout.v1.RolloutService.PauseRollout is not implemented")
+}
+
+func (UnimplementedRolloutServiceHandler) ResumeRollout(context.Context, *v1.ResumeRolloutRequest) (*v1.ResumeRolloutResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.rollout.v1.RolloutService.ResumeRollout is not implemented")
+}
+
+func (UnimplementedRolloutServiceHandler) AbortRollout(context.Context, *v1.AbortRolloutRequest) (*v1.AbortRolloutResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.rollout.v1.RolloutService.AbortRollout is not implemented")
+}
+
+func (UnimplementedRolloutServiceHandler) SkipCluster(context.Context, *v1.SkipClusterRequest) (*v1.SkipClusterResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.rollout.v1.RolloutService.SkipCluster is not implemented")
 }
 
 type rolloutServiceClient struct {
@@ -263,6 +348,38 @@ func (c *rolloutServiceClient) WatchRollout(ctx context.Context, req *v1.WatchRo
 func (c *rolloutServiceClient) RollbackRollout(ctx context.Context, req *v1.RollbackRolloutRequest) (*v1.RollbackRolloutResponse, error) {
 	var res v1.RollbackRolloutResponse
 	if err := c.client.CallUnary(ctx, rolloutServiceRollbackRolloutSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *rolloutServiceClient) PauseRollout(ctx context.Context, req *v1.PauseRolloutRequest) (*v1.PauseRolloutResponse, error) {
+	var res v1.PauseRolloutResponse
+	if err := c.client.CallUnary(ctx, rolloutServicePauseRolloutSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *rolloutServiceClient) ResumeRollout(ctx context.Context, req *v1.ResumeRolloutRequest) (*v1.ResumeRolloutResponse, error) {
+	var res v1.ResumeRolloutResponse
+	if err := c.client.CallUnary(ctx, rolloutServiceResumeRolloutSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *rolloutServiceClient) AbortRollout(ctx context.Context, req *v1.AbortRolloutRequest) (*v1.AbortRolloutResponse, error) {
+	var res v1.AbortRolloutResponse
+	if err := c.client.CallUnary(ctx, rolloutServiceAbortRolloutSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *rolloutServiceClient) SkipCluster(ctx context.Context, req *v1.SkipClusterRequest) (*v1.SkipClusterResponse, error) {
+	var res v1.SkipClusterResponse
+	if err := c.client.CallUnary(ctx, rolloutServiceSkipClusterSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -332,6 +449,54 @@ func (h rolloutServiceHandler) rollbackRollout(ctx context.Context, _ connect.Sp
 		return err
 	}
 	res, err := h.svc.RollbackRollout(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h rolloutServiceHandler) pauseRollout(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.PauseRolloutRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.PauseRollout(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h rolloutServiceHandler) resumeRollout(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ResumeRolloutRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ResumeRollout(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h rolloutServiceHandler) abortRollout(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.AbortRolloutRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.AbortRollout(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h rolloutServiceHandler) skipCluster(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.SkipClusterRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.SkipCluster(ctx, &req)
 	if err != nil {
 		return err
 	}
