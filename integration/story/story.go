@@ -315,11 +315,13 @@ type rolloutRow struct {
 	} `json:"clusters"`
 }
 
-func (t *teller) start(ctx context.Context, release string) (id string, err error) {
-	if _, _, err := t.server.run(ctx, []int{0}, "rollout", "plan", "--release", release, "--policy", policyName); err != nil {
+// start plans a rollout by the story's policy and starts it.
+func (t *teller) start(ctx context.Context, release string, flags ...string) (id string, err error) {
+	flags = append([]string{"--release", release, "--policy", policyName}, flags...)
+	if _, _, err := t.server.run(ctx, []int{0}, append([]string{"rollout", "plan"}, flags...)...); err != nil {
 		return "", err
 	}
-	out, _, err := t.server.run(ctx, []int{0}, "rollout", "start", "--release", release, "--policy", policyName, "--yes")
+	out, _, err := t.server.run(ctx, []int{0}, append([]string{"rollout", "start", "--yes"}, flags...)...)
 	if err != nil {
 		return "", err
 	}
@@ -369,11 +371,11 @@ func (t *teller) killed(ctx context.Context) error {
 
 func (t *teller) promote(ctx context.Context) error {
 	begun := time.Now()
-	id, err := t.start(ctx, releaseGood)
+	id, err := t.start(ctx, releaseGood, "--wave", "1", "--wave", "100%", "--soak", "3s", "--max-concurrent", "2")
 	if err != nil {
 		return err
 	}
-	t.say("Rollout %s of the good release %s starts.", id, releaseGood)
+	t.say("Rollout %s of the good release %s starts: %s first, and the others together.", id, releaseGood, t.opts.Clusters[0])
 	middle := t.opts.Clusters[len(t.opts.Clusters)/2]
 	if err := t.at(ctx, id, middle, "gateway", "gating"); err != nil {
 		return err
