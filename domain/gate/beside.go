@@ -46,10 +46,7 @@ func (f *Fold) Control() (ControlEvidence, bool) {
 
 // Alarmed reports whether what its controls say decides: people's new sessions fail
 // more than before.
-func (s *Step) Alarmed() bool {
-	_, revoked := s.people.Revocation()
-	return len(s.terms.Controls) > 0 && (revoked || s.people.reached != nil && s.people.reached.verdict == Fail)
-}
+func (s *Step) Alarmed() bool { return len(s.terms.Controls) > 0 && s.people.failed() }
 
 // Beside takes in what the controls say; it replaces what they said before.
 func (s *Step) Beside(heard []ControlEvidence) { s.asked, s.controls = true, heard }

@@ -384,7 +384,7 @@ func (s *Step) probesAt() time.Time {
 // lookAtFold takes in that a fold says fail. What else it says is not looked at: it
 // says nothing else once it has failed, and there is no streak before.
 func (w *watched) lookAtFold(f *Fold, at time.Time) {
-	if f.revocation != nil || f.reached != nil && f.reached.verdict == Fail {
+	if f.failed() {
 		w.look(Result{Verdict: Fail, At: at})
 	}
 }
@@ -452,6 +452,54 @@ func (s *Step) lookAtInventory() {
 // and the highest stream sequence of any row of the cluster.
 func (s *Step) Watermark() Watermark {
 	return Watermark{CompleteUntil: s.people.mark.CompleteUntil, Seq: s.seq}
+}
+
+// Quiet reports, at little cost, that nothing is decided yet: nothing that is watched
+// fails, and something that is demanded has not passed. It is asked with every message,
+// of every gate. Where it says no, Decide knows.
+func (s *Step) Quiet(now time.Time) bool {
+	if s.alone {
+		return s.people.reached == nil
+	}
+	if len(s.terms.Stage.Rules) > 0 {
+		return false
+	}
+	missing := now.Before(s.soaked())
+	for check, w := range s.watched {
+		demand := s.terms.Stage.demand(check)
+		fold := s.foldOf(check)
+		switch {
+		case demand == DemandAdvisory, check == CheckTelemetry: // it never fails
+		case check == CheckLifecycle, fold != nil && fold.failed(), w.result.Verdict == Fail:
+			return false
+		case demand != DemandPass, check == CheckRisks: // whether it has passed is not known without asking
+		case fold != nil:
+			missing = missing || fold.reached == nil
+		default:
+			missing = missing || w.result.Verdict != Pass
+		}
+	}
+	return missing
+}
+
+// soaked is when the stage has lasted for as long as it has to.
+func (s *Step) soaked() time.Time { return s.boundary.End.Add(s.terms.Stage.Soak) }
+
+// foldOf is what a check of trials is folded in, nil for another.
+func (s *Step) foldOf(check CheckName) *Fold {
+	switch check {
+	case CheckSessions:
+		return s.people
+	case CheckProbes:
+		return s.probes
+	case CheckTelemetry, CheckInventory, CheckOpen, CheckLifecycle, CheckRecording, CheckForwarding, CheckRisks:
+	}
+	return nil
+}
+
+// failed says whether evidence has reached ROLLBACK, at first or after a pass.
+func (f *Fold) failed() bool {
+	return f.revocation != nil || f.reached != nil && f.reached.verdict == Fail
 }
 
 // Decide returns the decision as things stand at an instant. Whether the deadline has

@@ -211,6 +211,38 @@ func TestStepIsAFunctionOfItsRows(t *testing.T) {
 	})
 }
 
+// What is called quiet is not decided, whatever was seen and asked for.
+func TestQuietIsUndecided(t *testing.T) {
+	t.Parallel()
+	quietly, loud := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		terms := termsDrawn(t)
+		if terms.Policy != "" {
+			for _, check := range CheckNames() {
+				terms.Stage.Checks[check] = CheckPolicy{Demand: rapid.SampledFrom([]Demand{DemandPass, DemandNoFail, DemandAdvisory, DemandOff}).Draw(t, string(check))}
+			}
+			terms.Stage.Soak = time.Duration(rapid.IntRange(0, 2).Draw(t, "soak")) * time.Minute
+		}
+		s := newStep(t, quick(), terms, around(noon))
+		for _, r := range mix(fleet.KindInventory, fleet.KindRegistration, fleet.KindProbe, fleet.KindSession).Draw(t, "rows") {
+			s.Take(r)
+			now := noon.Add(time.Duration(rapid.IntRange(0, 600).Draw(t, "now")) * time.Second)
+			d := s.Decide(now, false)
+			if s.Quiet(now) {
+				quietly++
+				if d.Verdict.Final() {
+					t.Fatalf("called quiet and decided %s: %s", d.Verdict, d.Summary())
+				}
+			} else if d.Verdict.Final() {
+				loud++
+			}
+		}
+	})
+	if quietly == 0 || loud == 0 {
+		t.Errorf("%d looks were quiet, and %d that were not decided", quietly, loud)
+	}
+}
+
 // Between two marks about sessions the order of sessions means nothing.
 func TestStepOrderBetweenMarks(t *testing.T) {
 	t.Parallel()

@@ -236,6 +236,9 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 	}
 	now := w.deps.Now()
 	passed := w.deadlinePassed(g, now)
+	if !passed && g.step.Quiet(now) {
+		return nil
+	}
 	decision := g.step.Decide(now, passed)
 	if !decision.Verdict.Final() && !passed {
 		w.wonder(g, now)
