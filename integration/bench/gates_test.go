@@ -319,8 +319,8 @@ func (w *stepped) stream(what string, rate int) (stop func()) {
 }
 
 // BenchmarkGates has a gate open in every cluster of a fleet of 5,000 but the first, of
-// which 900 decide, a third of them each: while
-// nothing else arrives, beside 5,000 sessions a second of the others and beside 20,000.
+// which 900 decide: a third while nothing else arrives, a third beside 5,000 sessions a
+// second of the others, and a third beside 20,000.
 func BenchmarkGates(b *testing.B) {
 	for b.Loop() {
 		w := step(b)
@@ -330,9 +330,9 @@ func BenchmarkGates(b *testing.B) {
 		for i, rate := range []int{5000, 20_000} {
 			what := fmt.Sprintf("at-%d", rate)
 			stop := w.stream(what, rate)
-			time.Sleep(5 * time.Second)
+			<-time.After(5 * time.Second)
 			w.decide(what, untouched+(i+1)*third, third)
-			time.Sleep(5 * time.Second)
+			<-time.After(5 * time.Second)
 			stop()
 		}
 		if len(w.wrong) > 0 {
