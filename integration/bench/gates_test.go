@@ -28,6 +28,9 @@ const (
 	untouched = 100
 	// judged are the clusters behind them whose gates decide; the others' stay open.
 	judged = 900
+	// reached is where the clusters end that have been stepped: each gate is opened by
+	// reading its cluster's history, which takes a tenth of a second.
+	reached = 1200
 	// perRollout is how many clusters a rollout has.
 	perRollout = 100
 	// before is how many sessions each cluster has had before its step.
@@ -86,13 +89,13 @@ func step(b *testing.B) *stepped {
 		}
 	})
 	began := time.Now()
-	for first := untouched; first < fleetClusters; first += perRollout {
+	for first := untouched; first < reached; first += perRollout {
 		w.apply(first)
 	}
 	for w.left() > 0 { // each reads its cluster's history, one after another
 		w.until("another gate", func() func() bool { left := w.left(); return func() bool { return w.left() < left } }())
 	}
-	b.ReportMetric(float64(fleetClusters-untouched)/time.Since(began).Seconds(), "opened/s")
+	b.ReportMetric(float64(reached-untouched)/time.Since(began).Seconds(), "opened/s")
 	return w
 }
 
@@ -100,7 +103,7 @@ func step(b *testing.B) *stepped {
 func (w *stepped) left() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return fleetClusters - untouched - w.opened
+	return reached - untouched - w.opened
 }
 
 // apply publishes what an executor says of a rollout whose clusters have all made
@@ -318,8 +321,8 @@ func (w *stepped) stream(what string, rate int) (stop func()) {
 	}
 }
 
-// BenchmarkGates has a gate open in every cluster of a fleet of 5,000 but the first, of
-// which 900 decide: a third while nothing else arrives, a third beside 5,000 sessions a
+// BenchmarkGates has a gate open in 1,100 clusters of a fleet of 5,000, of which 900
+// decide: a third while nothing else arrives, a third beside 5,000 sessions a
 // second of the others, and a third beside 20,000.
 func BenchmarkGates(b *testing.B) {
 	for b.Loop() {
