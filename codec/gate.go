@@ -72,17 +72,85 @@ func StepDecisionToProto(d gate.StepDecision, stage gate.Stage, policy gate.Poli
 	for _, r := range d.Results {
 		m.Checks = append(m.Checks, ResultToProto(r, stage.Asks(r.Check)))
 	}
-	if d.ControlsHash != "" {
-		m.Controls = &gatev1.ControlsHeard{Hash: d.ControlsHash}
+	m.Controls = controlsToProto(d.Controls, d.ControlsHash)
+	return m
+}
+
+// controlsToProto encodes what controls say; nil where none was asked.
+func controlsToProto(controls []gate.ControlEvidence, hash string) *gatev1.ControlsHeard {
+	if hash == "" {
+		return nil
 	}
-	for _, c := range d.Controls {
+	m := &gatev1.ControlsHeard{Hash: hash}
+	for _, c := range controls {
 		now, before := c.Evidence.New, c.Evidence.Baseline
-		m.Controls.Clusters = append(m.Controls.Clusters, &gatev1.ControlHeard{
+		m.Clusters = append(m.Clusters, &gatev1.ControlHeard{
 			Cluster: string(c.Cluster), StreamSequence: c.Watermark.Seq, NewFailed: int64(now.Failed), NewSucceeded: int64(now.Succeeded),
 			BaselineFailed: int64(before.Failed), BaselineSucceeded: int64(before.Succeeded),
 		})
 	}
 	return m
+}
+
+// WaveDecisionToProto encodes what the gate of a wave says, as StepDecisionToProto does
+// of a step's.
+func WaveDecisionToProto(d gate.WaveStageDecision, stage gate.Stage, policy gate.Policy, decidedAt time.Time, deadlinePassed bool) *gatev1.Decision {
+	people := gate.Decision{Evidence: d.Sessions.Evidence, Odds: d.Sessions.Odds, Needed: d.Sessions.Needed}
+	m := &gatev1.Decision{
+		Verdict: string(d.Verdict), Summary: d.Summary(), Reasons: reasonsToProto(d.Reasons),
+		Evidence: evidenceToProto(people, policy), CompleteUntil: timestamp(d.Watermark.CompleteUntil), StreamSequence: d.Watermark.Seq,
+		PolicyHash: d.Sessions.PolicyHash, EvidenceHash: d.Sessions.Hash, DecidedAt: timestamp(decidedAt), DeadlinePassed: deadlinePassed,
+		Consequence: string(d.Consequence), StageHash: d.StageDecision.Hash, Controls: controlsToProto(d.Controls, d.ControlsHash),
+	}
+	for _, r := range d.Results {
+		m.Checks = append(m.Checks, ResultToProto(r, stage.Asks(r.Check)))
+	}
+	for _, c := range d.Members {
+		now, before := c.Evidence.New, c.Evidence.Baseline
+		heard := &gatev1.MemberHeard{
+			Cluster: string(c.Cluster), StreamSequence: c.Watermark.Seq, Verdict: string(c.Verdict), Code: string(c.Code), Named: c.Named,
+			RolledBack: c.RolledBack, Back: c.Back, NewFailed: int64(now.Failed), NewSucceeded: int64(now.Succeeded),
+			BaselineFailed: int64(before.Failed), BaselineSucceeded: int64(before.Succeeded),
+		}
+		for _, check := range c.Failed {
+			heard.Failed = append(heard.Failed, string(check))
+		}
+		m.Members = append(m.Members, heard)
+	}
+	return m
+}
+
+func waveToProto(w *gate.WaveTerms) *gatev1.Wave {
+	if w == nil {
+		return nil
+	}
+	m := &gatev1.Wave{
+		Number: int32(w.Number), Begun: timestamp(w.Begun), Alpha: w.Limits.Alpha, Named: w.Limits.Named, MaxFailures: int32(w.Limits.MaxFailures),
+	}
+	for _, c := range w.Members {
+		m.Members = append(m.Members, &gatev1.WaveMember{
+			Cluster: string(c.Cluster), Boundary: BoundaryToProto(c.Boundary), Expected: ExpectationToProto(c.Expected),
+			StepsPassed: c.StepsPassed, RolledBack: c.RolledBack, UpTo: c.UpTo,
+		})
+	}
+	return m
+}
+
+func waveFromProto(m *gatev1.Wave) *gate.WaveTerms {
+	if m == nil {
+		return nil
+	}
+	w := &gate.WaveTerms{
+		Number: int(m.GetNumber()), Begun: instant(m.GetBegun()),
+		Limits: gate.WaveLimits{Alpha: m.GetAlpha(), Named: m.GetNamed(), MaxFailures: int(m.GetMaxFailures())},
+	}
+	for _, c := range m.GetMembers() {
+		w.Members = append(w.Members, gate.WaveMember{
+			Cluster: fleet.ClusterID(c.GetCluster()), Boundary: BoundaryFromProto(c.GetBoundary()), Expected: ExpectationFromProto(c.GetExpected()),
+			StepsPassed: c.GetStepsPassed(), RolledBack: c.GetRolledBack(), UpTo: c.GetUpTo(),
+		})
+	}
+	return w
 }
 
 func evidenceToProto(d gate.Decision, policy gate.Policy) *gatev1.Evidence {
@@ -127,7 +195,7 @@ func LinkFromProto(gateID string, m *gatev1.Decision) gate.Link {
 	}
 }
 
-// Gate is an opened gate as its first fact says.
+// Gate is an opened gate as its first fact says. That of a wave has no cluster.
 type Gate struct {
 	ID       string
 	Rollout  string
@@ -137,6 +205,7 @@ type Gate struct {
 	Boundary gate.Boundary
 	OpenedAt time.Time
 	Terms    gate.Terms
+	Wave     *gate.WaveTerms // nil for a step's
 }
 
 // GateOpenedToProto encodes the first fact of a gate.
@@ -144,6 +213,7 @@ func GateOpenedToProto(g Gate) *gatev1.GateOpened {
 	return &gatev1.GateOpened{
 		Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step,
 		Policy: PolicyToProto(g.Policy), Boundary: BoundaryToProto(g.Boundary), At: timestamp(g.OpenedAt), Terms: TermsToProto(g.Terms),
+		Wave: waveToProto(g.Wave),
 	}
 }
 
@@ -153,6 +223,7 @@ func GateOpenedFromProto(id string, m *gatev1.GateOpened) Gate {
 	return Gate{
 		ID: id, Rollout: m.GetRollout(), Cluster: fleet.ClusterID(m.GetCluster()), Step: m.GetStep(),
 		Policy: policy, Boundary: BoundaryFromProto(m.GetBoundary()), OpenedAt: instant(m.GetAt()), Terms: TermsFromProto(m.GetTerms(), policy),
+		Wave: waveFromProto(m.GetWave()),
 	}
 }
 
@@ -161,6 +232,6 @@ func GateToProto(g Gate, decision *gatev1.Decision) *gatev1.Gate {
 	return &gatev1.Gate{
 		Id: g.ID, Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step,
 		Policy: PolicyToProto(g.Policy), Boundary: BoundaryToProto(g.Boundary), OpenedAt: timestamp(g.OpenedAt), Decision: decision,
-		Terms: TermsToProto(g.Terms),
+		Terms: TermsToProto(g.Terms), Wave: waveToProto(g.Wave),
 	}
 }

@@ -67,7 +67,8 @@ func kinds() []*rapid.Generator[any] {
 		anyOf[rollout.RolloutFailed]().AsAny(), anyOf[rollout.ClusterSkipped]().AsAny(), anyOf[rollout.WaveStarted]().AsAny(),
 		anyOf[rollout.WaveSoaking]().AsAny(), anyOf[rollout.RolloutPaused]().AsAny(), anyOf[rollout.RolloutResumed]().AsAny(),
 		anyOf[rollout.RolloutHolding]().AsAny(), anyOf[rollout.RolloutContinued]().AsAny(), anyOf[rollout.AbortRequested]().AsAny(),
-		anyOf[rollout.RolloutAborted]().AsAny(),
+		anyOf[rollout.RolloutAborted]().AsAny(), anyOf[rollout.WaveGated]().AsAny(), anyOf[rollout.WavePassed]().AsAny(),
+		anyOf[rollout.WaveFailed]().AsAny(),
 	}
 }
 

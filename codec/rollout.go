@@ -118,6 +118,12 @@ func RolloutFactToProto(f rollout.Fact) *rolloutv1.Fact {
 		m.Kind = &rolloutv1.Fact_WaveStarted{WaveStarted: &rolloutv1.WaveStarted{Wave: int32(k.Wave)}}
 	case rollout.WaveSoaking:
 		m.Kind = &rolloutv1.Fact_WaveSoaking{WaveSoaking: &rolloutv1.WaveSoaking{Wave: int32(k.Wave), Ends: timestamp(k.Ends)}}
+	case rollout.WaveGated:
+		m.Kind = &rolloutv1.Fact_WaveGated{WaveGated: &rolloutv1.WaveGated{Wave: int32(k.Wave), Gate: k.Gate}}
+	case rollout.WavePassed:
+		m.Kind = &rolloutv1.Fact_WavePassed{WavePassed: &rolloutv1.WavePassed{Wave: int32(k.Wave)}}
+	case rollout.WaveFailed:
+		m.Kind = &rolloutv1.Fact_WaveFailed{WaveFailed: &rolloutv1.WaveFailed{Wave: int32(k.Wave), Reason: k.Reason}}
 	case rollout.RolloutPaused:
 		m.Kind = &rolloutv1.Fact_RolloutPaused{RolloutPaused: &rolloutv1.RolloutPaused{Reason: k.Reason, RequestId: k.RequestID}}
 	case rollout.RolloutResumed:
@@ -180,6 +186,12 @@ func RolloutFactFromProto(m *rolloutv1.Fact) (rollout.Fact, error) {
 		f.Kind = rollout.WaveStarted{Wave: int(k.WaveStarted.GetWave())}
 	case *rolloutv1.Fact_WaveSoaking:
 		f.Kind = rollout.WaveSoaking{Wave: int(k.WaveSoaking.GetWave()), Ends: instant(k.WaveSoaking.GetEnds())}
+	case *rolloutv1.Fact_WaveGated:
+		f.Kind = rollout.WaveGated{Wave: int(k.WaveGated.GetWave()), Gate: k.WaveGated.GetGate()}
+	case *rolloutv1.Fact_WavePassed:
+		f.Kind = rollout.WavePassed{Wave: int(k.WavePassed.GetWave())}
+	case *rolloutv1.Fact_WaveFailed:
+		f.Kind = rollout.WaveFailed{Wave: int(k.WaveFailed.GetWave()), Reason: k.WaveFailed.GetReason()}
 	case *rolloutv1.Fact_RolloutPaused:
 		f.Kind = rollout.RolloutPaused{Reason: k.RolloutPaused.GetReason(), RequestID: k.RolloutPaused.GetRequestId()}
 	case *rolloutv1.Fact_RolloutResumed:
@@ -213,7 +225,7 @@ func RolloutToProto(s rollout.State) *rolloutv1.Rollout {
 	m := &rolloutv1.Rollout{
 		Id: string(s.ID), Release: string(s.Plan.Release), Phase: string(s.Phase), Reason: s.Reason,
 		Plan: PlanToProto(s.Plan), StartedAt: timestamp(s.StartedAt), EndedAt: timestamp(s.EndedAt),
-		Wave: int32(s.Wave), SoakEnds: timestamp(s.SoakEnds), Paused: s.Paused,
+		Wave: int32(s.Wave), SoakEnds: timestamp(s.SoakEnds), Paused: s.Paused, WaveGate: s.WaveGate,
 	}
 	for _, c := range s.Clusters {
 		m.Clusters = append(m.Clusters, &rolloutv1.ClusterRun{

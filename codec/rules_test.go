@@ -85,6 +85,7 @@ func TestWhatMayBeAsked(t *testing.T) {
 		&gatev1.GetGateRequest{Id: rollout.GateID(rollout.ID(long), fleet.ClusterID(long), "gateway")},
 		&gatev1.WatchGateRequest{Id: "r33b518cc90-berlin-sra"},
 		&gatev1.ReplayGateRequest{Id: "r33b518cc90-berlin-sra"},
+		&gatev1.GetGateRequest{Id: rollout.WaveGateID("r33b518cc90", 0)},
 	}
 	for _, verdict := range []gate.Verdict{gate.Pending, gate.Pass, gate.Fail, gate.Hold, gate.Inconclusive} {
 		requests = append(requests, &gatev1.ListGatesRequest{Rollout: "r33b518cc90", Cluster: "berlin", Verdict: string(verdict)})
@@ -197,6 +198,10 @@ func story(t *testing.T, verdicts ...gate.Verdict) (facts []rollout.Fact, comman
 			input(rollout.GateDecided{Gate: run.Gate, Verdict: verdicts[0], Summary: "as told"})
 			verdicts = verdicts[1:]
 		}
+		if state.WaveGate != "" && len(verdicts) > 0 {
+			input(rollout.GateDecided{Gate: state.WaveGate, Verdict: verdicts[0], Summary: "as told", Back: []fleet.ClusterID{"oslo"}})
+			verdicts = verdicts[1:]
+		}
 	}
 	input(rollout.Rollback{Reason: "people cannot log in", RequestID: "two"})
 	for range 2 {
@@ -218,7 +223,7 @@ func TestWhatIsWrittenKeepsTheRules(t *testing.T) {
 		}
 	}
 	kinds := make(map[string]bool)
-	for _, verdicts := range [][]gate.Verdict{{gate.Pass, gate.Pass}, {gate.Fail}, {gate.Pass, gate.Hold}} {
+	for _, verdicts := range [][]gate.Verdict{{gate.Pass, gate.Pass, gate.Pass}, {gate.Fail}, {gate.Pass, gate.Hold}, {gate.Pass, gate.Pass, gate.Fail}} {
 		facts, commands := story(t, verdicts...)
 		for _, f := range facts {
 			kinds[fmt.Sprintf("%T", f.Kind)] = true
@@ -232,7 +237,7 @@ func TestWhatIsWrittenKeepsTheRules(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"rollout.RolloutStarted", "rollout.StepApplied", "rollout.ClusterHeldBack", "rollout.ClusterDone", "rollout.ClusterRestored", "rollout.ClusterLost",
+		"rollout.RolloutStarted", "rollout.WaveGated", "rollout.WavePassed", "rollout.WaveFailed", "rollout.StepApplied", "rollout.ClusterHeldBack", "rollout.ClusterDone", "rollout.ClusterRestored", "rollout.ClusterLost",
 		"rollout.RolloutHeld", "rollout.RolloutSucceeded", "rollout.RollbackRequested", "rollout.RolloutFailed",
 		"rollout.Capture", "rollout.Apply", "rollout.Restore",
 	} {

@@ -33,7 +33,11 @@ type Control struct {
 // was made elsewhere.
 func NewControlFold(p Policy, c Control, b Boundary) (*Fold, error) {
 	b.Aside = c.Aside
-	return NewFold(p, c.Cluster, b)
+	f, err := NewFold(p, c.Cluster, b)
+	if err == nil {
+		f.keepIntervals()
+	}
+	return f, err
 }
 
 // Control is what the fold says of a control. It is false where nobody has looked since

@@ -74,6 +74,9 @@ type Fold struct {
 	scorer   scorer
 	bounds   bounds
 	evidence Evidence
+	// intervals are the trials by their phase, whether it is the one after, and when they
+	// began; nil where nobody asks.
+	intervals map[bool]map[time.Time]Trials
 
 	reached    *reached // the final verdict, once there is one
 	revocation *reached // ROLLBACK evidence after a pass
@@ -469,6 +472,7 @@ func (f *Fold) count(t *trial) {
 			return
 		}
 		e.Baseline.count(t.outcome)
+		f.interval(t)
 		f.pool.add(t.start, t.outcome == failed, !t.start.Before(f.boundary.Start.Add(-farBack)))
 	case after:
 		if e.Partners == 0 {
@@ -480,6 +484,7 @@ func (f *Fold) count(t *trial) {
 			return
 		}
 		e.New.count(t.outcome)
+		f.interval(t)
 		f.bounds.trial(f.policy, t.outcome == failed)
 		if yA, ok := f.pool.take(e.Partners, t.start.Hour()); ok {
 			s := Shape{NA: e.Partners, NB: 1, Y: yA}
@@ -502,7 +507,7 @@ func (t *Trials) count(o outcome) {
 
 // judge looks at the evidence as it stands; the first final verdict stays.
 func (f *Fold) judge() {
-	if f.reached != nil && (f.reached.verdict == Fail || f.revocation != nil) || !f.bounds.near(f.policy, f.reached != nil) {
+	if f.failed() || !f.bounds.near(f.policy, f.reached != nil) {
 		return
 	}
 	v, code := f.weighed()

@@ -16,6 +16,17 @@ func (p Plan) Hash() string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Demands says whether the stage asks for anything at all; what it says is waited for
+// where it does.
+func (s Stage) Demands() bool {
+	for _, check := range s.checks() {
+		if _, listed := s.Checks[check]; listed && (s.demand(check) == DemandPass || s.demand(check) == DemandNoFail) {
+			return true
+		}
+	}
+	return len(s.Rules) > 0 || s.Soak > 0
+}
+
 // Asks is what the stage demands of a check; off for one that it leaves out.
 func (s Stage) Asks(check CheckName) Demand { return s.demand(check) }
 

@@ -518,14 +518,21 @@ func (s *Step) Decide(now time.Time, deadlinePassed bool) StepDecision {
 		d.StageDecision = s.byPeople(d.Sessions, results, deadlinePassed)
 		return d
 	}
-	stage := s.terms.Stage
+	d.StageDecision = combineBy(s.terms, s.boundary.End, now, deadlinePassed, results, s.holds)
+	return d
+}
+
+// combineBy combines results by the terms of a stage that began at an instant, where the
+// caller says whether the deadline has passed.
+func combineBy(t Terms, begun, now time.Time, deadlinePassed bool, results []Result, holds func(Rule, []Result) (bool, error)) StageDecision {
+	stage := t.Stage
 	if deadlinePassed {
-		now = newer(now, s.boundary.End.Add(stage.Deadline))
+		now = newer(now, begun.Add(stage.Deadline))
 	} else {
 		stage.Deadline = 0
 	}
-	d.StageDecision = Combine(stage, s.terms.Mode, s.boundary.End, now, results, func(r Rule) (bool, error) { return s.holds(r, results) })
-	d.Hash = s.terms.Stage.hash(s.terms.Mode, d.StageDecision)
+	d := Combine(stage, t.Mode, begun, now, results, func(r Rule) (bool, error) { return holds(r, results) })
+	d.Hash = t.Stage.hash(t.Mode, d)
 	return d
 }
 

@@ -151,8 +151,9 @@ type WaveDecision struct {
 //
 // Sessions pass as a wave on the blocks and the trials of all clusters together,
 // on the assumption that the release has one odds ratio everywhere; so that a
-// good cluster cannot outvote a bad one, only when no cluster's own ROLLBACK
-// e-value exceeds 1 and every step gate passed.
+// good cluster cannot outvote a bad one, only when every step gate passed and no
+// cluster's own ROLLBACK e-value exceeds 1: by before and after, where it does not pass
+// by itself, or beside the controls.
 //
 // Sources: the means and products of e-values are those of Ville's inequality in
 // ter Schure, Pérez-Ortiz, Ly and Grünwald, arXiv 2011.06931; e-BH is Wang and
@@ -415,8 +416,9 @@ func (d *WaveDecision) promoted(w Wave, p Policy) {
 		if !c.StepsPassed {
 			steps = append(steps, c.Cluster)
 		}
-		// Either of the two may see what the other does not.
-		if v := d.Clusters[i]; v.LogBefore > 0 || v.LogControl > 0 {
+		// Either of the two may see what the other does not. A cluster that passes by
+		// itself is not outvoted; what its controls say is no part of that.
+		if v := d.Clusters[i]; v.LogControl > 0 || v.LogBefore > 0 && v.Verdict != Pass {
 			doubted = append(doubted, c.Cluster)
 		}
 	}

@@ -79,6 +79,10 @@ func OfRollout(id rollout.ID, f rollout.Fact) (Notice, bool) {
 		n.Kind, n.Title, n.Text = "cluster_skipped", fmt.Sprintf("%s is left out", f.Cluster), k.Reason
 	case rollout.WaveSoaking:
 		n.Kind, n.Title = "wave_soaking", fmt.Sprintf("Wave %d of rollout %s is through and is watched until %s", k.Wave+1, id, k.Ends.UTC().Format(time.RFC3339))
+	case rollout.WaveGated:
+		n.Kind, n.Title = "wave_gated", fmt.Sprintf("Wave %d of rollout %s is through and is judged", k.Wave+1, id)
+	case rollout.WaveFailed:
+		n.Kind, n.Severity, n.Title, n.Text = "wave_failed", Alert, fmt.Sprintf("Wave %d of rollout %s failed", k.Wave+1, id), k.Reason
 	case rollout.RolloutPaused:
 		n.Kind, n.Severity, n.Title, n.Text = "rollout_paused", Warning, fmt.Sprintf("Rollout %s is paused", id), k.Reason
 	case rollout.RolloutResumed:
@@ -101,7 +105,7 @@ func OfRollout(id rollout.ID, f rollout.Fact) (Notice, bool) {
 	return n, true
 }
 
-// OfGate returns what to say of a gate's verdict.
+// OfGate returns what to say of a gate's verdict. That of a wave has no cluster.
 func OfGate(id rollout.ID, cluster fleet.ClusterID, step string, verdict gate.Verdict, summary string, at time.Time) Notice {
 	severity := Warning
 	switch verdict {
@@ -110,10 +114,11 @@ func OfGate(id rollout.ID, cluster fleet.ClusterID, step string, verdict gate.Ve
 	case gate.Fail:
 		severity = Alert
 	}
-	return Notice{
-		Kind: "gate_decided", Severity: severity, At: at, Cluster: cluster, Rollout: id,
-		Title: fmt.Sprintf("%s: the gate of step %s says %s", cluster, step, verdict), Text: summary,
+	title := fmt.Sprintf("%s: the gate of step %s says %s", cluster, step, verdict)
+	if cluster == "" {
+		title = fmt.Sprintf("The gate of a wave of rollout %s says %s", id, verdict)
 	}
+	return Notice{Kind: "gate_decided", Severity: severity, At: at, Cluster: cluster, Rollout: id, Title: title, Text: summary}
 }
 
 // OfState returns what to say of a cluster's change of state; false when neither

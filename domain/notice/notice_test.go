@@ -78,6 +78,9 @@ func facts() []rollout.Fact {
 		of("oslo", rollout.ClusterSkipped{Reason: "the site moves house"}),
 		of("", rollout.WaveStarted{Wave: 1}),
 		of("", rollout.WaveSoaking{Wave: 1, Ends: noon.Add(time.Hour)}),
+		of("", rollout.WaveGated{Wave: 1, Gate: "r1-wave-2"}),
+		of("", rollout.WavePassed{Wave: 1}),
+		of("", rollout.WaveFailed{Wave: 1, Reason: "people cannot log in"}),
 		of("", rollout.RolloutPaused{Reason: "looking at oslo", RequestID: "c"}),
 		of("", rollout.RolloutResumed{Reason: "it was a target", RequestID: "d"}),
 		of("", rollout.RolloutHolding{Reason: "the gate failed"}),
@@ -121,6 +124,7 @@ func TestOfGate(t *testing.T) {
 			t.Errorf("%s: the notice does not say whose and when: %+v", verdict, n)
 		}
 	}
+	got.WriteString(line("wave", notice.OfGate("r1", "", "wave", gate.Fail, "what the sessions say", noon), true))
 	golden(t, "gate.txt", got.String())
 }
 

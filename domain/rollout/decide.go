@@ -9,7 +9,7 @@ import (
 )
 
 // Input is something that happened: Start, CommandFinished, GateDecided, what a
-// person wants (Pause, Resume, Skip, Abort, Rollback) or Tick.
+// person wants (Pause, Resume, LeaveOut, Abort, Rollback) or Tick.
 type Input interface{ input() }
 
 type (
@@ -37,6 +37,8 @@ type (
 		// rolls back and what else does not pass holds.
 		Consequence gate.Consequence
 		Summary     string
+		// Back are the clusters that go back by the verdict on a wave.
+		Back []fleet.ClusterID
 	}
 	// Pause is a person's wish that no cluster and no step begins. What is being done is
 	// finished, and what must go back does.
@@ -44,8 +46,8 @@ type (
 	// Resume is a person's wish that it goes on: after a pause, or past what has failed
 	// or is held.
 	Resume struct{ Reason, RequestID string }
-	// Skip is a person's wish to leave out a cluster that waits.
-	Skip struct {
+	// LeaveOut is a person's wish to leave out a cluster that waits.
+	LeaveOut struct {
 		Cluster fleet.ClusterID
 		Reason  string
 	}
@@ -63,7 +65,7 @@ func (CommandFinished) input() {}
 func (GateDecided) input()     {}
 func (Pause) input()           {}
 func (Resume) input()          {}
-func (Skip) input()            {}
+func (LeaveOut) input()        {}
 func (Abort) input()           {}
 func (Rollback) input()        {}
 func (Tick) input()            {}
@@ -100,7 +102,7 @@ func Decide(s State, in Input, now time.Time) Decision {
 		d.pause(in)
 	case Resume:
 		d.resume(in)
-	case Skip:
+	case LeaveOut:
 		d.skip(in)
 	case Abort:
 		d.abort(in)
@@ -200,6 +202,10 @@ func (d *decider) restored(c ClusterRun, in CommandFinished) {
 }
 
 func (d *decider) gateDecided(in GateDecided) {
+	if in.Gate != "" && in.Gate == d.state.WaveGate {
+		d.waveJudged(in)
+		return
+	}
 	for _, c := range d.state.Clusters {
 		if c.Phase != ClusterGating || c.Gate != in.Gate {
 			continue

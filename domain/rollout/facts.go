@@ -63,6 +63,19 @@ type (
 		Wave int
 		Ends time.Time
 	}
+	// WaveGated: every cluster of the wave is through, and the wave's gate is asked for.
+	WaveGated struct {
+		Wave int
+		Gate string
+	}
+	// WavePassed: the wave's gate passed, its policy lets the rollout go on without, or a
+	// person does.
+	WavePassed struct{ Wave int }
+	// WaveFailed: the wave's gate failed. Nothing starts until a person decides.
+	WaveFailed struct {
+		Wave   int
+		Reason string
+	}
 	// RolloutPaused: a person had it stop before its next step.
 	RolloutPaused struct{ Reason, RequestID string }
 	// RolloutResumed: a person has it go on, past what has failed or is held.
@@ -104,6 +117,9 @@ func (ClusterLost) kind()       {}
 func (ClusterSkipped) kind()    {}
 func (WaveStarted) kind()       {}
 func (WaveSoaking) kind()       {}
+func (WaveGated) kind()         {}
+func (WavePassed) kind()        {}
+func (WaveFailed) kind()        {}
 func (RolloutPaused) kind()     {}
 func (RolloutResumed) kind()    {}
 func (RolloutHolding) kind()    {}
@@ -122,6 +138,7 @@ func Kinds() []Kind {
 	return []Kind{
 		RolloutStarted{}, ClusterStarted{}, PackageCaptured{}, StepStarted{}, StepApplied{}, StepPassed{}, ClusterHeldBack{},
 		RollbackStarted{}, ClusterDone{}, ClusterRestored{}, ClusterLost{}, ClusterSkipped{}, WaveStarted{}, WaveSoaking{},
+		WaveGated{}, WavePassed{}, WaveFailed{},
 		RolloutPaused{}, RolloutResumed{}, RolloutHolding{}, RolloutContinued{}, RolloutHeld{}, RolloutSucceeded{},
 		RollbackRequested{}, RolloutRolledBack{}, AbortRequested{}, RolloutAborted{}, RolloutFailed{},
 	}
@@ -200,6 +217,12 @@ func (s State) applyWhole(f Fact) State {
 		s.Wave, s.SoakEnds = k.Wave, time.Time{}
 	case WaveSoaking:
 		s.SoakEnds = k.Ends
+	case WaveGated:
+		s.WaveGate, s.WaveGatedAt = k.Gate, f.At
+	case WavePassed:
+		s.WaveGate, s.judged = "", k.Wave+1
+	case WaveFailed:
+		s.WaveGate, s.judged, s.waveFailed = "", k.Wave+1, true
 	case RolloutPaused:
 		s.Paused, s.requests = true, append(slices.Clip(s.requests), k.RequestID)
 		if s.Phase == PhaseRunning {
@@ -208,7 +231,7 @@ func (s State) applyWhole(f Fact) State {
 	case RolloutResumed:
 		s.Paused, s.requests = false, append(slices.Clip(s.requests), k.RequestID)
 		if s.Phase == PhaseHeld || s.Phase == PhaseHolding {
-			s.accepted = s.failures()
+			s.accepted, s.waveFailed = s.failures(), false
 		}
 		if s.Phase != PhaseRollingBack {
 			goes(PhaseRunning, "")
@@ -226,12 +249,12 @@ func (s State) applyWhole(f Fact) State {
 		rests(PhaseSucceeded, "")
 	case RollbackRequested:
 		goes(PhaseRollingBack, k.Reason)
-		s.rollbackRequested, s.rollbackRequest, s.Paused = true, k.RequestID, false
+		s.rollbackRequested, s.rollbackRequest, s.Paused, s.WaveGate = true, k.RequestID, false, ""
 	case RolloutRolledBack:
 		rests(PhaseRolledBack, s.Reason)
 	case AbortRequested:
 		goes(PhaseRollingBack, k.Reason)
-		s.abortRequested, s.Paused = true, false
+		s.abortRequested, s.Paused, s.WaveGate = true, false, ""
 	case RolloutAborted:
 		rests(PhaseAborted, s.Reason)
 	case RolloutFailed:

@@ -43,6 +43,9 @@ func walk(t *rapid.T) []moment {
 	}
 	if mode := rapid.SampledFrom(append([]gate.Mode{""}, gate.Modes()...)).Draw(t, "mode"); mode != "" {
 		plan.Policy = judgedBy(mode)
+		if rapid.Bool().Draw(t, "waves are judged") {
+			plan.Policy.Wave = gate.Stage{Checks: map[gate.CheckName]gate.CheckPolicy{gate.CheckSessions: {Demand: gate.DemandPass}}, Deadline: time.Hour}
+		}
 	}
 	if rapid.Bool().Draw(t, "waves") {
 		for left := len(plan.Clusters); left > 0; {
@@ -105,7 +108,7 @@ func (w *walker) draw(t *rapid.T) rollout.Input {
 	case "resume":
 		return rollout.Resume{Reason: "a person has looked", RequestID: fmt.Sprint("resume ", rapid.IntRange(0, 9).Draw(t, "request"))}
 	case "skip":
-		return rollout.Skip{Cluster: rapid.SampledFrom(w.plan.Clusters).Draw(t, "cluster").Cluster, Reason: "not this one"}
+		return rollout.LeaveOut{Cluster: rapid.SampledFrom(w.plan.Clusters).Draw(t, "cluster").Cluster, Reason: "not this one"}
 	case "abort":
 		if rapid.IntRange(0, 3).Draw(t, "abort if 0") == 0 {
 			return rollout.Abort{Reason: "not today"}
@@ -139,6 +142,13 @@ func (w *walker) verdict(t *rapid.T, id string) rollout.Input {
 // nothing is said of that.
 func (w *walker) decided(id string, v gate.Verdict) rollout.Input {
 	in := rollout.GateDecided{Gate: id, Summary: "so the sessions say", Verdict: v}
+	if id == w.state.WaveGate && v == gate.Fail {
+		for i, c := range w.plan.Clusters {
+			if i%2 == 0 {
+				in.Back = append(in.Back, c.Cluster)
+			}
+		}
+	}
 	if w.plan.Policy != nil {
 		in.Consequence = w.plan.Policy.Mode.Consequence(v)
 	}
@@ -151,6 +161,9 @@ func openGates(s rollout.State) []string {
 		if c.Phase == rollout.ClusterGating {
 			out = append(out, c.Gate)
 		}
+	}
+	if s.WaveGate != "" && (s.Phase == rollout.PhaseRunning || s.Phase == rollout.PhasePaused) {
+		out = append(out, s.WaveGate)
 	}
 	return out
 }
@@ -166,6 +179,7 @@ func TestLaws(t *testing.T) {
 		"no more clusters go forward at once than may":             fewForward,
 		"what is paused begins nothing":                            pausedIsStill,
 		"no wave begins before the one before is through":          wavesInOrder,
+		"a wave that is judged is passed before the next begins":   wavesPassed,
 		"past the failures that may be nothing starts":             withinFailures,
 		"what is skipped is never touched":                         skippedIsLeft,
 		"what was taken back for its gate never succeeds":          failedStaysFailed,
@@ -298,6 +312,52 @@ func wavesInOrder(t *rapid.T, walk []moment) {
 	}
 }
 
+// wavesPassed also asks that a wave that failed is gone past by a person alone, and
+// that only clusters of that wave go back by its gate.
+func wavesPassed(t *rapid.T, walk []moment) {
+	asked, passed, failed := make(map[int]bool), make(map[int]bool), false
+	for _, m := range walk {
+		state := m.before
+		for _, f := range m.Facts {
+			switch k := f.Kind.(type) {
+			case rollout.WaveGated:
+				asked[k.Wave] = true
+			case rollout.WavePassed:
+				passed[k.Wave] = true
+			case rollout.WaveFailed:
+				passed[k.Wave], failed = true, true
+			case rollout.RolloutResumed:
+				failed = failed && state.Phase != rollout.PhaseHeld && state.Phase != rollout.PhaseHolding
+			case rollout.RollbackStarted:
+				if in, byGate := m.input.(rollout.GateDecided); byGate && in.Gate == m.before.WaveGate && in.Gate != "" && state.Plan.WaveOf(f.Cluster) != m.before.Wave {
+					t.Fatalf("%v: %s goes back, which is of another wave", m, f.Cluster)
+				}
+			case rollout.WaveStarted, rollout.RolloutSucceeded:
+				judged := state.Plan.Policy != nil && state.Plan.Policy.Wave.Demands()
+				ran := slices.ContainsFunc(state.Clusters, func(c rollout.ClusterRun) bool {
+					return c.Phase == rollout.ClusterSucceeded && state.Plan.WaveOf(c.Plan.Cluster) == state.Wave
+				})
+				if begins, ok := k.(rollout.WaveStarted); (!ok || begins.Wave > 0) && judged && ran && !passed[state.Wave] {
+					t.Fatalf("%v: %T past wave %d, which was not judged", m, k, state.Wave)
+				}
+				if failed {
+					t.Fatalf("%v: %T past a wave that failed", m, k)
+				}
+			case rollout.ClusterStarted:
+				if failed {
+					t.Fatalf("%v: %s starts past a wave that failed", m, f.Cluster)
+				}
+			}
+			state = state.Apply(f)
+		}
+	}
+	for wave := range passed {
+		if !asked[wave] {
+			t.Fatalf("wave %d was passed and not judged", wave)
+		}
+	}
+}
+
 func withinFailures(t *rapid.T, walk []moment) {
 	accepted := 0
 	for _, m := range walk {
@@ -376,15 +436,23 @@ func followsMode(t *rapid.T, walk []moment) {
 			continue
 		}
 		var passed, held, back bool
+		wave := in.Gate == m.before.WaveGate
 		for _, f := range m.Facts {
 			switch f.Kind.(type) {
 			case rollout.StepPassed:
+				passed = passed || !wave
+			case rollout.WavePassed:
 				passed = true
 			case rollout.ClusterHeldBack, rollout.RolloutHolding:
 				held = true
-			case rollout.RollbackStarted:
+			case rollout.RolloutHeld:
+				held = held || wave && !back
+			case rollout.RollbackStarted, rollout.WaveFailed:
 				back = true
 			}
+		}
+		if wave && passed {
+			held = false // the rollout may end, and not have got everywhere
 		}
 		mode, v := mode(m.before), in.Verdict
 		silent := mode == gate.Shadow || mode == gate.Advise
@@ -615,7 +683,7 @@ func TestWalksGoEverywhere(t *testing.T) {
 	t.Parallel()
 	seen := make(map[string]bool)
 	gen := rapid.Custom(walk)
-	for seed := range 300 {
+	for seed := range 5000 {
 		for _, m := range gen.Example(seed) {
 			for _, f := range m.Facts {
 				seen[kindName(f.Kind)] = true

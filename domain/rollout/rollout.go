@@ -209,6 +209,14 @@ type State struct {
 	// moves.
 	Wave     int
 	SoakEnds time.Time
+	// WaveGate is the gate of that wave from when it is asked for, at WaveGatedAt, until
+	// its verdict lets the rollout go on or a person does.
+	WaveGate    string
+	WaveGatedAt time.Time
+	// judged is how many waves are past their gates; waveFailed says that the last of
+	// them failed and that nobody has accepted it.
+	judged     int
+	waveFailed bool
 	// Paused says that no cluster and no step begins, whatever the phase.
 	Paused bool
 	// requests are those to pause and to resume that were heard: a repeat of one must
@@ -231,6 +239,9 @@ func (s State) Exists() bool { return s.Phase != "" }
 func GateID(id ID, cluster fleet.ClusterID, step string) string {
 	return fmt.Sprintf("%s-%s-%s", id, cluster, step)
 }
+
+// WaveGateID names the gate of a wave, which is counted from 0 here and from 1 there.
+func WaveGateID(id ID, wave int) string { return fmt.Sprintf("%s-wave-%d", id, wave+1) }
 
 // Command asks a driver to act on one cluster.
 type Command struct {
@@ -302,7 +313,7 @@ func (s State) Commands() []Command {
 // WakeAt returns when the state wants a Tick, the zero time for never.
 func (s State) WakeAt() time.Time {
 	var at time.Time
-	if s.Phase == PhaseRunning {
+	if s.Phase == PhaseRunning && s.WaveGate == "" {
 		at = s.SoakEnds
 	}
 	for _, c := range s.Clusters {

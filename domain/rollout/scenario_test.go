@@ -153,6 +153,8 @@ func readPlan(t *testing.T, words []string) rollout.Plan {
 			p.Window = window
 		case "mode":
 			p.Policy = judgedBy(gate.Mode(value))
+		case "judged":
+			p.Policy.Wave = gate.Stage{Checks: map[gate.CheckName]gate.CheckPolicy{gate.CheckSessions: {Demand: gate.DemandPass}}}
 		case "waves":
 			for i, n := range strings.Split(value, ",") {
 				p.Waves = append(p.Waves, rollout.Wave{Name: fmt.Sprint("wave ", i+1), Clusters: number(t, n)})
@@ -223,7 +225,7 @@ func readInput(t *testing.T, words []string, free string, plan rollout.Plan, now
 	case words[0] == "resume" && len(words) == 2:
 		return rollout.Resume{RequestID: words[1], Reason: free}
 	case words[0] == "skip" && len(words) == 2:
-		return rollout.Skip{Cluster: fleet.ClusterID(words[1]), Reason: free}
+		return rollout.LeaveOut{Cluster: fleet.ClusterID(words[1]), Reason: free}
 	case words[0] == "abort":
 		return rollout.Abort{Reason: free}
 	case words[0] == "rollback" && len(words) == 2:
@@ -235,6 +237,13 @@ func readInput(t *testing.T, words []string, free string, plan rollout.Plan, now
 		return rollout.CommandFinished{Key: key(), Package: strings.TrimPrefix(words[3], "-"), BeganAt: began, FinishedAt: now}
 	case words[0] == "failed" && len(words) == 3:
 		return rollout.CommandFinished{Key: key(), Error: free, BeganAt: began, FinishedAt: now}
+	case words[0] == "wave" && len(words) >= 4:
+		n := number(t, words[1])
+		in := rollout.GateDecided{Gate: rollout.WaveGateID("r1", n-1), Verdict: gate.Verdict(words[2]), Consequence: gate.Consequence(words[3]), Summary: free}
+		for _, cluster := range words[4:] {
+			in.Back = append(in.Back, fleet.ClusterID(cluster))
+		}
+		return in
 	case words[0] == "gate" && (len(words) == 4 || len(words) == 5):
 		in := rollout.GateDecided{
 			Gate: rollout.GateID("r1", fleet.ClusterID(words[1]), words[2]), Verdict: gate.Verdict(words[3]), Summary: free,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
+	"github.com/lockstep-fleet/lockstep/domain/gate"
 )
 
 // Strategy says how far and how fast a rollout goes by itself. The zero Strategy takes
@@ -84,9 +85,32 @@ func (p *Plan) arrange(s Strategy, labels map[fleet.ClusterID]map[string]string)
 		wave(size.name(), in)
 		left = out
 	}
-	wave("rest", left)
+	wave(restOfWaves, left)
 	return problems
 }
+
+// Makes says whether a plan of this strategy may look like p. Of a plan's waves the names
+// are those that were asked for, but for a last one and for those that had become empty.
+func (s Strategy) Makes(p Plan) bool {
+	if p.MaxConcurrent != s.MaxConcurrent || p.MaxFailures != s.MaxFailures || (len(p.Waves) > 0) != (len(s.Waves) > 0) {
+		return false
+	}
+	asked := s.Waves
+	for i, w := range p.Waves {
+		if w.Soak != s.Soak {
+			return false
+		}
+		at := slices.IndexFunc(asked, func(size WaveSize) bool { return size.name() == w.Name })
+		if at < 0 {
+			return i == len(p.Waves)-1 && w.Name == restOfWaves
+		}
+		asked = asked[at+1:]
+	}
+	return true
+}
+
+// restOfWaves is the last wave, of what no other holds.
+const restOfWaves = "rest"
 
 // waveOf returns which wave a cluster of the plan is in, by its place.
 func (p Plan) waveOf(place int) int {
@@ -108,18 +132,66 @@ func (d *decider) advance() {
 			return
 		}
 		wave := d.state.Wave
-		if wave >= len(d.state.Plan.Waves)-1 {
+		last := wave >= len(d.state.Plan.Waves)-1
+		if !last {
+			soak := d.state.Plan.Waves[wave].Soak
+			if soak > 0 && d.state.SoakEnds.IsZero() && d.state.reached(wave) {
+				d.record("", WaveSoaking{Wave: wave, Ends: d.now.Add(soak)})
+			}
+		}
+		if d.state.asksWaveGate() && d.state.WaveGate == "" {
+			d.record("", WaveGated{Wave: wave, Gate: WaveGateID(d.state.ID, wave)})
+		}
+		switch {
+		case d.state.WaveGate != "" || d.now.Before(d.state.SoakEnds):
+			return
+		case last:
 			d.finish()
 			return
 		}
-		soak := d.state.Plan.Waves[wave].Soak
-		if soak > 0 && d.state.SoakEnds.IsZero() && d.state.reached(wave) {
-			d.record("", WaveSoaking{Wave: wave, Ends: d.now.Add(soak)})
-		}
-		if d.now.Before(d.state.SoakEnds) {
-			return
-		}
 		d.record("", WaveStarted{Wave: wave + 1})
+	}
+}
+
+// asksWaveGate says whether the present wave has to pass a gate and has not yet. A wave
+// of which no cluster runs the release has nothing to judge.
+func (s State) asksWaveGate() bool {
+	policy := s.Plan.Policy
+	return policy != nil && policy.Wave.Demands() && s.judged <= s.Wave && s.reached(s.Wave)
+}
+
+// Judges says whether a cluster runs the release as part of a wave whose gate is open:
+// whoever moved it then would be judged, too.
+func (s State) Judges(cluster fleet.ClusterID) bool {
+	run, part := s.Find(cluster)
+	return part && s.WaveGate != "" && !s.Phase.Resting() && run.Phase == ClusterSucceeded && s.Plan.WaveOf(cluster) == s.Wave
+}
+
+// waveJudged lets follow what the verdict on a wave leads to. Which clusters go back
+// when it fails is the gate's to say; the rest of the wave stays, and so do the waves
+// before it, which passed.
+func (d *decider) waveJudged(in GateDecided) {
+	if d.state.Phase != PhaseRunning && d.state.Phase != PhasePaused {
+		return // a person has to decide already
+	}
+	wave := d.state.Wave
+	judge := fmt.Sprintf("the gate of wave %d by policy %s", wave+1, d.state.Plan.Policy.Name)
+	switch in.consequence() {
+	case gate.Wait:
+	case gate.GoOn, gate.Tell:
+		d.record("", WavePassed{Wave: wave})
+		d.advance()
+	case gate.RollBack:
+		reason := fmt.Sprintf("%s failed: %s", judge, in.Summary)
+		d.record("", WaveFailed{Wave: wave, Reason: reason})
+		for place, c := range d.state.Clusters {
+			if c.Phase == ClusterSucceeded && d.state.Plan.waveOf(place) == wave && slices.Contains(in.Back, c.Plan.Cluster) {
+				d.record(c.Plan.Cluster, RollbackStarted{Reason: reason})
+			}
+		}
+		d.conclude(reason)
+	default:
+		d.record("", RolloutHeld{Reason: fmt.Sprintf("%s says %s: %s", judge, in.Verdict, in.Summary)})
 	}
 }
 
@@ -170,7 +242,7 @@ func (d *decider) conclude(reason string) {
 			}
 		}
 	}
-	over := unrestored != "" || d.state.rollbackRequested || d.state.abortRequested
+	over := d.state.waveFailed || unrestored != "" || d.state.rollbackRequested || d.state.abortRequested
 	switch {
 	case back:
 	case !over && !held && d.state.failures()-d.state.accepted <= d.state.Plan.MaxFailures:
@@ -208,6 +280,9 @@ func (d *decider) resume(in Resume) {
 	}
 	accepts := d.state.Phase == PhaseHeld || d.state.Phase == PhaseHolding
 	d.record("", RolloutResumed(in))
+	if accepts && d.state.WaveGate != "" {
+		d.record("", WavePassed{Wave: d.state.Wave})
+	}
 	for _, c := range d.state.Clusters {
 		switch {
 		case c.Phase == ClusterReady:
@@ -219,7 +294,7 @@ func (d *decider) resume(in Resume) {
 	d.advance()
 }
 
-func (d *decider) skip(in Skip) {
+func (d *decider) skip(in LeaveOut) {
 	if c, part := d.state.Find(in.Cluster); !part || c.Phase != ClusterWaiting || d.state.Phase.Resting() && d.state.Phase != PhaseHeld {
 		return
 	}

@@ -66,6 +66,9 @@ func TestWavesOfAPlan(t *testing.T) {
 			if len(plan.Clusters) != len(targets) || plan.MaxConcurrent != 3 || plan.MaxFailures != 2 {
 				t.Errorf("%d clusters, %d at once, %d may fail", len(plan.Clusters), plan.MaxConcurrent, plan.MaxFailures)
 			}
+			if !(rollout.Strategy{Waves: test.waves, MaxConcurrent: 3, MaxFailures: 2, Soak: time.Minute}).Makes(plan) {
+				t.Error("the strategy is said not to make this plan")
+			}
 			for _, w := range plan.Waves {
 				if w.Soak != time.Minute {
 					t.Errorf("wave %s is watched for %s", w.Name, w.Soak)

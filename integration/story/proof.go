@@ -69,7 +69,7 @@ func (t *teller) hear(ctx context.Context) error {
 	want := map[string]int{
 		"rollout_started": 2, "rollout_succeeded": 1, "rollout_held": 1,
 		"cluster_succeeded": n, "rollback_started": 1, "cluster_rolled_back": 1,
-		"gate_decided": 2*n + 2, "step_passed": 2*n + 1,
+		"gate_decided": 2*n + 4, "step_passed": 2*n + 1, "wave_gated": 2,
 	}
 	count := func(deliveries []sink.Delivery) (map[string]int, error) {
 		heard := make(map[string]int)
@@ -139,7 +139,8 @@ func (t *teller) replay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if want := 2*len(t.opts.Clusters) + 2; len(before) != want {
+	// Of the good release two for each cluster and one for each wave, of the bad one two.
+	if want := 2*len(t.opts.Clusters) + 4; len(before) != want {
 		return fmt.Errorf("there are %d gates, wanted %d", len(before), want)
 	}
 	if err := t.measure(ctx); err != nil {

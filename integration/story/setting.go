@@ -91,6 +91,11 @@ const policies = `policies:
         inventory: {demand: pass}
         sessions: {demand: pass}
         probes: {demand: "off"}
+    wave:
+      soak: 3s
+      deadline: 4m
+      checks:
+        probes: {demand: "off"}
 `
 
 // release is one entry of the catalogue.

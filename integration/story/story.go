@@ -394,7 +394,7 @@ func (t *teller) promote(ctx context.Context) error {
 	if err := t.passedAllChecks(ctx); err != nil {
 		return err
 	}
-	t.say("Every cluster runs %s, promoted step by step on people's sessions and on what runs and reports, in %s.", releaseGood, round(t.figures.GoodRollout))
+	t.say("Every cluster runs %s, promoted step by step and wave by wave on people's sessions and on what runs and reports, in %s.", releaseGood, round(t.figures.GoodRollout))
 	return nil
 }
 

@@ -110,7 +110,7 @@ func (w *watch) attributedGate(id string, now time.Time) (attributed, error) {
 	if g == nil {
 		return attributed{}, unknownGate(id)
 	}
-	out := attributed{clusters: []fleet.ClusterID{g.Cluster}, boundary: g.Boundary, until: now, policy: g.Policy}
+	out := attributed{clusters: g.clusters(), boundary: g.Boundary, until: now, policy: g.Policy}
 	if at := codec.Instant(g.decision.GetDecidedAt()); !at.IsZero() {
 		out.until = at
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,7 +14,6 @@ import (
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
-	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	"github.com/lockstep-fleet/lockstep/topology"
 )
 
@@ -32,7 +30,7 @@ const (
 // controls are the gates whose controls are to be asked. They are read from the store,
 // whoever judges them, and without the lock.
 type controls struct {
-	queue []string
+	queue []*gateWatch
 	wake  chan struct{}
 }
 
@@ -66,7 +64,7 @@ func (w *watch) unmoved(cluster fleet.ClusterID, since time.Time) bool {
 
 // wonder has the controls of an alarmed gate asked, if that was not just done.
 func (w *watch) wonder(g *gateWatch, now time.Time) {
-	if !g.step.Alarmed() {
+	if g.asking || !g.step.Alarmed() {
 		return
 	}
 	if g.alarmedAt.IsZero() {
@@ -75,15 +73,16 @@ func (w *watch) wonder(g *gateWatch, now time.Time) {
 	if now.Sub(g.askedAt) < min(max(now.Sub(g.alarmedAt)/4, askSoonest), askLatest) {
 		return
 	}
-	g.askedAt = now
-	w.controls.queue = append(w.controls.queue, g.ID)
+	g.asking = true
+	w.controls.queue = append(w.controls.queue, g)
 	select {
 	case w.controls.wake <- struct{}{}:
 	default: // it is awake
 	}
 }
 
-// askControls answers gates that wonder, one after another.
+// askControls answers gates that wonder, all that do at once: in an outage many do, and
+// mostly of the same controls.
 func (w *watch) askControls(ctx context.Context) error {
 	for {
 		select {
@@ -99,81 +98,88 @@ func (w *watch) askControls(ctx context.Context) error {
 			if len(queue) == 0 {
 				break
 			}
-			for _, id := range queue {
-				if err := w.answer(ctx, id); err != nil && ctx.Err() == nil {
-					w.deps.Log.Warn("judging a gate beside its controls failed; it is tried again", "gate", id, "error", err)
-				}
-			}
+			w.answer(ctx, queue)
 		}
 	}
 }
 
-// answer asks the controls of one gate and judges it by what they say. A stop does not
+// answer asks the controls of gates and judges each by what they say. A stop does not
 // wait for a store that keeps or tells nothing at present.
-func (w *watch) answer(ctx context.Context, id string) error {
+func (w *watch) answer(ctx context.Context, gates []*gateWatch) {
+	questions := make([]question, len(gates))
 	w.mu.Lock()
-	g := w.gates[id]
-	if g == nil || g.step == nil {
-		w.mu.Unlock()
-		return nil
-	}
-	opened := g.Gate
-	var asked []gate.Control
-	for _, c := range opened.Terms.Controls {
-		if w.unmoved(c.Cluster, opened.Boundary.Start) && !w.deaf[topology.Partition(c.Cluster)] {
-			asked = append(asked, c)
-		}
+	for i, g := range gates {
+		questions[i] = question{gate: g.Gate, asked: w.asked(g.Gate)}
 	}
 	w.mu.Unlock()
 	limited, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
-	heard, err := w.hearControls(limited, opened, asked)
+	err := w.hearControls(limited, questions)
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return
 	}
 	if err != nil {
-		w.deps.Log.Warn("the controls of a gate cannot be asked, so its step is judged without them", "gate", id, "error", err)
+		w.deps.Log.Warn("the controls of gates cannot be asked, so their steps are judged without them", "gates", len(gates), "error", err)
 	}
+	for i, g := range gates {
+		var heard []gate.ControlEvidence
+		if err == nil {
+			heard = said(questions[i].folds)
+		}
+		if err := w.answered(ctx, g, heard); err != nil && ctx.Err() == nil {
+			w.deps.Log.Warn("judging a gate beside its controls failed; it is tried again", "gate", g.ID, "error", err)
+		}
+	}
+}
+
+// answered judges a gate by what its controls say.
+func (w *watch) answered(ctx context.Context, g *gateWatch, heard []gate.ControlEvidence) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if g = w.gates[id]; g == nil || g.step == nil || !w.judges(g.Cluster) {
+	g.asking, g.askedAt = false, w.deps.Now()
+	if g.step == nil || !w.judges(g.Cluster) {
 		return nil
 	}
 	g.step.Beside(heard)
 	return w.judgeGate(ctx, g)
 }
 
-// hearControls reads what is stored of controls. One that is not seen whole is left out.
-func (w *watch) hearControls(ctx context.Context, g codec.Gate, asked []gate.Control) ([]gate.ControlEvidence, error) {
+// question is what one gate asks its controls, with a fold of each.
+type question struct {
+	gate  codec.Gate
+	asked []gate.Control
+	folds []*gate.Fold
+}
+
+// asked are the controls of a gate that nobody has moved since and of which reports can
+// be stored.
+func (w *watch) asked(g codec.Gate) (out []gate.Control) {
+	for _, c := range g.Terms.Controls {
+		if w.unmoved(c.Cluster, g.Boundary.Start) && !w.deaf[topology.Partition(c.Cluster)] {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// hearControls reads what is stored of controls.
+func (w *watch) hearControls(ctx context.Context, questions []question) error {
 	positions, err := w.stored(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var (
-		mu    sync.Mutex
-		heard []gate.ControlEvidence
-	)
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(askAtOnce)
-	for _, c := range asked {
-		group.Go(func() error {
-			fold, err := w.foldControl(ctx, g, c, positions[topology.Partition(c.Cluster)])
-			if err != nil {
-				return err
-			}
-			if said, whole := fold.Control(); whole {
-				mu.Lock()
-				defer mu.Unlock()
-				heard = append(heard, said)
-			}
-			return nil
-		})
+	return w.foldControls(ctx, questions, func(c fleet.ClusterID) uint64 { return positions[topology.Partition(c)] })
+}
+
+// said is what controls say that are seen whole, by cluster.
+func said(folds []*gate.Fold) (out []gate.ControlEvidence) {
+	for _, fold := range folds {
+		if c, whole := fold.Control(); whole {
+			out = append(out, c)
+		}
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	slices.SortFunc(heard, func(a, b gate.ControlEvidence) int { return cmp.Compare(a.Cluster, b.Cluster) })
-	return heard, nil
+	slices.SortFunc(out, func(a, b gate.ControlEvidence) int { return cmp.Compare(a.Cluster, b.Cluster) })
+	return out
 }
 
 // stored is up to where the observations of each partition are stored.
@@ -186,43 +192,60 @@ func (w *watch) stored(ctx context.Context) (out [topology.Partitions]uint64, er
 	return out, nil
 }
 
-// foldControl folds the sessions of one control that are stored up to a sequence.
-func (w *watch) foldControl(ctx context.Context, g codec.Gate, c gate.Control, upTo uint64) (*gate.Fold, error) {
-	fold, err := gate.NewControlFold(g.Policy, c, g.Boundary)
-	if err != nil || upTo == 0 {
-		return fold, err
-	}
-	err = w.deps.Store.SessionEvidence(ctx, w.config.Tenant, c.Cluster, g.Boundary.BaselineFrom, upTo, func(r codec.Record) {
-		r = r.AsKept()
-		switch {
-		case r.Session != nil:
-			fold.Session(*r.Session, r.StreamSequence)
-		case r.Mark != nil && r.Mark.About == fleet.KindSession:
-			fold.Mark(*r.Mark, r.StreamSequence)
+// foldControls folds the sessions of controls that are stored, each up to a sequence.
+// Those of a cluster are read once for all who ask it.
+func (w *watch) foldControls(ctx context.Context, questions []question, upTo func(fleet.ClusterID) uint64) error {
+	asked := make(map[fleet.ClusterID][]listener)
+	for i := range questions {
+		q := &questions[i]
+		for _, c := range q.asked {
+			fold, err := gate.NewControlFold(q.gate.Policy, c, q.gate.Boundary)
+			if err != nil {
+				return err
+			}
+			q.folds = append(q.folds, fold)
+			asked[c.Cluster] = append(asked[c.Cluster], listener{fold, q.gate.Boundary.BaselineFrom})
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the sessions of %s, which gate %s is set beside: %w", c.Cluster, g.ID, err)
 	}
-	return fold, nil
-}
-
-// hearAgain reads what the controls said that a recorded decision was set beside.
-func (w *watch) hearAgain(ctx context.Context, g codec.Gate, m *gatev1.ControlsHeard) ([]gate.ControlEvidence, error) {
-	var heard []gate.ControlEvidence
-	for _, said := range m.GetClusters() {
-		c := gate.Control{Cluster: fleet.ClusterID(said.GetCluster())}
-		for _, known := range g.Terms.Controls {
-			if known.Cluster == c.Cluster {
-				c = known
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(askAtOnce)
+	for cluster, listeners := range asked {
+		last, from := upTo(cluster), listeners[0].from
+		for _, l := range listeners {
+			if l.from.Before(from) {
+				from = l.from
 			}
 		}
-		fold, err := w.foldControl(ctx, g, c, said.GetStreamSequence())
-		if err != nil {
-			return nil, err
+		if last == 0 {
+			continue // nothing was seen of it
 		}
-		again, _ := fold.Control()
-		heard = append(heard, again)
+		group.Go(func() error {
+			err := w.deps.Store.SessionEvidence(ctx, w.config.Tenant, cluster, from, last, func(r codec.Record) {
+				r = r.AsKept()
+				for _, l := range listeners {
+					l.hear(r)
+				}
+			})
+			if err != nil {
+				return fmt.Errorf("reading the sessions of %s, which gates are set beside: %w", cluster, err)
+			}
+			return nil
+		})
 	}
-	return heard, nil
+	return group.Wait()
+}
+
+// listener is the fold of one who asks a control, from the beginning of its baseline on.
+type listener struct {
+	fold *gate.Fold
+	from time.Time
+}
+
+func (l listener) hear(r codec.Record) {
+	switch {
+	case r.Session != nil && !r.Session.Start.Before(l.from):
+		l.fold.Session(*r.Session, r.StreamSequence)
+	case r.Mark != nil && r.Mark.About == fleet.KindSession && !r.ObservedAt.Before(l.from):
+		l.fold.Mark(*r.Mark, r.StreamSequence)
+	}
 }

@@ -208,6 +208,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() error { return s.deps.Bus.ConsumeBatch(ctx, topology.EvaluatorArchive(), s.watch.archive) })
 	group.Go(func() error { return s.watch.listen(ctx) })
 	group.Go(func() error { return s.watch.askControls(ctx) })
+	group.Go(func() error { return s.watch.judgeWaves(ctx) })
 	group.Go(func() error { return s.beat(ctx) })
 	group.Go(func() error { return s.rollUp(ctx) })
 	return group.Wait()

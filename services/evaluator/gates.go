@@ -32,8 +32,10 @@ type gateWatch struct {
 	decision *gatev1.Decision
 	revision uint64
 	// alarmedAt is when sessions were found to fail more, askedAt when the controls were
-	// asked last.
+	// asked last. asking says that they are being asked, or are to be.
 	alarmedAt, askedAt time.Time
+	asking             bool
+	wave               waveWatch // of a wave's
 }
 
 // openMissing opens the gates that clusters wait for and that were never opened,
@@ -49,6 +51,9 @@ func (w *watch) openMissing(ctx context.Context) error {
 			if err := w.openGate(ctx, id, f, applied); err != nil {
 				return err
 			}
+		}
+		if err := w.openWave(ctx, id); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -81,12 +86,14 @@ func (w *watch) recallGate(id string, m bus.Message) error {
 }
 
 // feed gives a step's gate one record, as its row has it.
-func feed(step *gate.Step, r codec.Record) {
+func feed(step *gate.Step, r codec.Record) { step.Take(seenOf(r)) }
+
+func seenOf(r codec.Record) gate.Seen {
 	r = r.AsKept()
-	step.Take(gate.Seen{
+	return gate.Seen{
 		Source: r.Source, Seq: r.StreamSequence, Arrived: r.RecordedAt,
 		Session: r.Session, Mark: r.Mark, Check: r.Check, Inventory: r.Inventory, Registration: r.Registration,
-	})
+	}
 }
 
 func (w *watch) openGate(ctx context.Context, id rollout.ID, f rollout.Fact, applied rollout.StepApplied) error {
@@ -116,11 +123,19 @@ func (w *watch) openGate(ctx context.Context, id rollout.ID, f rollout.Fact, app
 // terms are what a step is judged by besides the statistics, and what it should be
 // found to have done.
 func (w *watch) terms(ctx context.Context, id rollout.ID, cluster fleet.ClusterID, applied rollout.StepApplied) gate.Terms {
-	c, state := w.clusters[cluster], w.rollouts[id].state
+	state := w.rollouts[id].state
 	terms := gate.DefaultTerms(applied.Policy)
 	if plan := state.Plan.Policy; plan != nil {
 		terms = gate.Terms{Policy: plan.Name, Mode: plan.Mode, Stage: plan.Step}
 	}
+	terms.Expected = w.expectation(ctx, state, cluster, applied)
+	terms.Controls = w.controlsOf(id, applied.Boundary)
+	return terms
+}
+
+// expectation is what a step, and those before it, should be found to have done.
+func (w *watch) expectation(ctx context.Context, state rollout.State, cluster fleet.ClusterID, applied rollout.StepApplied) gate.Expectation {
+	c := w.clusters[cluster]
 	expected := gate.Expectation{
 		Versions: make(fleet.VersionSet), Digests: make(map[fleet.Component][]string), Window: state.Plan.Window, Checks: c.checks, Silence: w.limits.DarkAfter,
 	}
@@ -146,14 +161,19 @@ func (w *watch) terms(ctx context.Context, id rollout.ID, cluster fleet.ClusterI
 			expected.Risks, expected.RisksAt = catalog.Assess(move, w.catalog.state.Acknowledgements, now), now
 		}
 	}
-	terms.Expected = expected
-	terms.Controls = w.controlsOf(id, applied.Boundary)
-	return terms
+	return expected
 }
 
 // keep takes a gate that is open into what is watched.
 func (w *watch) keep(g *gateWatch) {
 	w.gates[g.ID] = g
+	if g.Wave != nil {
+		w.waves[g.ID] = g
+		for _, cluster := range g.clusters() {
+			w.waving[cluster]++
+		}
+		return
+	}
 	if w.open[g.Cluster] == nil {
 		w.open[g.Cluster] = make(map[string]*gateWatch)
 	}
@@ -163,8 +183,16 @@ func (w *watch) keep(g *gateWatch) {
 // close keeps a gate's decision; nothing more is folded for it.
 func (w *watch) close(g *gateWatch, decision *gatev1.Decision) {
 	g.decision, g.step = decision, nil
-	w.rests[g.Cluster] = max(w.rests[g.Cluster], decision.GetStreamSequence())
+	for cluster, sequence := range g.places(decision) {
+		w.rests[cluster] = max(w.rests[cluster], sequence)
+	}
 	delete(w.open[g.Cluster], g.ID)
+	if w.waves[g.ID] != nil {
+		delete(w.waves, g.ID)
+		for _, cluster := range g.clusters() {
+			w.waving[cluster]--
+		}
+	}
 }
 
 // refold builds a gate's evidence anew from rows, and from what has arrived and is on
@@ -247,19 +275,7 @@ func (w *watch) judgeGate(ctx context.Context, g *gateWatch) error {
 	if decision.Verdict == gate.Pass && w.unstored(g.Cluster, decision.Watermark.Seq) {
 		return nil // A stop does not wait for its rows, a pass does.
 	}
-	m := codec.Chain(g.ID, codec.StepDecisionToProto(decision, g.Terms.Stage, g.Policy, now, passed), w.before(g.Cluster, math.MaxUint64))
-	event := &gatev1.Event{Gate: g.ID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateDecided{GateDecided: &gatev1.GateDecided{
-		Rollout: g.Rollout, Cluster: string(g.Cluster), Step: g.Step, Decision: m,
-	}}}}}
-	revision, err := w.append(ctx, topology.EventSubject(w.config.Tenant, topology.NounGate, g.ID), event, g.revision)
-	if err != nil {
-		return err
-	}
-	g.revision = revision
-	w.close(g, m)
-	w.deps.Log.Info("gate decided", "gate", g.ID, "verdict", decision.Verdict, "consequence", decision.Consequence, "summary", m.GetSummary())
-	w.deps.Meter.Decided(topology.NounGate, string(decision.Verdict))
-	return nil
+	return w.decided(ctx, g, codec.StepDecisionToProto(decision, g.Terms.Stage, g.Policy, now, passed))
 }
 
 // deadlinePassed reports whether a gate has waited long enough. An evaluator that
@@ -275,12 +291,12 @@ func (w *watch) deadlinePassed(g *gateWatch, now time.Time) bool {
 	return !now.Before(heard) || !g.step.Watermark().CompleteUntil.Before(deadline)
 }
 
-// before is the hash of the last decision of a cluster that was recorded before
+// before is the hash of the last decision on one of some gates that was recorded before
 // another, empty when there is none.
-func (w *watch) before(cluster fleet.ClusterID, revision uint64) (hash string) {
+func (w *watch) before(among func(*gateWatch) bool, revision uint64) (hash string) {
 	last := uint64(0)
 	for _, g := range w.gates {
-		if g.Cluster == cluster && g.decision != nil && g.revision > last && g.revision < revision {
+		if g.decision != nil && g.revision > last && g.revision < revision && among(g) {
 			last, hash = g.revision, g.decision.GetHash()
 		}
 	}
@@ -324,7 +340,7 @@ func (a gateAPI) ListGates(_ context.Context, req *gatev1.ListGatesRequest) (*ga
 
 // gateMatches does not look at the rollout.
 func (w *watch) gateMatches(g *gateWatch, req *gatev1.ListGatesRequest) bool {
-	if cluster := req.GetCluster(); cluster != "" && string(g.Cluster) != cluster {
+	if cluster := req.GetCluster(); cluster != "" && !slices.Contains(g.clusters(), fleet.ClusterID(cluster)) {
 		return false
 	}
 	return req.GetVerdict() == "" || w.describeGate(g).GetDecision().GetVerdict() == req.GetVerdict()
@@ -348,33 +364,25 @@ func (a gateAPI) ReplayGate(ctx context.Context, req *gatev1.ReplayGateRequest) 
 		return nil, unknownGate(req.GetId())
 	}
 	described, opened, recorded := a.watch.describeGate(g), g.Gate, g.decision
-	previous := a.watch.before(g.Cluster, g.revision)
+	previous, places := a.watch.chainOf(g, g.revision), g.places(recorded)
 	a.watch.mu.Unlock()
 	if recorded == nil {
 		return nil, errs.New(errs.Conflict, "LS-GAT-002", "gate %s is still open; there is no decision to take again yet", req.GetId())
 	}
-	stored, err := a.watch.allStored(ctx, opened.Cluster, recorded.GetStreamSequence())
-	if err != nil {
-		return nil, err
-	}
-	if !stored {
-		return nil, errs.New(errs.Unavailable, "LS-GAT-003", "the rows that the decision of gate %s stands on are still on their way to the store; try again in a moment", req.GetId())
-	}
-	// Rows only: nothing of what is kept in memory takes part.
-	step, err := a.watch.replay(ctx, opened, recorded.GetStreamSequence())
-	if err != nil {
-		return nil, err
-	}
-	if recorded.GetControls() != nil {
-		heard, err := a.watch.hearAgain(ctx, opened, recorded.GetControls())
+	for cluster, sequence := range places {
+		stored, err := a.watch.allStored(ctx, cluster, sequence)
 		if err != nil {
 			return nil, err
 		}
-		step.Beside(heard)
+		if !stored {
+			return nil, errs.New(errs.Unavailable, "LS-GAT-003", "the rows that the decision of gate %s stands on are still on their way to the store; try again in a moment", req.GetId())
+		}
 	}
-	// What is still up to date depends on when it is asked.
-	decision := step.Decide(recorded.GetDecidedAt().AsTime(), recorded.GetDeadlinePassed())
-	replayed := codec.StepDecisionToProto(decision, opened.Terms.Stage, opened.Policy, a.watch.deps.Now(), recorded.GetDeadlinePassed())
+	// Rows only: nothing of what is kept in memory takes part.
+	replayed, err := a.watch.replayed(ctx, opened, recorded)
+	if err != nil {
+		return nil, err
+	}
 	return &gatev1.ReplayGateResponse{
 		Gate: described, Replayed: replayed,
 		Same: replayed.GetVerdict() == recorded.GetVerdict() && replayed.GetEvidenceHash() == recorded.GetEvidenceHash() &&
@@ -417,6 +425,9 @@ func (w *watch) allStored(ctx context.Context, cluster fleet.ClusterID, upTo uin
 // describeGate shows the recorded decision or the evidence so far.
 func (w *watch) describeGate(g *gateWatch) *gatev1.Gate {
 	decision := g.decision
+	if decision == nil {
+		decision = g.wave.soFar
+	}
 	if decision == nil && g.step != nil {
 		decision = codec.StepDecisionToProto(g.step.Decide(w.deps.Now(), false), g.Terms.Stage, g.Policy, time.Time{}, false)
 	}

@@ -195,7 +195,7 @@ func (w *watch) keptOf(a *arrival) []codec.Record {
 	kept := make([]codec.Record, 0, len(a.records))
 	for i := range a.records {
 		m := a.records[i].Mark
-		if m == nil || m.About == fleet.KindSession || m.Blind || m.Lost || len(w.open[m.Cluster]) > 0 || a.stream <= w.rests[m.Cluster] {
+		if m == nil || m.About == fleet.KindSession || m.Blind || m.Lost || w.attended(m.Cluster) || a.stream <= w.rests[m.Cluster] {
 			kept = append(kept, a.records[i])
 		}
 	}

@@ -34,7 +34,10 @@ type watch struct {
 	ids   map[fleet.ClusterID]bool
 	gates map[string]*gateWatch
 	// open are the gates without a decision, by cluster.
-	open     map[fleet.ClusterID]map[string]*gateWatch
+	open map[fleet.ClusterID]map[string]*gateWatch
+	// waves are those of waves, and waving how many of them each cluster is in.
+	waves    map[string]*gateWatch
+	waving   map[fleet.ClusterID]int
 	rollouts map[rollout.ID]*rolloutWatch
 	catalog  catalogWatch
 	declared declaredWatch
@@ -88,6 +91,7 @@ func newWatch(config Config, deps Deps) *watch {
 	w := &watch{
 		config: config, deps: deps,
 		clusters: make(map[fleet.ClusterID]*clusterWatch), gates: make(map[string]*gateWatch), open: make(map[fleet.ClusterID]map[string]*gateWatch),
+		waves: make(map[string]*gateWatch), waving: make(map[fleet.ClusterID]int),
 		rests: make(map[fleet.ClusterID]uint64), rollouts: make(map[rollout.ID]*rolloutWatch), arrivals: make(arrivals), recalled: make(arrivals), limits: config.Limits, learned: make(map[fleet.ClusterID]time.Time),
 		controls: controls{wake: make(chan struct{}, 1)},
 		commits:  &commits{insert: func(ctx context.Context, records []codec.Record) error { return deps.Store.InsertRecords(ctx, records) }},
@@ -143,16 +147,14 @@ func (w *watch) rebuild(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	for partition := range w.handled {
-		if w.handled[partition], err = w.deps.Bus.Position(ctx, topology.EvaluatorObservations(partition)); err != nil {
-			return err
-		}
+	if w.handled, err = w.stored(ctx); err != nil {
+		return err
 	}
 	if err := w.recallRows(ctx, now, func(int) bool { return true }); err != nil {
 		return err
 	}
 	for _, g := range w.gates {
-		if g.decision == nil {
+		if g.decision == nil && g.Wave == nil {
 			if err := w.refold(ctx, g); err != nil {
 				return err
 			}
@@ -561,6 +563,11 @@ func (w *watch) learnRollout(ctx context.Context, d bus.Delivery) error {
 	for _, f := range facts {
 		if applied, ok := f.Kind.(rollout.StepApplied); ok {
 			if err := w.openGate(ctx, rollout.ID(id), f, applied); err != nil {
+				return err
+			}
+		}
+		if _, ok := f.Kind.(rollout.WaveGated); ok {
+			if err := w.openWave(ctx, rollout.ID(id)); err != nil {
 				return err
 			}
 		}

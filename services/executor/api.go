@@ -58,9 +58,9 @@ func (a *rolloutAPI) plan(ctx context.Context, req planned) (rollout.Plan, []rol
 	if err != nil {
 		return rollout.Plan{}, nil, err
 	}
-	strategy, err := codec.StrategyFromProto(req.GetStrategy())
+	strategy, err := strategyOf(req)
 	if err != nil {
-		return rollout.Plan{}, nil, errs.New(errs.Invalid, "LS-ROL-029", "a wave's labels cannot be read: %v", err)
+		return rollout.Plan{}, nil, err
 	}
 	images := make(map[fleet.Line]string, len(release.Lines))
 	for line, image := range release.Lines {
@@ -86,6 +86,15 @@ func (a *rolloutAPI) plan(ctx context.Context, req planned) (rollout.Plan, []rol
 		problems = append([]rollout.Problem{{ID: rollout.ProblemUnfit, Text: fmt.Sprintf("release %s may not be moved to: %s", release.ID, why)}}, problems...)
 	}
 	return plan, problems, nil
+}
+
+// strategyOf reads how far and how fast a rollout is to go by itself.
+func strategyOf(req planned) (rollout.Strategy, error) {
+	strategy, err := codec.StrategyFromProto(req.GetStrategy())
+	if err != nil {
+		return rollout.Strategy{}, errs.New(errs.Invalid, "LS-ROL-029", "a wave's labels cannot be read: %v", err)
+	}
+	return strategy, nil
 }
 
 // survey asks a cluster's deployment. A cluster that is only watched has none.
@@ -180,7 +189,11 @@ func (a *rolloutAPI) started(id rollout.ID, req *rolloutv1.StartRolloutRequest) 
 		return nil, nil
 	}
 	plan := r.state.Plan
-	other := string(plan.Release) != req.GetRelease() || named(plan) != req.GetPolicy() || len(req.GetClusters()) > 0 && slices.ContainsFunc(plan.Clusters, func(c rollout.ClusterPlan) bool {
+	strategy, err := strategyOf(req)
+	if err != nil {
+		return nil, err
+	}
+	other := string(plan.Release) != req.GetRelease() || named(plan) != req.GetPolicy() || !strategy.Makes(plan) || len(req.GetClusters()) > 0 && slices.ContainsFunc(plan.Clusters, func(c rollout.ClusterPlan) bool {
 		return !slices.Contains(req.GetClusters(), string(c.Cluster))
 	})
 	if other {
@@ -191,6 +204,9 @@ func (a *rolloutAPI) started(id rollout.ID, req *rolloutv1.StartRolloutRequest) 
 		judged := ""
 		if plan.Policy != nil {
 			judged = " by gate policy " + plan.Policy.Name
+		}
+		if n := len(plan.Waves); n > 0 {
+			judged += fmt.Sprintf(" in %d waves", n)
 		}
 		return nil, errs.New(errs.Conflict, "LS-ROL-022", "request_id %q has started rollout %s of %s on %s%s already, which is not what it asks for now; give this start a request_id of its own",
 			req.GetRequestId(), id, plan.Release, strings.Join(names, ", "), judged)
@@ -367,7 +383,7 @@ func (a *rolloutAPI) SkipCluster(ctx context.Context, req *rolloutv1.SkipCluster
 			return unwanted(s, "changed", "it is over")
 		}
 		return nil
-	}, rollout.Skip{Cluster: cluster, Reason: req.GetReason()})
+	}, rollout.LeaveOut{Cluster: cluster, Reason: req.GetReason()})
 	return &rolloutv1.SkipClusterResponse{Rollout: m}, err
 }
 

@@ -116,8 +116,14 @@ func (c *conductor) hear(ctx context.Context, d bus.Delivery) error {
 			if decided == nil {
 				continue
 			}
+			var back []fleet.ClusterID
+			for _, m := range decided.GetDecision().GetMembers() {
+				if m.GetBack() {
+					back = append(back, fleet.ClusterID(m.GetCluster()))
+				}
+			}
 			if err := c.input(ctx, rollout.ID(decided.GetRollout()), rollout.GateDecided{
-				Gate: event.GetGate(), Verdict: gate.Verdict(decided.GetDecision().GetVerdict()),
+				Back: back, Gate: event.GetGate(), Verdict: gate.Verdict(decided.GetDecision().GetVerdict()),
 				Consequence: gate.Consequence(decided.GetDecision().GetConsequence()), Summary: decided.GetDecision().GetSummary(),
 			}); err != nil {
 				return err
@@ -277,7 +283,7 @@ func (c *conductor) beat(ctx context.Context) {
 // busy returns the rollout that moves a cluster now.
 func (c *conductor) busy(cluster fleet.ClusterID) rollout.ID {
 	for id, r := range c.rollouts {
-		if run, ok := r.state.Find(cluster); ok && (run.Phase.Busy() || run.Phase == rollout.ClusterWaiting && !r.state.Phase.Resting()) {
+		if run, ok := r.state.Find(cluster); ok && (run.Phase.Busy() || run.Phase == rollout.ClusterWaiting && !r.state.Phase.Resting() || r.state.Judges(cluster)) {
 			return id
 		}
 	}
@@ -291,15 +297,13 @@ func (c *conductor) unclaimed(s rollout.State) error {
 		if run.Phase != rollout.ClusterWaiting {
 			continue
 		}
-		for id, other := range c.rollouts {
-			theirs, part := other.state.Find(run.Plan.Cluster)
-			if id == s.ID || !part {
-				continue
-			}
-			if theirs.Phase.Busy() || other.began > c.rollouts[s.ID].began && moved(theirs) || theirs.Phase == rollout.ClusterWaiting && !other.state.Phase.Resting() {
-				return errs.New(errs.Conflict, rollout.ProblemBusy, "rollout %s has taken %s meanwhile; skip it with `lockstep rollout skip %s %s`, or abort and plan anew",
-					id, run.Plan.Cluster, s.ID, run.Plan.Cluster)
-			}
+		other := c.busy(run.Plan.Cluster)
+		if other == "" || other == s.ID {
+			other = c.heldBy(run.Plan.Cluster, c.rollouts[s.ID])
+		}
+		if other != "" {
+			return errs.New(errs.Conflict, rollout.ProblemBusy, "rollout %s has taken %s meanwhile; skip it with `lockstep rollout skip %s %s`, or abort and plan anew",
+				other, run.Plan.Cluster, s.ID, run.Plan.Cluster)
 		}
 	}
 	return nil

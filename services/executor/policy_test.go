@@ -37,7 +37,7 @@ func (l *life) plan(policy string) *rolloutv1.PlanRolloutResponse {
 // house is a policy of somebody's own.
 func house(mode gate.Mode) gate.Plan {
 	p := gatefile.Presets()[2]
-	p.Name, p.Mode = "house", mode
+	p.Name, p.Mode, p.Wave = "house", mode, gate.Stage{} // only steps are judged by it
 	return p
 }
 
@@ -210,5 +210,43 @@ func TestARepeatedStartKeepsItsPolicy(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "on paris by gate policy house already") {
 			t.Errorf("refused with %v", err)
 		}
+	}
+}
+
+// A wave that is judged keeps the next from beginning, and its clusters from other
+// rollouts. When it fails the cluster at fault goes back, and a person decides.
+func TestAWaveIsJudgedBeforeTheNext(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	l := w.start(nil)
+	resp, err := l.api.StartRollout(t.Context(), &rolloutv1.StartRolloutRequest{Release: "spring", RequestId: "judged", Policy: "fast", Strategy: &rolloutv1.Strategy{
+		Waves: []*rolloutv1.WaveSize{{By: &rolloutv1.WaveSize_Clusters{Clusters: 1}}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := resp.GetRollout().GetId()
+	pass := func(cluster string) {
+		for _, step := range []string{"gateway", "sra"} {
+			w.conclude(id, cluster, step, l.awaitGate(id, cluster, step), gate.Pass, gate.GoOn)
+		}
+	}
+	pass("paris")
+	first, second := rollout.WaveGateID(rollout.ID(id), 0), rollout.WaveGateID(rollout.ID(id), 1)
+	await(t, "the gate of the first wave", func() bool { return l.get(id).GetWaveGate() == first })
+	same(t, "while the first wave is judged", "running, paris succeeded, rome waiting", phases(l.get(id)))
+	_, err = l.rollBy("another", "fast")
+	refusedFor(t, err, "LS-ROL-012", rollout.ProblemBusy+" paris", id)
+	l.stop()
+	l = w.start(nil)
+	w.conclude(id, "", "wave", first, gate.Pass, gate.GoOn)
+	pass("rome")
+	await(t, "the gate of the second wave", func() bool { return l.get(id).GetWaveGate() == second })
+	w.conclude(id, "", "wave", second, gate.Fail, gate.RollBack, "rome")
+	l.awaitPhase(id, rollout.PhaseHeld)
+	r := l.get(id)
+	same(t, "after the second wave failed", "held, paris succeeded, rome rolled_back", phases(r))
+	if !strings.Contains(r.GetReason(), "the gate of wave 2 by policy fast failed: as the test says") {
+		t.Errorf("it is held because %s", r.GetReason())
 	}
 }

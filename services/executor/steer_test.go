@@ -3,6 +3,9 @@ package executor_test
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
@@ -157,6 +160,32 @@ func TestAResumeYieldsToWhoeverCameMeanwhile(t *testing.T) {
 	}
 	if got := phases(l.get(id)); got != "succeeded, paris rolled_back, rome skipped" {
 		t.Errorf("resumed: %s", got)
+	}
+}
+
+// A start that is repeated answers with what it started, and is refused when it asks for
+// other waves.
+func TestARepeatedStartIsOfTheSameWaves(t *testing.T) {
+	t.Parallel()
+	l := newWorld(t).start(nil)
+	first := &rolloutv1.Strategy{MaxConcurrent: 2, Waves: []*rolloutv1.WaveSize{
+		{By: &rolloutv1.WaveSize_Clusters{Clusters: 1}}, {By: &rolloutv1.WaveSize_Percent{Percent: 50}},
+	}}
+	id := l.rollWith(first)
+	if again := l.rollWith(first); again != id {
+		t.Errorf("a repeat started %s, was %s", again, id)
+	}
+	for what, other := range map[string]*rolloutv1.Strategy{
+		"no waves":   {MaxConcurrent: 2},
+		"other wave": {MaxConcurrent: 2, Waves: []*rolloutv1.WaveSize{{By: &rolloutv1.WaveSize_Clusters{Clusters: 2}}}},
+		"faster":     {MaxConcurrent: 3, Waves: first.GetWaves()},
+		"bolder":     {MaxConcurrent: 2, MaxFailures: 1, Waves: first.GetWaves()},
+		"watched":    {MaxConcurrent: 2, Soak: durationpb.New(time.Minute), Waves: first.GetWaves()},
+	} {
+		_, err := l.api.StartRollout(t.Context(), &rolloutv1.StartRolloutRequest{Release: "spring", RequestId: "waves", Strategy: other})
+		if errs.IDOf(err) != "LS-ROL-022" {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

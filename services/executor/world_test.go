@@ -403,11 +403,15 @@ func (w *world) decide(id, cluster, step, gateID string, verdict gate.Verdict) {
 }
 
 // conclude appends a verdict with what follows from it, as the evaluator would.
-func (w *world) conclude(id, cluster, step, gateID string, verdict gate.Verdict, consequence gate.Consequence) {
+func (w *world) conclude(id, cluster, step, gateID string, verdict gate.Verdict, consequence gate.Consequence, back ...string) {
 	w.t.Helper()
+	var members []*gatev1.MemberHeard
+	for _, cluster := range back {
+		members = append(members, &gatev1.MemberHeard{Cluster: cluster, Back: true})
+	}
 	event := &gatev1.Event{Gate: gateID, Facts: []*gatev1.Fact{{Kind: &gatev1.Fact_GateDecided{GateDecided: &gatev1.GateDecided{
 		Rollout: id, Cluster: cluster, Step: step, Decision: &gatev1.Decision{
-			Verdict: string(verdict), Consequence: string(consequence), Summary: "as the test says",
+			Verdict: string(verdict), Consequence: string(consequence), Summary: "as the test says", Members: members,
 		},
 	}}}}}
 	data, err := proto.Marshal(event)

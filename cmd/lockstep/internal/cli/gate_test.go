@@ -227,6 +227,26 @@ func TestGateExplainSaysWhatFollows(t *testing.T) {
 	}
 }
 
+// waveGate is the gate of a wave of three clusters, one of which is at fault.
+func waveGate() *gatev1.Gate {
+	g := decide(stagedGate(), "fail", "rollback", "sessions: 1 of 3 clusters are named bad (rome).")
+	g.Id, g.Cluster, g.Step, g.Terms.Expected = "r1-wave-2", "", "wave", nil
+	g.Wave = &gatev1.Wave{Number: 2, Begun: at(8 * time.Minute), Members: []*gatev1.WaveMember{{Cluster: "bern"}, {Cluster: "oslo"}, {Cluster: "rome"}}}
+	g.Decision.Members = []*gatev1.MemberHeard{
+		{Cluster: "bern", Verdict: "pass", NewFailed: 1, NewSucceeded: 59, BaselineFailed: 10, BaselineSucceeded: 290},
+		{Cluster: "oslo", Verdict: "fail", RolledBack: true, NewFailed: 9, NewSucceeded: 3, BaselineFailed: 10, BaselineSucceeded: 290},
+		{Cluster: "rome", Verdict: "fail", Named: true, Back: true, Failed: []string{"recording"}, NewFailed: 40, NewSucceeded: 20, BaselineFailed: 10, BaselineSucceeded: 290},
+	}
+	return g
+}
+
+func TestGateExplainOfAWave(t *testing.T) {
+	t.Parallel()
+	f := serve(t, &fake{gates: []*gatev1.Gate{waveGate()}})
+	golden(t, "gate-explain-wave.txt", f.run(t, "gate", "explain", "r1-wave-2").out)
+	golden(t, "gate-list-wave.txt", f.run(t, "gate", "list").out)
+}
+
 func TestGateExplainOfAnOverdueGate(t *testing.T) {
 	t.Parallel()
 	g := stagedGate()

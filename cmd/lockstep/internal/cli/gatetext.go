@@ -36,7 +36,11 @@ func tells(check string, r *gatev1.Reason) bool { return strings.HasPrefix(r.Get
 // check found, and what sessions and probes show.
 func (s *shell) gateText(g *gatev1.Gate) string {
 	a := &account{width: len("Decided by")}
-	fmt.Fprintf(a, "Gate %s: step %s of cluster %s, rollout %s\n\n", clean(g.GetId()), clean(g.GetStep()), clean(g.GetCluster()), clean(g.GetRollout()))
+	of := fmt.Sprintf("step %s of cluster %s", clean(g.GetStep()), clean(g.GetCluster()))
+	if wave := g.GetWave(); wave != nil {
+		of = fmt.Sprintf("wave %d of %s", wave.GetNumber(), count(int64(len(wave.GetMembers())), "cluster"))
+	}
+	fmt.Fprintf(a, "Gate %s: %s, rollout %s\n\n", clean(g.GetId()), of, clean(g.GetRollout()))
 	if staged(g) {
 		s.tellStage(a, g)
 	} else {
@@ -44,11 +48,11 @@ func (s *shell) gateText(g *gatev1.Gate) string {
 	}
 	if e := g.GetDecision().GetEvidence(); !staged(g) || asked(g, gate.CheckSessions) {
 		a.WriteByte('\n')
-		s.tellCompared(a, g.GetBoundary(), e)
+		s.tellCompared(a, g, e)
 		a.WriteByte('\n')
 		tellLuck(a, g, e)
 	}
-	if asked(g, gate.CheckProbes) && staged(g) {
+	if asked(g, gate.CheckProbes) && staged(g) && g.GetWave() == nil {
 		a.WriteByte('\n')
 		a.say("Probes", "%s", probeWords(g.GetDecision().GetProbes()))
 	}
@@ -96,6 +100,29 @@ func (s *shell) tellStage(a *account, g *gatev1.Gate) {
 	}
 	a.WriteByte('\n')
 	a.below(s.checkTable(g).render(s.colour))
+	if members := d.GetMembers(); len(members) > 0 {
+		a.WriteByte('\n')
+		a.below(memberTable(members).render(s.colour))
+	}
+}
+
+// memberTable has a row for each cluster of a wave.
+func memberTable(members []*gatev1.MemberHeard) *table {
+	t := &table{header: []string{"CLUSTER", "SESSIONS", "NEW", "BASELINE", "FAILED CHECKS", "NOTE"}}
+	for _, m := range members {
+		var notes []string
+		for _, note := range []struct {
+			text string
+			here bool
+		}{{"went back before", m.GetRolledBack()}, {"goes back", m.GetBack()}, {"named bad", m.GetNamed()}} {
+			if note.here {
+				notes = append(notes, note.text)
+			}
+		}
+		t.add(m.GetCluster(), m.GetVerdict(), share(m.GetNewFailed(), m.GetNewSucceeded()), share(m.GetBaselineFailed(), m.GetBaselineSucceeded()),
+			strings.Join(m.GetFailed(), ", "), strings.Join(notes, ", "))
+	}
+	return t
 }
 
 // verdictWords is the verdict and, when it may still change, that it may.
@@ -125,6 +152,9 @@ func followWords(g *gatev1.Gate) string {
 		text = "the rollout holds until a person decides"
 	case gate.RollBack:
 		text = "the cluster is rolled back"
+		if g.GetWave() != nil {
+			text = "the clusters at fault are rolled back, and the rollout holds until a person decides"
+		}
 	default:
 		text = cmp.Or(clean(string(follows)), "not known")
 	}
@@ -134,9 +164,16 @@ func followWords(g *gatev1.Gate) string {
 	case would == gate.Stop:
 		text += fmt.Sprintf(", as the policy's mode is %s; under act the rollout would hold until a person decides", clean(mode))
 	case would == gate.RollBack:
-		text += fmt.Sprintf(", as the policy's mode is %s; under act the cluster would be rolled back", clean(mode))
+		text += fmt.Sprintf(", as the policy's mode is %s; under act %s would be rolled back", clean(mode), whom(g))
 	}
 	return text
+}
+
+func whom(g *gatev1.Gate) string {
+	if g.GetWave() != nil {
+		return "the clusters at fault"
+	}
+	return "the cluster"
 }
 
 // untold lists the reason that decides and those others that no check's own lines
@@ -156,6 +193,9 @@ func untold(d *gatev1.Decision) []*gatev1.Reason {
 // comes with the end of the soak at the earliest.
 func deadlineOf(g *gatev1.Gate) time.Time {
 	stage, began := g.GetTerms().GetStage(), g.GetBoundary().GetEnd()
+	if wave := g.GetWave(); wave != nil {
+		began = wave.GetBegun()
+	}
 	if stage.GetDeadline().AsDuration() == 0 || began == nil {
 		return time.Time{}
 	}
@@ -246,9 +286,15 @@ func asked(g *gatev1.Gate, check gate.CheckName) bool {
 }
 
 // tellCompared tells which sessions are compared, and their counts.
-func (s *shell) tellCompared(a *account, at *gatev1.Boundary, e *gatev1.Evidence) {
-	a.say("Compared", "sessions that started from %s on", s.instant(at.GetEnd()))
-	a.say("", "with those that started from %s until %s;", s.instant(at.GetBaselineFrom()), s.instant(at.GetStart()))
+func (s *shell) tellCompared(a *account, g *gatev1.Gate, e *gatev1.Evidence) {
+	at := g.GetBoundary()
+	if g.GetWave() != nil {
+		a.say("Compared", "of each cluster, sessions that started after its last step, the last of them at %s,", s.instant(at.GetEnd()))
+		a.say("", "with those that started before its first, from %s on;", s.instant(at.GetBaselineFrom()))
+	} else {
+		a.say("Compared", "sessions that started from %s on", s.instant(at.GetEnd()))
+		a.say("", "with those that started from %s until %s;", s.instant(at.GetBaselineFrom()), s.instant(at.GetStart()))
+	}
 	a.say("", "those in between are cut, as the move itself may have ended them")
 	for _, span := range at.GetAside() {
 		a.say("", "set aside, because an earlier rollout moved the cluster: %s until %s", s.instant(span.GetFrom()), s.instant(span.GetTo()))
@@ -358,7 +404,11 @@ func (s *shell) tellTerms(a *account, g *gatev1.Gate) {
 	}
 	a.say("Policy", "%s", modeWords(&gatev1.Plan{Name: cmp.Or(terms.GetPolicy(), "of the configuration"), Mode: terms.GetMode()}))
 	if lasts := stage.GetSoak().AsDuration(); lasts > 0 {
-		a.say("", "It passes no earlier than %s after the step.", short(lasts))
+		began := "after the step"
+		if g.GetWave() != nil {
+			began = "after every cluster was through"
+		}
+		a.say("", "It passes no earlier than %s %s.", short(lasts), began)
 	}
 	if d := stage.GetDeadline().AsDuration(); d > 0 {
 		a.say("", "Not decided within %s is inconclusive.", short(d))

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/gate"
 	gatev1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/gate/v1"
 	rolloutv1 "github.com/lockstep-fleet/lockstep/proto/gen/lockstep/rollout/v1"
@@ -74,6 +75,16 @@ func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
 			b.WriteString("          " + sentence + "\n")
 		}
 		fmt.Fprintf(&b, "        The baseline is sessions that started up to %s before the cluster is first touched.\n", length(p.GetLookback()))
+	}
+	if st := p.GetPolicy().GetWave(); codec.StageFromProto(st).Demands() {
+		when := "at the end of every wave, of its clusters together"
+		if len(p.GetWaves()) == 0 {
+			when = "at the end, of all clusters together"
+		}
+		b.WriteString("        " + when + ":\n")
+		for _, sentence := range stageWords(st) {
+			b.WriteString("          " + sentence + "\n")
+		}
 	}
 	return b.String()
 }

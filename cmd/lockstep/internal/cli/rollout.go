@@ -140,8 +140,9 @@ With --wave the clusters are moved in waves, each when the one before is through
 was watched for --soak. A cluster that fails goes back, and nothing starts meanwhile;
 the rollout goes on by itself while no more than --max-failures have failed.
 
-With --policy a gate policy judges each step. The rollout keeps it as it is now, and
-its mode says what follows: with shadow or advise the rollout goes on whatever it says.`,
+With --policy a gate policy judges each step, and each wave at its end. The rollout
+keeps it as it is now, and its mode says what follows: with shadow or advise the
+rollout goes on whatever it says.`,
 		Example: `  lockstep rollout start --release 5.1.0
   lockstep rollout start --release 5.1.0 --policy fast
   lockstep rollout start --release 5.1.0 --cluster berlin --wait --timeout 1h
@@ -411,6 +412,9 @@ func (s *shell) rolloutText(r *rolloutv1.Rollout, wide bool) string {
 		}
 		b.WriteByte('\n')
 	}
+	if gate := r.GetWaveGate(); gate != "" {
+		fmt.Fprintf(&b, "Gate     %s, of the whole wave\n", clean(gate))
+	}
 	if p := r.GetPlan().GetPolicy(); p != nil {
 		fmt.Fprintf(&b, "Policy   %s\n", modeWords(p))
 	}
@@ -457,8 +461,9 @@ func (s *shell) watchCommand() *cobra.Command {
 rollout after every change, one object a line. When the connection is lost, the
 command tries again for a minute.
 
-Exit codes: 0 succeeded, 3 held or inconclusive, 4 a gate failed or a cluster was
-rolled back, 5 --timeout passed, 1 interrupted; the rollout itself goes on.`,
+Exit codes: 0 succeeded, 3 held or inconclusive, 4 a gate failed, a cluster was rolled
+back or the rollout was aborted, 5 --timeout passed, 1 interrupted; the rollout itself
+goes on.`,
 		Example: `  lockstep rollout watch r33b518cc90
   lockstep rollout watch r33b518cc90 --timeout 30m || lockstep rollout get r33b518cc90
   lockstep rollout watch r33b518cc90 -o json | jq -c .phase`,

@@ -51,7 +51,9 @@ func judge(name, mode string) *gatev1.Plan {
 		step.Checks = append(step.Checks, &gatev1.CheckDemand{Check: c[0], Demand: c[1]})
 	}
 	step.Rules = []*gatev1.HouseRule{{Name: "many", When: "sessions.new_failed > 3", Verdict: "hold", Reason: "too many"}}
-	return &gatev1.Plan{Name: name, Mode: mode, Statistics: policy(), Step: step, Wave: &gatev1.Stage{}}
+	return &gatev1.Plan{Name: name, Mode: mode, Statistics: policy(), Step: step, Wave: &gatev1.Stage{
+		Checks: []*gatev1.CheckDemand{{Check: "sessions", Demand: "pass"}}, Soak: durationpb.New(time.Hour), Deadline: durationpb.New(24 * time.Hour),
+	}}
 }
 
 func TestPlanByAPolicy(t *testing.T) {

@@ -18,6 +18,7 @@ type pace struct {
 	waves                      []string
 	maxConcurrent, maxFailures int
 	soak                       time.Duration
+	sizes                      []*rolloutv1.WaveSize // what waves say, once they are checked
 }
 
 func (p *pace) flags(c *cobra.Command) {
@@ -38,38 +39,40 @@ func (p *pace) check() error {
 	case p.soak > 0 && len(p.waves) == 0:
 		return usage("--soak is the time between waves; give --wave, too")
 	}
-	_, err := p.sizes()
-	return err
+	p.sizes = nil
+	for _, text := range p.waves {
+		size, err := waveSize(text)
+		if err != nil {
+			return err
+		}
+		p.sizes = append(p.sizes, size)
+	}
+	return nil
 }
 
-func (p *pace) sizes() ([]*rolloutv1.WaveSize, error) {
-	var out []*rolloutv1.WaveSize
-	for _, text := range p.waves {
-		share, percent := strings.CutSuffix(text, "%")
-		n, err := strconv.ParseInt(share, 10, 32)
-		switch {
-		case err != nil && (percent || text == ""):
-			return nil, usage("--wave %q is neither a number of clusters nor a share such as 10%% nor labels such as tier=canary", text)
-		case err != nil:
-			out = append(out, &rolloutv1.WaveSize{By: &rolloutv1.WaveSize_LabelSelector{LabelSelector: text}})
-		case n < 1 || percent && n > 100:
-			return nil, usage("--wave %s: a wave holds one cluster at least and 100%% of them at most", text)
-		case percent:
-			out = append(out, &rolloutv1.WaveSize{By: &rolloutv1.WaveSize_Percent{Percent: int32(n)}})
-		default:
-			out = append(out, &rolloutv1.WaveSize{By: &rolloutv1.WaveSize_Clusters{Clusters: int32(n)}})
-		}
+func waveSize(text string) (*rolloutv1.WaveSize, error) {
+	share, percent := strings.CutSuffix(text, "%")
+	n, notNumber := strconv.ParseInt(share, 10, 32)
+	number := notNumber == nil
+	switch {
+	case !number && (percent || text == ""):
+		return nil, usage("--wave %q is neither a number of clusters nor a share such as 10%% nor labels such as tier=canary", text)
+	case !number:
+		return &rolloutv1.WaveSize{By: &rolloutv1.WaveSize_LabelSelector{LabelSelector: text}}, nil
+	case n < 1 || percent && n > 100:
+		return nil, usage("--wave %s: a wave holds one cluster at least and 100%% of them at most", text)
+	case percent:
+		return &rolloutv1.WaveSize{By: &rolloutv1.WaveSize_Percent{Percent: int32(n)}}, nil
 	}
-	return out, nil
+	return &rolloutv1.WaveSize{By: &rolloutv1.WaveSize_Clusters{Clusters: int32(n)}}, nil
 }
 
 // strategy is what the flags ask for, nil for what is so by default.
 func (p *pace) strategy() *rolloutv1.Strategy {
-	sizes, err := p.sizes()
-	if err != nil || len(sizes) == 0 && p.maxConcurrent == 1 && p.maxFailures == 0 {
+	if len(p.sizes) == 0 && p.maxConcurrent == 1 && p.maxFailures == 0 {
 		return nil
 	}
-	m := &rolloutv1.Strategy{Waves: sizes, MaxConcurrent: int32(p.maxConcurrent), MaxFailures: int32(p.maxFailures)}
+	m := &rolloutv1.Strategy{Waves: p.sizes, MaxConcurrent: int32(p.maxConcurrent), MaxFailures: int32(p.maxFailures)}
 	if p.soak > 0 {
 		m.Soak = durationpb.New(p.soak)
 	}
@@ -103,9 +106,10 @@ func waveLines(p *rolloutv1.Plan) []string {
 type steering struct {
 	use, short, long, example, question string
 	args                                []string
-	// needs says that a reason has to be given.
-	needs bool
-	do    func(ctx context.Context, cl *client, args []string, id, reason string) (*rolloutv1.Rollout, error)
+	// needs says that a reason has to be given. once says that a repeat could do
+	// something else later, so that it bears the name of the first.
+	needs, once bool
+	do          func(ctx context.Context, cl *client, args []string, id, reason string) (*rolloutv1.Rollout, error)
 }
 
 func (s *shell) steerCommand(st steering) *cobra.Command {
@@ -157,14 +161,16 @@ func (s *shell) steerCommand(st steering) *cobra.Command {
 	if st.question != "" {
 		ask.flags(c)
 	}
-	requestFlag(c, &id)
+	if st.once {
+		requestFlag(c, &id)
+	}
 	outputFlag(c, &out, "table", "json", "yaml", "name")
 	return c
 }
 
 func (s *shell) pauseCommand() *cobra.Command {
 	return s.steerCommand(steering{
-		use: "pause ROLLOUT", short: "Let no further cluster and no further step begin", args: []string{"ROLLOUT"},
+		use: "pause ROLLOUT", short: "Let no further cluster and no further step begin", args: []string{"ROLLOUT"}, once: true,
 		long: `Let no further cluster and no further step of a rollout begin. What is being done is
 finished, gates go on judging, and what fails goes back. A cluster that stands between
 two steps is mixed for as long, and is taken back when its window ends.
@@ -181,10 +187,10 @@ it. To stop for good, use 'lockstep rollout abort'.`,
 
 func (s *shell) resumeCommand() *cobra.Command {
 	return s.steerCommand(steering{
-		use: "resume ROLLOUT", short: "Let a paused or held rollout go on", args: []string{"ROLLOUT"},
+		use: "resume ROLLOUT", short: "Let a paused or held rollout go on", args: []string{"ROLLOUT"}, once: true,
 		long: `Let a rollout go on that is paused or held. Of one that is held this accepts what has
-failed so far, and lets clusters go on whose gates did not pass; it needs a reason,
-which is recorded. Clusters that went back stay back.
+failed so far, and lets clusters and waves go on whose gates did not pass; it needs
+a reason, which is recorded. Clusters that went back stay back.
 
 Use it when you have looked at why a rollout holds, and want it to go on all the same.`,
 		example: `  lockstep rollout resume r33b518cc90

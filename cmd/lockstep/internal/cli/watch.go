@@ -217,7 +217,11 @@ func (s *shell) changes(w io.Writer) func(*rolloutv1.Rollout) error {
 				return err
 			}
 		}
-		return tell(name, clean(r.GetPhase()), because(r.GetReason()))
+		text := because(r.GetReason())
+		if gate := r.GetWaveGate(); gate != "" && text == "" {
+			text = ", gate " + clean(gate)
+		}
+		return tell(name, clean(r.GetPhase()), text)
 	}
 }
 

@@ -171,7 +171,7 @@ func (x *ListGatesResponse) GetNextPageToken() string {
 // GetGateRequest names one gate.
 type GetGateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The gate's id, <rollout>-<cluster>-<step>.
+	// The gate's id, <rollout>-<cluster>-<step> or <rollout>-wave-<number>.
 	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -263,7 +263,7 @@ func (x *GetGateResponse) GetGate() *Gate {
 // WatchGateRequest names one gate.
 type WatchGateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The gate's id, <rollout>-<cluster>-<step>.
+	// The gate's id, <rollout>-<cluster>-<step> or <rollout>-wave-<number>.
 	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -356,7 +356,7 @@ func (x *WatchGateResponse) GetGate() *Gate {
 // ReplayGateRequest names one decided gate.
 type ReplayGateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The gate's id, <rollout>-<cluster>-<step>.
+	// The gate's id, <rollout>-<cluster>-<step> or <rollout>-wave-<number>.
 	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1061,16 +1061,16 @@ func (x *BacktestPolicyRequest) GetLookback() *durationpb.Duration {
 	return nil
 }
 
-// Gate is one check of one step of one cluster.
+// Gate is the judgement on one step of one cluster, or on a wave.
 type Gate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// <rollout>-<cluster>-<step>
+	// <rollout>-<cluster>-<step>, or <rollout>-wave-<number>
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The rollout whose step is judged.
+	// The rollout that is judged.
 	Rollout string `protobuf:"bytes,2,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	// The cluster in which it was made.
+	// The cluster in which the step was made; empty for a wave's gate.
 	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// The step's name: gateway, sra or ztwa.
+	// The step's name: gateway, sra or ztwa; wave for a wave's gate.
 	Step string `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
 	// What it is judged by, fixed when the rollout was planned.
 	Policy *Policy `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
@@ -1081,7 +1081,9 @@ type Gate struct {
 	// The recorded decision, or the evidence so far; decided_at tells which.
 	Decision *Decision `protobuf:"bytes,8,opt,name=decision,proto3" json:"decision,omitempty"`
 	// What is asked of the step besides the statistics, and what it is compared with.
-	Terms         *Terms `protobuf:"bytes,9,opt,name=terms,proto3" json:"terms,omitempty"`
+	Terms *Terms `protobuf:"bytes,9,opt,name=terms,proto3" json:"terms,omitempty"`
+	// The wave whose gate it is; absent for a step's.
+	Wave          *Wave `protobuf:"bytes,10,opt,name=wave,proto3" json:"wave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1179,6 +1181,195 @@ func (x *Gate) GetTerms() *Terms {
 	return nil
 }
 
+func (x *Gate) GetWave() *Wave {
+	if x != nil {
+		return x.Wave
+	}
+	return nil
+}
+
+// Wave is a wave that is judged at its end, when no cluster of it is mixed any more.
+type Wave struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which of its rollout, counted from 1.
+	Number int32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// When every cluster of it was through.
+	Begun *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=begun,proto3" json:"begun,omitempty"`
+	// Its clusters, by id.
+	Members []*WaveMember `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	// How likely the evidence of the whole wave may stop a rollout that is good.
+	Alpha float64 `protobuf:"fixed64,4,opt,name=alpha,proto3" json:"alpha,omitempty"`
+	// The share of clusters named bad that may be named in vain.
+	Named float64 `protobuf:"fixed64,5,opt,name=named,proto3" json:"named,omitempty"`
+	// How many clusters may fail, by the rollout's plan.
+	MaxFailures   int32 `protobuf:"varint,6,opt,name=max_failures,json=maxFailures,proto3" json:"max_failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wave) Reset() {
+	*x = Wave{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wave) ProtoMessage() {}
+
+func (x *Wave) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wave.ProtoReflect.Descriptor instead.
+func (*Wave) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Wave) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Wave) GetBegun() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Begun
+	}
+	return nil
+}
+
+func (x *Wave) GetMembers() []*WaveMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *Wave) GetAlpha() float64 {
+	if x != nil {
+		return x.Alpha
+	}
+	return 0
+}
+
+func (x *Wave) GetNamed() float64 {
+	if x != nil {
+		return x.Named
+	}
+	return 0
+}
+
+func (x *Wave) GetMaxFailures() int32 {
+	if x != nil {
+		return x.MaxFailures
+	}
+	return 0
+}
+
+// WaveMember is one cluster of a wave, as its gate was opened.
+type WaveMember struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which cluster.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Which of its sessions are compared: from before its first step to after its last.
+	Boundary *Boundary `protobuf:"bytes,2,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	// What should be found.
+	Expected *Expectation `protobuf:"bytes,3,opt,name=expected,proto3" json:"expected,omitempty"`
+	// Each of its step gates passed.
+	StepsPassed bool `protobuf:"varint,4,opt,name=steps_passed,json=stepsPassed,proto3" json:"steps_passed,omitempty"`
+	// It went back before.
+	RolledBack bool `protobuf:"varint,5,opt,name=rolled_back,json=rolledBack,proto3" json:"rolled_back,omitempty"`
+	// Of one that went back, the last message of observations that its gate had seen.
+	UpTo          uint64 `protobuf:"varint,6,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaveMember) Reset() {
+	*x = WaveMember{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaveMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaveMember) ProtoMessage() {}
+
+func (x *WaveMember) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaveMember.ProtoReflect.Descriptor instead.
+func (*WaveMember) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *WaveMember) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *WaveMember) GetBoundary() *Boundary {
+	if x != nil {
+		return x.Boundary
+	}
+	return nil
+}
+
+func (x *WaveMember) GetExpected() *Expectation {
+	if x != nil {
+		return x.Expected
+	}
+	return nil
+}
+
+func (x *WaveMember) GetStepsPassed() bool {
+	if x != nil {
+		return x.StepsPassed
+	}
+	return false
+}
+
+func (x *WaveMember) GetRolledBack() bool {
+	if x != nil {
+		return x.RolledBack
+	}
+	return false
+}
+
+func (x *WaveMember) GetUpTo() uint64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
+}
+
 // Terms are what a step is judged by, fixed when its gate was opened.
 type Terms struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1199,7 +1390,7 @@ type Terms struct {
 
 func (x *Terms) Reset() {
 	*x = Terms{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1402,7 @@ func (x *Terms) String() string {
 func (*Terms) ProtoMessage() {}
 
 func (x *Terms) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[17]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1415,7 @@ func (x *Terms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terms.ProtoReflect.Descriptor instead.
 func (*Terms) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{17}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Terms) GetPolicy() string {
@@ -1275,7 +1466,7 @@ type Control struct {
 
 func (x *Control) Reset() {
 	*x = Control{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1478,7 @@ func (x *Control) String() string {
 func (*Control) ProtoMessage() {}
 
 func (x *Control) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[18]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1491,7 @@ func (x *Control) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Control.ProtoReflect.Descriptor instead.
 func (*Control) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{18}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Control) GetCluster() string {
@@ -1337,7 +1528,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1540,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[19]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1553,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{19}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Plan) GetName() string {
@@ -1417,7 +1608,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1620,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[20]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1633,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{20}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Stage) GetChecks() []*CheckDemand {
@@ -1492,7 +1683,7 @@ type CheckDemand struct {
 
 func (x *CheckDemand) Reset() {
 	*x = CheckDemand{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1695,7 @@ func (x *CheckDemand) String() string {
 func (*CheckDemand) ProtoMessage() {}
 
 func (x *CheckDemand) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[21]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1708,7 @@ func (x *CheckDemand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckDemand.ProtoReflect.Descriptor instead.
 func (*CheckDemand) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{21}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CheckDemand) GetCheck() string {
@@ -1566,7 +1757,7 @@ type HouseRule struct {
 
 func (x *HouseRule) Reset() {
 	*x = HouseRule{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1769,7 @@ func (x *HouseRule) String() string {
 func (*HouseRule) ProtoMessage() {}
 
 func (x *HouseRule) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[22]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1782,7 @@ func (x *HouseRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HouseRule.ProtoReflect.Descriptor instead.
 func (*HouseRule) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{22}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HouseRule) GetName() string {
@@ -1647,7 +1838,7 @@ type Expectation struct {
 
 func (x *Expectation) Reset() {
 	*x = Expectation{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1850,7 @@ func (x *Expectation) String() string {
 func (*Expectation) ProtoMessage() {}
 
 func (x *Expectation) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[23]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1863,7 @@ func (x *Expectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expectation.ProtoReflect.Descriptor instead.
 func (*Expectation) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{23}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Expectation) GetVersions() map[string]string {
@@ -1744,7 +1935,7 @@ type PlannedImage struct {
 
 func (x *PlannedImage) Reset() {
 	*x = PlannedImage{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +1947,7 @@ func (x *PlannedImage) String() string {
 func (*PlannedImage) ProtoMessage() {}
 
 func (x *PlannedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[24]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +1960,7 @@ func (x *PlannedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedImage.ProtoReflect.Descriptor instead.
 func (*PlannedImage) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{24}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PlannedImage) GetComponent() string {
@@ -1799,7 +1990,7 @@ type ConfiguredCheck struct {
 
 func (x *ConfiguredCheck) Reset() {
 	*x = ConfiguredCheck{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +2002,7 @@ func (x *ConfiguredCheck) String() string {
 func (*ConfiguredCheck) ProtoMessage() {}
 
 func (x *ConfiguredCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[25]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +2015,7 @@ func (x *ConfiguredCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfiguredCheck.ProtoReflect.Descriptor instead.
 func (*ConfiguredCheck) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{25}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ConfiguredCheck) GetName() string {
@@ -1860,7 +2051,7 @@ type RiskAssessment struct {
 
 func (x *RiskAssessment) Reset() {
 	*x = RiskAssessment{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +2063,7 @@ func (x *RiskAssessment) String() string {
 func (*RiskAssessment) ProtoMessage() {}
 
 func (x *RiskAssessment) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[26]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +2076,7 @@ func (x *RiskAssessment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RiskAssessment.ProtoReflect.Descriptor instead.
 func (*RiskAssessment) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{26}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RiskAssessment) GetRisk() string {
@@ -1946,7 +2137,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2149,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[27]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2162,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{27}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CheckResult) GetCheck() string {
@@ -2041,7 +2232,7 @@ type Boundary struct {
 
 func (x *Boundary) Reset() {
 	*x = Boundary{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2244,7 @@ func (x *Boundary) String() string {
 func (*Boundary) ProtoMessage() {}
 
 func (x *Boundary) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[28]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2257,7 @@ func (x *Boundary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Boundary.ProtoReflect.Descriptor instead.
 func (*Boundary) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{28}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Boundary) GetBaselineFrom() *timestamppb.Timestamp {
@@ -2110,7 +2301,7 @@ type Span struct {
 
 func (x *Span) Reset() {
 	*x = Span{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2313,7 @@ func (x *Span) String() string {
 func (*Span) ProtoMessage() {}
 
 func (x *Span) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[29]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2326,7 @@ func (x *Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Span.ProtoReflect.Descriptor instead.
 func (*Span) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{29}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Span) GetFrom() *timestamppb.Timestamp {
@@ -2195,7 +2386,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2398,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[30]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2411,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{30}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Policy) GetAlpha() float64 {
@@ -2342,8 +2533,8 @@ type Decision struct {
 	DecidedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=decided_at,json=decidedAt,proto3" json:"decided_at,omitempty"`
 	// True when the deadline had passed and took part in the verdict.
 	DeadlinePassed bool `protobuf:"varint,10,opt,name=deadline_passed,json=deadlinePassed,proto3" json:"deadline_passed,omitempty"`
-	// hash of the decision of this cluster that was recorded before; empty for the
-	// first.
+	// hash of the decision that was recorded before, of this cluster or of a wave of
+	// this rollout; empty for the first.
 	PreviousHash string `protobuf:"bytes,11,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
 	// SHA-256 over previous_hash, the gate's id, verdict, policy_hash, evidence_hash,
 	// stream_sequence, deadline_passed, stage_hash and the hash of controls, in hex.
@@ -2358,16 +2549,18 @@ type Decision struct {
 	StageHash string `protobuf:"bytes,15,opt,name=stage_hash,json=stageHash,proto3" json:"stage_hash,omitempty"`
 	// What the verdict on probes rests on; evidence is of people's sessions.
 	Probes *Evidence `protobuf:"bytes,16,opt,name=probes,proto3" json:"probes,omitempty"`
-	// What the controls said. Absent where they were not asked: sessions did not fail
-	// more than before, there were no controls, or they could not be read in time.
-	Controls      *ControlsHeard `protobuf:"bytes,17,opt,name=controls,proto3" json:"controls,omitempty"`
+	// What the controls said. Absent where they were not asked: there were none, they
+	// could not be read in time, or, of a step, sessions did not fail more than before.
+	Controls *ControlsHeard `protobuf:"bytes,17,opt,name=controls,proto3" json:"controls,omitempty"`
+	// What the gate of a wave says of each of its clusters, by id.
+	Members       []*MemberHeard `protobuf:"bytes,18,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2572,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[31]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2585,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{31}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Decision) GetVerdict() string {
@@ -2514,6 +2707,158 @@ func (x *Decision) GetControls() *ControlsHeard {
 	return nil
 }
 
+func (x *Decision) GetMembers() []*MemberHeard {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// MemberHeard is what the gate of a wave says of one cluster.
+type MemberHeard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which cluster.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Its rows were read up to this sequence of the observation stream.
+	StreamSequence uint64 `protobuf:"varint,2,opt,name=stream_sequence,json=streamSequence,proto3" json:"stream_sequence,omitempty"`
+	// By the evidence of its own sessions: pass, fail, hold, inconclusive or pending.
+	Verdict string `protobuf:"bytes,3,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// Why; a code of Reason.
+	Code string `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
+	// It is among those named bad.
+	Named bool `protobuf:"varint,5,opt,name=named,proto3" json:"named,omitempty"`
+	// Checks that failed in it.
+	Failed []string `protobuf:"bytes,6,rep,name=failed,proto3" json:"failed,omitempty"`
+	// It went back before the wave's gate was opened.
+	RolledBack bool `protobuf:"varint,7,opt,name=rolled_back,json=rolledBack,proto3" json:"rolled_back,omitempty"`
+	// It goes back by this decision, where the policy acts.
+	Back bool `protobuf:"varint,8,opt,name=back,proto3" json:"back,omitempty"`
+	// Started after the move and failed.
+	NewFailed int64 `protobuf:"varint,9,opt,name=new_failed,json=newFailed,proto3" json:"new_failed,omitempty"`
+	// Started after the move and worked.
+	NewSucceeded int64 `protobuf:"varint,10,opt,name=new_succeeded,json=newSucceeded,proto3" json:"new_succeeded,omitempty"`
+	// Started before the move and failed.
+	BaselineFailed int64 `protobuf:"varint,11,opt,name=baseline_failed,json=baselineFailed,proto3" json:"baseline_failed,omitempty"`
+	// Started before the move and worked.
+	BaselineSucceeded int64 `protobuf:"varint,12,opt,name=baseline_succeeded,json=baselineSucceeded,proto3" json:"baseline_succeeded,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *MemberHeard) Reset() {
+	*x = MemberHeard{}
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberHeard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberHeard) ProtoMessage() {}
+
+func (x *MemberHeard) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberHeard.ProtoReflect.Descriptor instead.
+func (*MemberHeard) Descriptor() ([]byte, []int) {
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *MemberHeard) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *MemberHeard) GetStreamSequence() uint64 {
+	if x != nil {
+		return x.StreamSequence
+	}
+	return 0
+}
+
+func (x *MemberHeard) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *MemberHeard) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *MemberHeard) GetNamed() bool {
+	if x != nil {
+		return x.Named
+	}
+	return false
+}
+
+func (x *MemberHeard) GetFailed() []string {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+func (x *MemberHeard) GetRolledBack() bool {
+	if x != nil {
+		return x.RolledBack
+	}
+	return false
+}
+
+func (x *MemberHeard) GetBack() bool {
+	if x != nil {
+		return x.Back
+	}
+	return false
+}
+
+func (x *MemberHeard) GetNewFailed() int64 {
+	if x != nil {
+		return x.NewFailed
+	}
+	return 0
+}
+
+func (x *MemberHeard) GetNewSucceeded() int64 {
+	if x != nil {
+		return x.NewSucceeded
+	}
+	return 0
+}
+
+func (x *MemberHeard) GetBaselineFailed() int64 {
+	if x != nil {
+		return x.BaselineFailed
+	}
+	return 0
+}
+
+func (x *MemberHeard) GetBaselineSucceeded() int64 {
+	if x != nil {
+		return x.BaselineSucceeded
+	}
+	return 0
+}
+
 // ControlsHeard is what the controls of a step say.
 type ControlsHeard struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2527,7 +2872,7 @@ type ControlsHeard struct {
 
 func (x *ControlsHeard) Reset() {
 	*x = ControlsHeard{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2884,7 @@ func (x *ControlsHeard) String() string {
 func (*ControlsHeard) ProtoMessage() {}
 
 func (x *ControlsHeard) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[32]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2897,7 @@ func (x *ControlsHeard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlsHeard.ProtoReflect.Descriptor instead.
 func (*ControlsHeard) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{32}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ControlsHeard) GetClusters() []*ControlHeard {
@@ -2590,7 +2935,7 @@ type ControlHeard struct {
 
 func (x *ControlHeard) Reset() {
 	*x = ControlHeard{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2947,7 @@ func (x *ControlHeard) String() string {
 func (*ControlHeard) ProtoMessage() {}
 
 func (x *ControlHeard) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[33]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2960,7 @@ func (x *ControlHeard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlHeard.ProtoReflect.Descriptor instead.
 func (*ControlHeard) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{33}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ControlHeard) GetCluster() string {
@@ -2676,7 +3021,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +3033,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[34]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +3046,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{34}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Reason) GetCode() string {
@@ -2765,7 +3110,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +3122,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[35]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2790,7 +3135,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{35}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Evidence) GetNewFailed() int64 {
@@ -2925,7 +3270,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3282,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[36]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3295,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{36}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Block) GetNa() int32 {
@@ -3001,7 +3346,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +3358,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[37]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +3371,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{37}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Event) GetGate() string {
@@ -3060,7 +3405,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[38]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3072,7 +3417,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[38]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3085,7 +3430,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{38}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Fact) GetKind() isFact_Kind {
@@ -3134,11 +3479,11 @@ func (*Fact_GateDecided) isFact_Kind() {}
 // GateOpened is the first fact of a gate.
 type GateOpened struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rollout whose step is judged.
+	// The rollout that is judged.
 	Rollout string `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	// The cluster in which it was made.
+	// The cluster in which the step was made; empty for a wave's gate.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// The step's name.
+	// The step's name; wave for a wave's gate.
 	Step string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
 	// What it is judged by.
 	Policy *Policy `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
@@ -3147,14 +3492,16 @@ type GateOpened struct {
 	// When it was opened.
 	At *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
 	// What is asked of the step besides the statistics.
-	Terms         *Terms `protobuf:"bytes,7,opt,name=terms,proto3" json:"terms,omitempty"`
+	Terms *Terms `protobuf:"bytes,7,opt,name=terms,proto3" json:"terms,omitempty"`
+	// The wave whose gate it is; absent for a step's.
+	Wave          *Wave `protobuf:"bytes,8,opt,name=wave,proto3" json:"wave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GateOpened) Reset() {
 	*x = GateOpened{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[39]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3166,7 +3513,7 @@ func (x *GateOpened) String() string {
 func (*GateOpened) ProtoMessage() {}
 
 func (x *GateOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[39]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3179,7 +3526,7 @@ func (x *GateOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateOpened.ProtoReflect.Descriptor instead.
 func (*GateOpened) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{39}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GateOpened) GetRollout() string {
@@ -3231,14 +3578,21 @@ func (x *GateOpened) GetTerms() *Terms {
 	return nil
 }
 
+func (x *GateOpened) GetWave() *Wave {
+	if x != nil {
+		return x.Wave
+	}
+	return nil
+}
+
 // GateDecided is the last fact of a gate.
 type GateDecided struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rollout whose step was judged.
+	// The rollout that was judged.
 	Rollout string `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	// The cluster in which it was made.
+	// The cluster in which the step was made; empty for a wave's gate.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// The step's name.
+	// The step's name; wave for a wave's gate.
 	Step string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
 	// The verdict with all that it rests on.
 	Decision      *Decision `protobuf:"bytes,4,opt,name=decision,proto3" json:"decision,omitempty"`
@@ -3248,7 +3602,7 @@ type GateDecided struct {
 
 func (x *GateDecided) Reset() {
 	*x = GateDecided{}
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[40]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3614,7 @@ func (x *GateDecided) String() string {
 func (*GateDecided) ProtoMessage() {}
 
 func (x *GateDecided) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[40]
+	mi := &file_lockstep_gate_v1_gate_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3627,7 @@ func (x *GateDecided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateDecided.ProtoReflect.Descriptor instead.
 func (*GateDecided) Descriptor() ([]byte, []int) {
-	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{40}
+	return file_lockstep_gate_v1_gate_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GateDecided) GetRollout() string {
@@ -3379,7 +3733,7 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\x04seed\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x04seed\x12\x1c\n" +
 	"\tcalibrate\x18\n" +
 	" \x01(\bR\tcalibrate\x12I\n" +
-	"\blookback\x18\v \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x05\b\x80\xce\xda\x032\x03\b\x90\x1cR\blookback\"\xe8\x02\n" +
+	"\blookback\x18\v \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x05\b\x80\xce\xda\x032\x03\b\x90\x1cR\blookback\"\x94\x03\n" +
 	"\x04Gate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\arollout\x18\x02 \x01(\tR\arollout\x12\x18\n" +
@@ -3389,7 +3743,25 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\bboundary\x18\x06 \x01(\v2\x1a.lockstep.gate.v1.BoundaryR\bboundary\x127\n" +
 	"\topened_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x126\n" +
 	"\bdecision\x18\b \x01(\v2\x1a.lockstep.gate.v1.DecisionR\bdecision\x12-\n" +
-	"\x05terms\x18\t \x01(\v2\x17.lockstep.gate.v1.TermsR\x05terms\"\xd4\x01\n" +
+	"\x05terms\x18\t \x01(\v2\x17.lockstep.gate.v1.TermsR\x05terms\x12*\n" +
+	"\x04wave\x18\n" +
+	" \x01(\v2\x16.lockstep.gate.v1.WaveR\x04wave\"\xd7\x01\n" +
+	"\x04Wave\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x05R\x06number\x120\n" +
+	"\x05begun\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05begun\x126\n" +
+	"\amembers\x18\x03 \x03(\v2\x1c.lockstep.gate.v1.WaveMemberR\amembers\x12\x14\n" +
+	"\x05alpha\x18\x04 \x01(\x01R\x05alpha\x12\x14\n" +
+	"\x05named\x18\x05 \x01(\x01R\x05named\x12!\n" +
+	"\fmax_failures\x18\x06 \x01(\x05R\vmaxFailures\"\xf2\x01\n" +
+	"\n" +
+	"WaveMember\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x126\n" +
+	"\bboundary\x18\x02 \x01(\v2\x1a.lockstep.gate.v1.BoundaryR\bboundary\x129\n" +
+	"\bexpected\x18\x03 \x01(\v2\x1d.lockstep.gate.v1.ExpectationR\bexpected\x12!\n" +
+	"\fsteps_passed\x18\x04 \x01(\bR\vstepsPassed\x12\x1f\n" +
+	"\vrolled_back\x18\x05 \x01(\bR\n" +
+	"rolledBack\x12\x13\n" +
+	"\x05up_to\x18\x06 \x01(\x04R\x04upTo\"\xd4\x01\n" +
 	"\x05Terms\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12-\n" +
@@ -3484,7 +3856,7 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\vburstWindow\x121\n" +
 	"\x06bucket\x18\v \x01(\v2\x19.google.protobuf.DurationR\x06bucket\x125\n" +
 	"\bdeadline\x18\f \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12\x19\n" +
-	"\bmax_late\x18\r \x01(\x01R\amaxLate\"\xe2\x05\n" +
+	"\bmax_late\x18\r \x01(\x01R\amaxLate\"\x9b\x06\n" +
 	"\bDecision\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\tR\averdict\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x122\n" +
@@ -3506,7 +3878,24 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\n" +
 	"stage_hash\x18\x0f \x01(\tR\tstageHash\x122\n" +
 	"\x06probes\x18\x10 \x01(\v2\x1a.lockstep.gate.v1.EvidenceR\x06probes\x12;\n" +
-	"\bcontrols\x18\x11 \x01(\v2\x1f.lockstep.gate.v1.ControlsHeardR\bcontrols\"_\n" +
+	"\bcontrols\x18\x11 \x01(\v2\x1f.lockstep.gate.v1.ControlsHeardR\bcontrols\x127\n" +
+	"\amembers\x18\x12 \x03(\v2\x1d.lockstep.gate.v1.MemberHeardR\amembers\"\xfd\x02\n" +
+	"\vMemberHeard\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12'\n" +
+	"\x0fstream_sequence\x18\x02 \x01(\x04R\x0estreamSequence\x12\x18\n" +
+	"\averdict\x18\x03 \x01(\tR\averdict\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\tR\x04code\x12\x14\n" +
+	"\x05named\x18\x05 \x01(\bR\x05named\x12\x16\n" +
+	"\x06failed\x18\x06 \x03(\tR\x06failed\x12\x1f\n" +
+	"\vrolled_back\x18\a \x01(\bR\n" +
+	"rolledBack\x12\x12\n" +
+	"\x04back\x18\b \x01(\bR\x04back\x12\x1d\n" +
+	"\n" +
+	"new_failed\x18\t \x01(\x03R\tnewFailed\x12#\n" +
+	"\rnew_succeeded\x18\n" +
+	" \x01(\x03R\fnewSucceeded\x12'\n" +
+	"\x0fbaseline_failed\x18\v \x01(\x03R\x0ebaselineFailed\x12-\n" +
+	"\x12baseline_succeeded\x18\f \x01(\x03R\x11baselineSucceeded\"_\n" +
 	"\rControlsHeard\x12:\n" +
 	"\bclusters\x18\x01 \x03(\v2\x1e.lockstep.gate.v1.ControlHeardR\bclusters\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\tR\x04hash\"\xed\x01\n" +
@@ -3554,19 +3943,20 @@ const file_lockstep_gate_v1_gate_proto_rawDesc = "" +
 	"\vgate_opened\x18\x01 \x01(\v2\x1c.lockstep.gate.v1.GateOpenedH\x00R\n" +
 	"gateOpened\x12B\n" +
 	"\fgate_decided\x18\x02 \x01(\v2\x1d.lockstep.gate.v1.GateDecidedH\x00R\vgateDecidedB\x06\n" +
-	"\x04kind\"\xc4\x02\n" +
+	"\x04kind\"\xe7\x02\n" +
 	"\n" +
 	"GateOpened\x12!\n" +
-	"\arollout\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\arollout\x12!\n" +
-	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\acluster\x12\x1b\n" +
+	"\arollout\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\arollout\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x1b\n" +
 	"\x04step\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\x128\n" +
 	"\x06policy\x18\x04 \x01(\v2\x18.lockstep.gate.v1.PolicyB\x06\xbaH\x03\xc8\x01\x01R\x06policy\x12>\n" +
 	"\bboundary\x18\x05 \x01(\v2\x1a.lockstep.gate.v1.BoundaryB\x06\xbaH\x03\xc8\x01\x01R\bboundary\x12*\n" +
 	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12-\n" +
-	"\x05terms\x18\a \x01(\v2\x17.lockstep.gate.v1.TermsR\x05terms\"\xb0\x01\n" +
+	"\x05terms\x18\a \x01(\v2\x17.lockstep.gate.v1.TermsR\x05terms\x12*\n" +
+	"\x04wave\x18\b \x01(\v2\x16.lockstep.gate.v1.WaveR\x04wave\"\xa7\x01\n" +
 	"\vGateDecided\x12!\n" +
-	"\arollout\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\arollout\x12!\n" +
-	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\acluster\x12\x1b\n" +
+	"\arollout\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\arollout\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x1b\n" +
 	"\x04step\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\x12>\n" +
 	"\bdecision\x18\x04 \x01(\v2\x1a.lockstep.gate.v1.DecisionB\x06\xbaH\x03\xc8\x01\x01R\bdecision2\xb3\x06\n" +
 	"\vGateService\x12]\n" +
@@ -3593,7 +3983,7 @@ func file_lockstep_gate_v1_gate_proto_rawDescGZIP() []byte {
 	return file_lockstep_gate_v1_gate_proto_rawDescData
 }
 
-var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_lockstep_gate_v1_gate_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_lockstep_gate_v1_gate_proto_goTypes = []any{
 	(*ListGatesRequest)(nil),       // 0: lockstep.gate.v1.ListGatesRequest
 	(*ListGatesResponse)(nil),      // 1: lockstep.gate.v1.ListGatesResponse
@@ -3612,130 +4002,140 @@ var file_lockstep_gate_v1_gate_proto_goTypes = []any{
 	(*PolicyEvent)(nil),            // 14: lockstep.gate.v1.PolicyEvent
 	(*BacktestPolicyRequest)(nil),  // 15: lockstep.gate.v1.BacktestPolicyRequest
 	(*Gate)(nil),                   // 16: lockstep.gate.v1.Gate
-	(*Terms)(nil),                  // 17: lockstep.gate.v1.Terms
-	(*Control)(nil),                // 18: lockstep.gate.v1.Control
-	(*Plan)(nil),                   // 19: lockstep.gate.v1.Plan
-	(*Stage)(nil),                  // 20: lockstep.gate.v1.Stage
-	(*CheckDemand)(nil),            // 21: lockstep.gate.v1.CheckDemand
-	(*HouseRule)(nil),              // 22: lockstep.gate.v1.HouseRule
-	(*Expectation)(nil),            // 23: lockstep.gate.v1.Expectation
-	(*PlannedImage)(nil),           // 24: lockstep.gate.v1.PlannedImage
-	(*ConfiguredCheck)(nil),        // 25: lockstep.gate.v1.ConfiguredCheck
-	(*RiskAssessment)(nil),         // 26: lockstep.gate.v1.RiskAssessment
-	(*CheckResult)(nil),            // 27: lockstep.gate.v1.CheckResult
-	(*Boundary)(nil),               // 28: lockstep.gate.v1.Boundary
-	(*Span)(nil),                   // 29: lockstep.gate.v1.Span
-	(*Policy)(nil),                 // 30: lockstep.gate.v1.Policy
-	(*Decision)(nil),               // 31: lockstep.gate.v1.Decision
-	(*ControlsHeard)(nil),          // 32: lockstep.gate.v1.ControlsHeard
-	(*ControlHeard)(nil),           // 33: lockstep.gate.v1.ControlHeard
-	(*Reason)(nil),                 // 34: lockstep.gate.v1.Reason
-	(*Evidence)(nil),               // 35: lockstep.gate.v1.Evidence
-	(*Block)(nil),                  // 36: lockstep.gate.v1.Block
-	(*Event)(nil),                  // 37: lockstep.gate.v1.Event
-	(*Fact)(nil),                   // 38: lockstep.gate.v1.Fact
-	(*GateOpened)(nil),             // 39: lockstep.gate.v1.GateOpened
-	(*GateDecided)(nil),            // 40: lockstep.gate.v1.GateDecided
-	nil,                            // 41: lockstep.gate.v1.Expectation.VersionsEntry
-	nil,                            // 42: lockstep.gate.v1.CheckResult.FiguresEntry
-	(*timestamppb.Timestamp)(nil),  // 43: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 44: google.protobuf.Duration
-	(*GetAttributionRequest)(nil),  // 45: lockstep.gate.v1.GetAttributionRequest
-	(*BacktestPolicyResponse)(nil), // 46: lockstep.gate.v1.BacktestPolicyResponse
-	(*GetAttributionResponse)(nil), // 47: lockstep.gate.v1.GetAttributionResponse
+	(*Wave)(nil),                   // 17: lockstep.gate.v1.Wave
+	(*WaveMember)(nil),             // 18: lockstep.gate.v1.WaveMember
+	(*Terms)(nil),                  // 19: lockstep.gate.v1.Terms
+	(*Control)(nil),                // 20: lockstep.gate.v1.Control
+	(*Plan)(nil),                   // 21: lockstep.gate.v1.Plan
+	(*Stage)(nil),                  // 22: lockstep.gate.v1.Stage
+	(*CheckDemand)(nil),            // 23: lockstep.gate.v1.CheckDemand
+	(*HouseRule)(nil),              // 24: lockstep.gate.v1.HouseRule
+	(*Expectation)(nil),            // 25: lockstep.gate.v1.Expectation
+	(*PlannedImage)(nil),           // 26: lockstep.gate.v1.PlannedImage
+	(*ConfiguredCheck)(nil),        // 27: lockstep.gate.v1.ConfiguredCheck
+	(*RiskAssessment)(nil),         // 28: lockstep.gate.v1.RiskAssessment
+	(*CheckResult)(nil),            // 29: lockstep.gate.v1.CheckResult
+	(*Boundary)(nil),               // 30: lockstep.gate.v1.Boundary
+	(*Span)(nil),                   // 31: lockstep.gate.v1.Span
+	(*Policy)(nil),                 // 32: lockstep.gate.v1.Policy
+	(*Decision)(nil),               // 33: lockstep.gate.v1.Decision
+	(*MemberHeard)(nil),            // 34: lockstep.gate.v1.MemberHeard
+	(*ControlsHeard)(nil),          // 35: lockstep.gate.v1.ControlsHeard
+	(*ControlHeard)(nil),           // 36: lockstep.gate.v1.ControlHeard
+	(*Reason)(nil),                 // 37: lockstep.gate.v1.Reason
+	(*Evidence)(nil),               // 38: lockstep.gate.v1.Evidence
+	(*Block)(nil),                  // 39: lockstep.gate.v1.Block
+	(*Event)(nil),                  // 40: lockstep.gate.v1.Event
+	(*Fact)(nil),                   // 41: lockstep.gate.v1.Fact
+	(*GateOpened)(nil),             // 42: lockstep.gate.v1.GateOpened
+	(*GateDecided)(nil),            // 43: lockstep.gate.v1.GateDecided
+	nil,                            // 44: lockstep.gate.v1.Expectation.VersionsEntry
+	nil,                            // 45: lockstep.gate.v1.CheckResult.FiguresEntry
+	(*timestamppb.Timestamp)(nil),  // 46: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 47: google.protobuf.Duration
+	(*GetAttributionRequest)(nil),  // 48: lockstep.gate.v1.GetAttributionRequest
+	(*BacktestPolicyResponse)(nil), // 49: lockstep.gate.v1.BacktestPolicyResponse
+	(*GetAttributionResponse)(nil), // 50: lockstep.gate.v1.GetAttributionResponse
 }
 var file_lockstep_gate_v1_gate_proto_depIdxs = []int32{
 	16, // 0: lockstep.gate.v1.ListGatesResponse.gates:type_name -> lockstep.gate.v1.Gate
 	16, // 1: lockstep.gate.v1.GetGateResponse.gate:type_name -> lockstep.gate.v1.Gate
 	16, // 2: lockstep.gate.v1.WatchGateResponse.gate:type_name -> lockstep.gate.v1.Gate
 	16, // 3: lockstep.gate.v1.ReplayGateResponse.gate:type_name -> lockstep.gate.v1.Gate
-	31, // 4: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
+	33, // 4: lockstep.gate.v1.ReplayGateResponse.replayed:type_name -> lockstep.gate.v1.Decision
 	10, // 5: lockstep.gate.v1.ListPoliciesResponse.policies:type_name -> lockstep.gate.v1.NamedPolicy
-	19, // 6: lockstep.gate.v1.NamedPolicy.plan:type_name -> lockstep.gate.v1.Plan
-	43, // 7: lockstep.gate.v1.NamedPolicy.applied_at:type_name -> google.protobuf.Timestamp
+	21, // 6: lockstep.gate.v1.NamedPolicy.plan:type_name -> lockstep.gate.v1.Plan
+	46, // 7: lockstep.gate.v1.NamedPolicy.applied_at:type_name -> google.protobuf.Timestamp
 	13, // 8: lockstep.gate.v1.ApplyPoliciesResponse.changes:type_name -> lockstep.gate.v1.PolicyChange
-	19, // 9: lockstep.gate.v1.PolicyEvent.plan:type_name -> lockstep.gate.v1.Plan
-	43, // 10: lockstep.gate.v1.PolicyEvent.at:type_name -> google.protobuf.Timestamp
-	30, // 11: lockstep.gate.v1.BacktestPolicyRequest.policy:type_name -> lockstep.gate.v1.Policy
-	30, // 12: lockstep.gate.v1.BacktestPolicyRequest.against:type_name -> lockstep.gate.v1.Policy
-	43, // 13: lockstep.gate.v1.BacktestPolicyRequest.from:type_name -> google.protobuf.Timestamp
-	43, // 14: lockstep.gate.v1.BacktestPolicyRequest.to:type_name -> google.protobuf.Timestamp
-	44, // 15: lockstep.gate.v1.BacktestPolicyRequest.lookback:type_name -> google.protobuf.Duration
-	30, // 16: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
-	28, // 17: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
-	43, // 18: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
-	31, // 19: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
-	17, // 20: lockstep.gate.v1.Gate.terms:type_name -> lockstep.gate.v1.Terms
-	20, // 21: lockstep.gate.v1.Terms.stage:type_name -> lockstep.gate.v1.Stage
-	23, // 22: lockstep.gate.v1.Terms.expected:type_name -> lockstep.gate.v1.Expectation
-	18, // 23: lockstep.gate.v1.Terms.controls:type_name -> lockstep.gate.v1.Control
-	29, // 24: lockstep.gate.v1.Control.aside:type_name -> lockstep.gate.v1.Span
-	30, // 25: lockstep.gate.v1.Plan.statistics:type_name -> lockstep.gate.v1.Policy
-	20, // 26: lockstep.gate.v1.Plan.step:type_name -> lockstep.gate.v1.Stage
-	20, // 27: lockstep.gate.v1.Plan.wave:type_name -> lockstep.gate.v1.Stage
-	21, // 28: lockstep.gate.v1.Stage.checks:type_name -> lockstep.gate.v1.CheckDemand
-	22, // 29: lockstep.gate.v1.Stage.rules:type_name -> lockstep.gate.v1.HouseRule
-	44, // 30: lockstep.gate.v1.Stage.deadline:type_name -> google.protobuf.Duration
-	44, // 31: lockstep.gate.v1.Stage.soak:type_name -> google.protobuf.Duration
-	44, // 32: lockstep.gate.v1.CheckDemand.sustain_for:type_name -> google.protobuf.Duration
-	41, // 33: lockstep.gate.v1.Expectation.versions:type_name -> lockstep.gate.v1.Expectation.VersionsEntry
-	44, // 34: lockstep.gate.v1.Expectation.window:type_name -> google.protobuf.Duration
-	25, // 35: lockstep.gate.v1.Expectation.checks:type_name -> lockstep.gate.v1.ConfiguredCheck
-	26, // 36: lockstep.gate.v1.Expectation.risks:type_name -> lockstep.gate.v1.RiskAssessment
-	43, // 37: lockstep.gate.v1.Expectation.risks_at:type_name -> google.protobuf.Timestamp
-	44, // 38: lockstep.gate.v1.Expectation.silence:type_name -> google.protobuf.Duration
-	24, // 39: lockstep.gate.v1.Expectation.images:type_name -> lockstep.gate.v1.PlannedImage
-	34, // 40: lockstep.gate.v1.CheckResult.reasons:type_name -> lockstep.gate.v1.Reason
-	43, // 41: lockstep.gate.v1.CheckResult.at:type_name -> google.protobuf.Timestamp
-	42, // 42: lockstep.gate.v1.CheckResult.figures:type_name -> lockstep.gate.v1.CheckResult.FiguresEntry
-	43, // 43: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
-	43, // 44: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
-	43, // 45: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
-	29, // 46: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
-	43, // 47: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
-	43, // 48: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
-	44, // 49: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
-	44, // 50: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
-	44, // 51: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
-	44, // 52: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
-	34, // 53: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
-	35, // 54: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
-	43, // 55: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
-	43, // 56: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
-	27, // 57: lockstep.gate.v1.Decision.checks:type_name -> lockstep.gate.v1.CheckResult
-	35, // 58: lockstep.gate.v1.Decision.probes:type_name -> lockstep.gate.v1.Evidence
-	32, // 59: lockstep.gate.v1.Decision.controls:type_name -> lockstep.gate.v1.ControlsHeard
-	33, // 60: lockstep.gate.v1.ControlsHeard.clusters:type_name -> lockstep.gate.v1.ControlHeard
-	36, // 61: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
-	38, // 62: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
-	39, // 63: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
-	40, // 64: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
-	30, // 65: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
-	28, // 66: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
-	43, // 67: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
-	17, // 68: lockstep.gate.v1.GateOpened.terms:type_name -> lockstep.gate.v1.Terms
-	31, // 69: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
-	0,  // 70: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
-	2,  // 71: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
-	4,  // 72: lockstep.gate.v1.GateService.WatchGate:input_type -> lockstep.gate.v1.WatchGateRequest
-	6,  // 73: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
-	8,  // 74: lockstep.gate.v1.GateService.ListPolicies:input_type -> lockstep.gate.v1.ListPoliciesRequest
-	11, // 75: lockstep.gate.v1.GateService.ApplyPolicies:input_type -> lockstep.gate.v1.ApplyPoliciesRequest
-	15, // 76: lockstep.gate.v1.GateService.BacktestPolicy:input_type -> lockstep.gate.v1.BacktestPolicyRequest
-	45, // 77: lockstep.gate.v1.GateService.GetAttribution:input_type -> lockstep.gate.v1.GetAttributionRequest
-	1,  // 78: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
-	3,  // 79: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
-	5,  // 80: lockstep.gate.v1.GateService.WatchGate:output_type -> lockstep.gate.v1.WatchGateResponse
-	7,  // 81: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
-	9,  // 82: lockstep.gate.v1.GateService.ListPolicies:output_type -> lockstep.gate.v1.ListPoliciesResponse
-	12, // 83: lockstep.gate.v1.GateService.ApplyPolicies:output_type -> lockstep.gate.v1.ApplyPoliciesResponse
-	46, // 84: lockstep.gate.v1.GateService.BacktestPolicy:output_type -> lockstep.gate.v1.BacktestPolicyResponse
-	47, // 85: lockstep.gate.v1.GateService.GetAttribution:output_type -> lockstep.gate.v1.GetAttributionResponse
-	78, // [78:86] is the sub-list for method output_type
-	70, // [70:78] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	21, // 9: lockstep.gate.v1.PolicyEvent.plan:type_name -> lockstep.gate.v1.Plan
+	46, // 10: lockstep.gate.v1.PolicyEvent.at:type_name -> google.protobuf.Timestamp
+	32, // 11: lockstep.gate.v1.BacktestPolicyRequest.policy:type_name -> lockstep.gate.v1.Policy
+	32, // 12: lockstep.gate.v1.BacktestPolicyRequest.against:type_name -> lockstep.gate.v1.Policy
+	46, // 13: lockstep.gate.v1.BacktestPolicyRequest.from:type_name -> google.protobuf.Timestamp
+	46, // 14: lockstep.gate.v1.BacktestPolicyRequest.to:type_name -> google.protobuf.Timestamp
+	47, // 15: lockstep.gate.v1.BacktestPolicyRequest.lookback:type_name -> google.protobuf.Duration
+	32, // 16: lockstep.gate.v1.Gate.policy:type_name -> lockstep.gate.v1.Policy
+	30, // 17: lockstep.gate.v1.Gate.boundary:type_name -> lockstep.gate.v1.Boundary
+	46, // 18: lockstep.gate.v1.Gate.opened_at:type_name -> google.protobuf.Timestamp
+	33, // 19: lockstep.gate.v1.Gate.decision:type_name -> lockstep.gate.v1.Decision
+	19, // 20: lockstep.gate.v1.Gate.terms:type_name -> lockstep.gate.v1.Terms
+	17, // 21: lockstep.gate.v1.Gate.wave:type_name -> lockstep.gate.v1.Wave
+	46, // 22: lockstep.gate.v1.Wave.begun:type_name -> google.protobuf.Timestamp
+	18, // 23: lockstep.gate.v1.Wave.members:type_name -> lockstep.gate.v1.WaveMember
+	30, // 24: lockstep.gate.v1.WaveMember.boundary:type_name -> lockstep.gate.v1.Boundary
+	25, // 25: lockstep.gate.v1.WaveMember.expected:type_name -> lockstep.gate.v1.Expectation
+	22, // 26: lockstep.gate.v1.Terms.stage:type_name -> lockstep.gate.v1.Stage
+	25, // 27: lockstep.gate.v1.Terms.expected:type_name -> lockstep.gate.v1.Expectation
+	20, // 28: lockstep.gate.v1.Terms.controls:type_name -> lockstep.gate.v1.Control
+	31, // 29: lockstep.gate.v1.Control.aside:type_name -> lockstep.gate.v1.Span
+	32, // 30: lockstep.gate.v1.Plan.statistics:type_name -> lockstep.gate.v1.Policy
+	22, // 31: lockstep.gate.v1.Plan.step:type_name -> lockstep.gate.v1.Stage
+	22, // 32: lockstep.gate.v1.Plan.wave:type_name -> lockstep.gate.v1.Stage
+	23, // 33: lockstep.gate.v1.Stage.checks:type_name -> lockstep.gate.v1.CheckDemand
+	24, // 34: lockstep.gate.v1.Stage.rules:type_name -> lockstep.gate.v1.HouseRule
+	47, // 35: lockstep.gate.v1.Stage.deadline:type_name -> google.protobuf.Duration
+	47, // 36: lockstep.gate.v1.Stage.soak:type_name -> google.protobuf.Duration
+	47, // 37: lockstep.gate.v1.CheckDemand.sustain_for:type_name -> google.protobuf.Duration
+	44, // 38: lockstep.gate.v1.Expectation.versions:type_name -> lockstep.gate.v1.Expectation.VersionsEntry
+	47, // 39: lockstep.gate.v1.Expectation.window:type_name -> google.protobuf.Duration
+	27, // 40: lockstep.gate.v1.Expectation.checks:type_name -> lockstep.gate.v1.ConfiguredCheck
+	28, // 41: lockstep.gate.v1.Expectation.risks:type_name -> lockstep.gate.v1.RiskAssessment
+	46, // 42: lockstep.gate.v1.Expectation.risks_at:type_name -> google.protobuf.Timestamp
+	47, // 43: lockstep.gate.v1.Expectation.silence:type_name -> google.protobuf.Duration
+	26, // 44: lockstep.gate.v1.Expectation.images:type_name -> lockstep.gate.v1.PlannedImage
+	37, // 45: lockstep.gate.v1.CheckResult.reasons:type_name -> lockstep.gate.v1.Reason
+	46, // 46: lockstep.gate.v1.CheckResult.at:type_name -> google.protobuf.Timestamp
+	45, // 47: lockstep.gate.v1.CheckResult.figures:type_name -> lockstep.gate.v1.CheckResult.FiguresEntry
+	46, // 48: lockstep.gate.v1.Boundary.baseline_from:type_name -> google.protobuf.Timestamp
+	46, // 49: lockstep.gate.v1.Boundary.start:type_name -> google.protobuf.Timestamp
+	46, // 50: lockstep.gate.v1.Boundary.end:type_name -> google.protobuf.Timestamp
+	31, // 51: lockstep.gate.v1.Boundary.aside:type_name -> lockstep.gate.v1.Span
+	46, // 52: lockstep.gate.v1.Span.from:type_name -> google.protobuf.Timestamp
+	46, // 53: lockstep.gate.v1.Span.to:type_name -> google.protobuf.Timestamp
+	47, // 54: lockstep.gate.v1.Policy.maturation:type_name -> google.protobuf.Duration
+	47, // 55: lockstep.gate.v1.Policy.burst_window:type_name -> google.protobuf.Duration
+	47, // 56: lockstep.gate.v1.Policy.bucket:type_name -> google.protobuf.Duration
+	47, // 57: lockstep.gate.v1.Policy.deadline:type_name -> google.protobuf.Duration
+	37, // 58: lockstep.gate.v1.Decision.reasons:type_name -> lockstep.gate.v1.Reason
+	38, // 59: lockstep.gate.v1.Decision.evidence:type_name -> lockstep.gate.v1.Evidence
+	46, // 60: lockstep.gate.v1.Decision.complete_until:type_name -> google.protobuf.Timestamp
+	46, // 61: lockstep.gate.v1.Decision.decided_at:type_name -> google.protobuf.Timestamp
+	29, // 62: lockstep.gate.v1.Decision.checks:type_name -> lockstep.gate.v1.CheckResult
+	38, // 63: lockstep.gate.v1.Decision.probes:type_name -> lockstep.gate.v1.Evidence
+	35, // 64: lockstep.gate.v1.Decision.controls:type_name -> lockstep.gate.v1.ControlsHeard
+	34, // 65: lockstep.gate.v1.Decision.members:type_name -> lockstep.gate.v1.MemberHeard
+	36, // 66: lockstep.gate.v1.ControlsHeard.clusters:type_name -> lockstep.gate.v1.ControlHeard
+	39, // 67: lockstep.gate.v1.Evidence.blocks:type_name -> lockstep.gate.v1.Block
+	41, // 68: lockstep.gate.v1.Event.facts:type_name -> lockstep.gate.v1.Fact
+	42, // 69: lockstep.gate.v1.Fact.gate_opened:type_name -> lockstep.gate.v1.GateOpened
+	43, // 70: lockstep.gate.v1.Fact.gate_decided:type_name -> lockstep.gate.v1.GateDecided
+	32, // 71: lockstep.gate.v1.GateOpened.policy:type_name -> lockstep.gate.v1.Policy
+	30, // 72: lockstep.gate.v1.GateOpened.boundary:type_name -> lockstep.gate.v1.Boundary
+	46, // 73: lockstep.gate.v1.GateOpened.at:type_name -> google.protobuf.Timestamp
+	19, // 74: lockstep.gate.v1.GateOpened.terms:type_name -> lockstep.gate.v1.Terms
+	17, // 75: lockstep.gate.v1.GateOpened.wave:type_name -> lockstep.gate.v1.Wave
+	33, // 76: lockstep.gate.v1.GateDecided.decision:type_name -> lockstep.gate.v1.Decision
+	0,  // 77: lockstep.gate.v1.GateService.ListGates:input_type -> lockstep.gate.v1.ListGatesRequest
+	2,  // 78: lockstep.gate.v1.GateService.GetGate:input_type -> lockstep.gate.v1.GetGateRequest
+	4,  // 79: lockstep.gate.v1.GateService.WatchGate:input_type -> lockstep.gate.v1.WatchGateRequest
+	6,  // 80: lockstep.gate.v1.GateService.ReplayGate:input_type -> lockstep.gate.v1.ReplayGateRequest
+	8,  // 81: lockstep.gate.v1.GateService.ListPolicies:input_type -> lockstep.gate.v1.ListPoliciesRequest
+	11, // 82: lockstep.gate.v1.GateService.ApplyPolicies:input_type -> lockstep.gate.v1.ApplyPoliciesRequest
+	15, // 83: lockstep.gate.v1.GateService.BacktestPolicy:input_type -> lockstep.gate.v1.BacktestPolicyRequest
+	48, // 84: lockstep.gate.v1.GateService.GetAttribution:input_type -> lockstep.gate.v1.GetAttributionRequest
+	1,  // 85: lockstep.gate.v1.GateService.ListGates:output_type -> lockstep.gate.v1.ListGatesResponse
+	3,  // 86: lockstep.gate.v1.GateService.GetGate:output_type -> lockstep.gate.v1.GetGateResponse
+	5,  // 87: lockstep.gate.v1.GateService.WatchGate:output_type -> lockstep.gate.v1.WatchGateResponse
+	7,  // 88: lockstep.gate.v1.GateService.ReplayGate:output_type -> lockstep.gate.v1.ReplayGateResponse
+	9,  // 89: lockstep.gate.v1.GateService.ListPolicies:output_type -> lockstep.gate.v1.ListPoliciesResponse
+	12, // 90: lockstep.gate.v1.GateService.ApplyPolicies:output_type -> lockstep.gate.v1.ApplyPoliciesResponse
+	49, // 91: lockstep.gate.v1.GateService.BacktestPolicy:output_type -> lockstep.gate.v1.BacktestPolicyResponse
+	50, // 92: lockstep.gate.v1.GateService.GetAttribution:output_type -> lockstep.gate.v1.GetAttributionResponse
+	85, // [85:93] is the sub-list for method output_type
+	77, // [77:85] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_gate_v1_gate_proto_init() }
@@ -3745,7 +4145,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 	}
 	file_lockstep_gate_v1_attribution_proto_init()
 	file_lockstep_gate_v1_backtest_proto_init()
-	file_lockstep_gate_v1_gate_proto_msgTypes[38].OneofWrappers = []any{
+	file_lockstep_gate_v1_gate_proto_msgTypes[41].OneofWrappers = []any{
 		(*Fact_GateOpened)(nil),
 		(*Fact_GateDecided)(nil),
 	}
@@ -3755,7 +4155,7 @@ func file_lockstep_gate_v1_gate_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_gate_v1_gate_proto_rawDesc), len(file_lockstep_gate_v1_gate_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1769,7 +1769,10 @@ type Rollout struct {
 	// Until when that wave is watched, absent while its clusters move.
 	SoakEnds *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=soak_ends,json=soakEnds,proto3" json:"soak_ends,omitempty"`
 	// No cluster and no step begins, whatever the phase.
-	Paused        bool `protobuf:"varint,11,opt,name=paused,proto3" json:"paused,omitempty"`
+	Paused bool `protobuf:"varint,11,opt,name=paused,proto3" json:"paused,omitempty"`
+	// The id of that wave's gate, empty where none is asked for and once the rollout
+	// has gone past it.
+	WaveGate      string `protobuf:"bytes,12,opt,name=wave_gate,json=waveGate,proto3" json:"wave_gate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1879,6 +1882,13 @@ func (x *Rollout) GetPaused() bool {
 		return x.Paused
 	}
 	return false
+}
+
+func (x *Rollout) GetWaveGate() string {
+	if x != nil {
+		return x.WaveGate
+	}
+	return ""
 }
 
 // ClusterRun is one cluster's part of a rollout.
@@ -2077,6 +2087,9 @@ type Fact struct {
 	//	*Fact_RolloutContinued
 	//	*Fact_AbortRequested
 	//	*Fact_RolloutAborted
+	//	*Fact_WaveGated
+	//	*Fact_WavePassed
+	//	*Fact_WaveFailed
 	Kind          isFact_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2358,6 +2371,33 @@ func (x *Fact) GetRolloutAborted() *RolloutAborted {
 	return nil
 }
 
+func (x *Fact) GetWaveGated() *WaveGated {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_WaveGated); ok {
+			return x.WaveGated
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetWavePassed() *WavePassed {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_WavePassed); ok {
+			return x.WavePassed
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetWaveFailed() *WaveFailed {
+	if x != nil {
+		if x, ok := x.Kind.(*Fact_WaveFailed); ok {
+			return x.WaveFailed
+		}
+	}
+	return nil
+}
+
 type isFact_Kind interface {
 	isFact_Kind()
 }
@@ -2487,6 +2527,21 @@ type Fact_RolloutAborted struct {
 	RolloutAborted *RolloutAborted `protobuf:"bytes,27,opt,name=rollout_aborted,json=rolloutAborted,proto3,oneof"`
 }
 
+type Fact_WaveGated struct {
+	// Every cluster of the wave is through, and the wave's gate is asked for.
+	WaveGated *WaveGated `protobuf:"bytes,28,opt,name=wave_gated,json=waveGated,proto3,oneof"`
+}
+
+type Fact_WavePassed struct {
+	// The rollout goes past the wave's gate.
+	WavePassed *WavePassed `protobuf:"bytes,29,opt,name=wave_passed,json=wavePassed,proto3,oneof"`
+}
+
+type Fact_WaveFailed struct {
+	// The wave's gate failed.
+	WaveFailed *WaveFailed `protobuf:"bytes,30,opt,name=wave_failed,json=waveFailed,proto3,oneof"`
+}
+
 func (*Fact_RolloutStarted) isFact_Kind() {}
 
 func (*Fact_ClusterStarted) isFact_Kind() {}
@@ -2536,6 +2591,12 @@ func (*Fact_RolloutContinued) isFact_Kind() {}
 func (*Fact_AbortRequested) isFact_Kind() {}
 
 func (*Fact_RolloutAborted) isFact_Kind() {}
+
+func (*Fact_WaveGated) isFact_Kind() {}
+
+func (*Fact_WavePassed) isFact_Kind() {}
+
+func (*Fact_WaveFailed) isFact_Kind() {}
 
 // RolloutStarted is the first fact of a rollout.
 type RolloutStarted struct {
@@ -3457,6 +3518,162 @@ func (x *WaveSoaking) GetEnds() *timestamppb.Timestamp {
 	return nil
 }
 
+// WaveGated asks for the verdict on a wave.
+type WaveGated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which, counted from 0.
+	Wave int32 `protobuf:"varint,1,opt,name=wave,proto3" json:"wave,omitempty"`
+	// The gate's id.
+	Gate          string `protobuf:"bytes,2,opt,name=gate,proto3" json:"gate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaveGated) Reset() {
+	*x = WaveGated{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaveGated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaveGated) ProtoMessage() {}
+
+func (x *WaveGated) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaveGated.ProtoReflect.Descriptor instead.
+func (*WaveGated) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *WaveGated) GetWave() int32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *WaveGated) GetGate() string {
+	if x != nil {
+		return x.Gate
+	}
+	return ""
+}
+
+// WavePassed ends the gate of a wave.
+type WavePassed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which, counted from 0.
+	Wave          int32 `protobuf:"varint,1,opt,name=wave,proto3" json:"wave,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WavePassed) Reset() {
+	*x = WavePassed{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WavePassed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WavePassed) ProtoMessage() {}
+
+func (x *WavePassed) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WavePassed.ProtoReflect.Descriptor instead.
+func (*WavePassed) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *WavePassed) GetWave() int32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+// WaveFailed stops the rollout until a person decides.
+type WaveFailed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which, counted from 0.
+	Wave int32 `protobuf:"varint,1,opt,name=wave,proto3" json:"wave,omitempty"`
+	// Why, in a sentence.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaveFailed) Reset() {
+	*x = WaveFailed{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaveFailed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaveFailed) ProtoMessage() {}
+
+func (x *WaveFailed) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaveFailed.ProtoReflect.Descriptor instead.
+func (*WaveFailed) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *WaveFailed) GetWave() int32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *WaveFailed) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // RolloutPaused lets nothing begin.
 type RolloutPaused struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3470,7 +3687,7 @@ type RolloutPaused struct {
 
 func (x *RolloutPaused) Reset() {
 	*x = RolloutPaused{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3699,7 @@ func (x *RolloutPaused) String() string {
 func (*RolloutPaused) ProtoMessage() {}
 
 func (x *RolloutPaused) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3712,7 @@ func (x *RolloutPaused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutPaused.ProtoReflect.Descriptor instead.
 func (*RolloutPaused) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{50}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RolloutPaused) GetReason() string {
@@ -3525,7 +3742,7 @@ type RolloutResumed struct {
 
 func (x *RolloutResumed) Reset() {
 	*x = RolloutResumed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +3754,7 @@ func (x *RolloutResumed) String() string {
 func (*RolloutResumed) ProtoMessage() {}
 
 func (x *RolloutResumed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +3767,7 @@ func (x *RolloutResumed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutResumed.ProtoReflect.Descriptor instead.
 func (*RolloutResumed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{51}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RolloutResumed) GetReason() string {
@@ -3578,7 +3795,7 @@ type RolloutHolding struct {
 
 func (x *RolloutHolding) Reset() {
 	*x = RolloutHolding{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +3807,7 @@ func (x *RolloutHolding) String() string {
 func (*RolloutHolding) ProtoMessage() {}
 
 func (x *RolloutHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3603,7 +3820,7 @@ func (x *RolloutHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutHolding.ProtoReflect.Descriptor instead.
 func (*RolloutHolding) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{52}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RolloutHolding) GetReason() string {
@@ -3622,7 +3839,7 @@ type RolloutContinued struct {
 
 func (x *RolloutContinued) Reset() {
 	*x = RolloutContinued{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3851,7 @@ func (x *RolloutContinued) String() string {
 func (*RolloutContinued) ProtoMessage() {}
 
 func (x *RolloutContinued) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3864,7 @@ func (x *RolloutContinued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutContinued.ProtoReflect.Descriptor instead.
 func (*RolloutContinued) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{53}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{56}
 }
 
 // AbortRequested sends back what is on its way.
@@ -3661,7 +3878,7 @@ type AbortRequested struct {
 
 func (x *AbortRequested) Reset() {
 	*x = AbortRequested{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +3890,7 @@ func (x *AbortRequested) String() string {
 func (*AbortRequested) ProtoMessage() {}
 
 func (x *AbortRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +3903,7 @@ func (x *AbortRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequested.ProtoReflect.Descriptor instead.
 func (*AbortRequested) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{54}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AbortRequested) GetReason() string {
@@ -3705,7 +3922,7 @@ type RolloutAborted struct {
 
 func (x *RolloutAborted) Reset() {
 	*x = RolloutAborted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3717,7 +3934,7 @@ func (x *RolloutAborted) String() string {
 func (*RolloutAborted) ProtoMessage() {}
 
 func (x *RolloutAborted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3730,7 +3947,7 @@ func (x *RolloutAborted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutAborted.ProtoReflect.Descriptor instead.
 func (*RolloutAborted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{55}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{58}
 }
 
 var File_lockstep_rollout_v1_rollout_proto protoreflect.FileDescriptor
@@ -3859,7 +4076,7 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x05image\x18\x05 \x01(\tR\x05image\x12\x1e\n" +
 	"\n" +
 	"components\x18\x06 \x03(\tR\n" +
-	"components\"\xa4\x03\n" +
+	"components\"\xc1\x03\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\arelease\x18\x02 \x01(\tR\arelease\x12\x14\n" +
@@ -3873,7 +4090,8 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x04wave\x18\t \x01(\x05R\x04wave\x127\n" +
 	"\tsoak_ends\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\bsoakEnds\x12\x16\n" +
-	"\x06paused\x18\v \x01(\bR\x06paused\"\xdc\x01\n" +
+	"\x06paused\x18\v \x01(\bR\x06paused\x12\x1b\n" +
+	"\twave_gate\x18\f \x01(\tR\bwaveGate\"\xdc\x01\n" +
 	"\n" +
 	"ClusterRun\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
@@ -3886,7 +4104,7 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x04gate\x18\a \x01(\tR\x04gate\"w\n" +
 	"\x05Event\x123\n" +
 	"\arollout\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\arollout\x129\n" +
-	"\x05facts\x18\x02 \x03(\v2\x19.lockstep.rollout.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\"\xb4\x10\n" +
+	"\x05facts\x18\x02 \x03(\v2\x19.lockstep.rollout.v1.FactB\b\xbaH\x05\x92\x01\x02\b\x01R\x05facts\"\xfd\x11\n" +
 	"\x04Fact\x122\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02at\x126\n" +
 	"\acluster\x18\x02 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x12N\n" +
@@ -3916,7 +4134,13 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x0frollout_holding\x18\x18 \x01(\v2#.lockstep.rollout.v1.RolloutHoldingH\x00R\x0erolloutHolding\x12T\n" +
 	"\x11rollout_continued\x18\x19 \x01(\v2%.lockstep.rollout.v1.RolloutContinuedH\x00R\x10rolloutContinued\x12N\n" +
 	"\x0fabort_requested\x18\x1a \x01(\v2#.lockstep.rollout.v1.AbortRequestedH\x00R\x0eabortRequested\x12N\n" +
-	"\x0frollout_aborted\x18\x1b \x01(\v2#.lockstep.rollout.v1.RolloutAbortedH\x00R\x0erolloutAbortedB\x06\n" +
+	"\x0frollout_aborted\x18\x1b \x01(\v2#.lockstep.rollout.v1.RolloutAbortedH\x00R\x0erolloutAborted\x12?\n" +
+	"\n" +
+	"wave_gated\x18\x1c \x01(\v2\x1e.lockstep.rollout.v1.WaveGatedH\x00R\twaveGated\x12B\n" +
+	"\vwave_passed\x18\x1d \x01(\v2\x1f.lockstep.rollout.v1.WavePassedH\x00R\n" +
+	"wavePassed\x12B\n" +
+	"\vwave_failed\x18\x1e \x01(\v2\x1f.lockstep.rollout.v1.WaveFailedH\x00R\n" +
+	"waveFailedB\x06\n" +
 	"\x04kind\"f\n" +
 	"\x0eRolloutStarted\x125\n" +
 	"\x04plan\x18\x01 \x01(\v2\x19.lockstep.rollout.v1.PlanB\x06\xbaH\x03\xc8\x01\x01R\x04plan\x12\x1d\n" +
@@ -3964,7 +4188,17 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x04wave\x18\x01 \x01(\x05R\x04wave\"Q\n" +
 	"\vWaveSoaking\x12\x12\n" +
 	"\x04wave\x18\x01 \x01(\x05R\x04wave\x12.\n" +
-	"\x04ends\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\"F\n" +
+	"\x04ends\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\"3\n" +
+	"\tWaveGated\x12\x12\n" +
+	"\x04wave\x18\x01 \x01(\x05R\x04wave\x12\x12\n" +
+	"\x04gate\x18\x02 \x01(\tR\x04gate\" \n" +
+	"\n" +
+	"WavePassed\x12\x12\n" +
+	"\x04wave\x18\x01 \x01(\x05R\x04wave\"8\n" +
+	"\n" +
+	"WaveFailed\x12\x12\n" +
+	"\x04wave\x18\x01 \x01(\x05R\x04wave\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"F\n" +
 	"\rRolloutPaused\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
@@ -4005,7 +4239,7 @@ func file_lockstep_rollout_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_lockstep_rollout_v1_rollout_proto_rawDescData
 }
 
-var file_lockstep_rollout_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_lockstep_rollout_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_lockstep_rollout_v1_rollout_proto_goTypes = []any{
 	(*Strategy)(nil),                // 0: lockstep.rollout.v1.Strategy
 	(*WaveSize)(nil),                // 1: lockstep.rollout.v1.WaveSize
@@ -4057,22 +4291,25 @@ var file_lockstep_rollout_v1_rollout_proto_goTypes = []any{
 	(*ClusterSkipped)(nil),          // 47: lockstep.rollout.v1.ClusterSkipped
 	(*WaveStarted)(nil),             // 48: lockstep.rollout.v1.WaveStarted
 	(*WaveSoaking)(nil),             // 49: lockstep.rollout.v1.WaveSoaking
-	(*RolloutPaused)(nil),           // 50: lockstep.rollout.v1.RolloutPaused
-	(*RolloutResumed)(nil),          // 51: lockstep.rollout.v1.RolloutResumed
-	(*RolloutHolding)(nil),          // 52: lockstep.rollout.v1.RolloutHolding
-	(*RolloutContinued)(nil),        // 53: lockstep.rollout.v1.RolloutContinued
-	(*AbortRequested)(nil),          // 54: lockstep.rollout.v1.AbortRequested
-	(*RolloutAborted)(nil),          // 55: lockstep.rollout.v1.RolloutAborted
-	(*durationpb.Duration)(nil),     // 56: google.protobuf.Duration
-	(*v1.Policy)(nil),               // 57: lockstep.gate.v1.Policy
-	(*v1.Plan)(nil),                 // 58: lockstep.gate.v1.Plan
-	(*v1.Span)(nil),                 // 59: lockstep.gate.v1.Span
-	(*timestamppb.Timestamp)(nil),   // 60: google.protobuf.Timestamp
-	(*v1.Boundary)(nil),             // 61: lockstep.gate.v1.Boundary
+	(*WaveGated)(nil),               // 50: lockstep.rollout.v1.WaveGated
+	(*WavePassed)(nil),              // 51: lockstep.rollout.v1.WavePassed
+	(*WaveFailed)(nil),              // 52: lockstep.rollout.v1.WaveFailed
+	(*RolloutPaused)(nil),           // 53: lockstep.rollout.v1.RolloutPaused
+	(*RolloutResumed)(nil),          // 54: lockstep.rollout.v1.RolloutResumed
+	(*RolloutHolding)(nil),          // 55: lockstep.rollout.v1.RolloutHolding
+	(*RolloutContinued)(nil),        // 56: lockstep.rollout.v1.RolloutContinued
+	(*AbortRequested)(nil),          // 57: lockstep.rollout.v1.AbortRequested
+	(*RolloutAborted)(nil),          // 58: lockstep.rollout.v1.RolloutAborted
+	(*durationpb.Duration)(nil),     // 59: google.protobuf.Duration
+	(*v1.Policy)(nil),               // 60: lockstep.gate.v1.Policy
+	(*v1.Plan)(nil),                 // 61: lockstep.gate.v1.Plan
+	(*v1.Span)(nil),                 // 62: lockstep.gate.v1.Span
+	(*timestamppb.Timestamp)(nil),   // 63: google.protobuf.Timestamp
+	(*v1.Boundary)(nil),             // 64: lockstep.gate.v1.Boundary
 }
 var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
 	1,  // 0: lockstep.rollout.v1.Strategy.waves:type_name -> lockstep.rollout.v1.WaveSize
-	56, // 1: lockstep.rollout.v1.Strategy.soak:type_name -> google.protobuf.Duration
+	59, // 1: lockstep.rollout.v1.Strategy.soak:type_name -> google.protobuf.Duration
 	0,  // 2: lockstep.rollout.v1.PlanRolloutRequest.strategy:type_name -> lockstep.rollout.v1.Strategy
 	23, // 3: lockstep.rollout.v1.PlanRolloutResponse.plan:type_name -> lockstep.rollout.v1.Plan
 	4,  // 4: lockstep.rollout.v1.PlanRolloutResponse.problems:type_name -> lockstep.rollout.v1.Problem
@@ -4087,22 +4324,22 @@ var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
 	27, // 13: lockstep.rollout.v1.AbortRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
 	27, // 14: lockstep.rollout.v1.SkipClusterResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
 	25, // 15: lockstep.rollout.v1.Plan.clusters:type_name -> lockstep.rollout.v1.ClusterPlan
-	57, // 16: lockstep.rollout.v1.Plan.gate:type_name -> lockstep.gate.v1.Policy
-	56, // 17: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
-	56, // 18: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
-	58, // 19: lockstep.rollout.v1.Plan.policy:type_name -> lockstep.gate.v1.Plan
+	60, // 16: lockstep.rollout.v1.Plan.gate:type_name -> lockstep.gate.v1.Policy
+	59, // 17: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
+	59, // 18: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
+	61, // 19: lockstep.rollout.v1.Plan.policy:type_name -> lockstep.gate.v1.Plan
 	24, // 20: lockstep.rollout.v1.Plan.waves:type_name -> lockstep.rollout.v1.Wave
-	56, // 21: lockstep.rollout.v1.Wave.soak:type_name -> google.protobuf.Duration
+	59, // 21: lockstep.rollout.v1.Wave.soak:type_name -> google.protobuf.Duration
 	26, // 22: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
-	59, // 23: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
+	62, // 23: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
 	23, // 24: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
 	28, // 25: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
-	60, // 26: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	60, // 27: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	60, // 28: lockstep.rollout.v1.Rollout.soak_ends:type_name -> google.protobuf.Timestamp
-	60, // 29: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
+	63, // 26: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	63, // 27: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	63, // 28: lockstep.rollout.v1.Rollout.soak_ends:type_name -> google.protobuf.Timestamp
+	63, // 29: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
 	30, // 30: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
-	60, // 31: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
+	63, // 31: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
 	31, // 32: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
 	32, // 33: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
 	33, // 34: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
@@ -4122,42 +4359,45 @@ var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
 	47, // 48: lockstep.rollout.v1.Fact.cluster_skipped:type_name -> lockstep.rollout.v1.ClusterSkipped
 	48, // 49: lockstep.rollout.v1.Fact.wave_started:type_name -> lockstep.rollout.v1.WaveStarted
 	49, // 50: lockstep.rollout.v1.Fact.wave_soaking:type_name -> lockstep.rollout.v1.WaveSoaking
-	50, // 51: lockstep.rollout.v1.Fact.rollout_paused:type_name -> lockstep.rollout.v1.RolloutPaused
-	51, // 52: lockstep.rollout.v1.Fact.rollout_resumed:type_name -> lockstep.rollout.v1.RolloutResumed
-	52, // 53: lockstep.rollout.v1.Fact.rollout_holding:type_name -> lockstep.rollout.v1.RolloutHolding
-	53, // 54: lockstep.rollout.v1.Fact.rollout_continued:type_name -> lockstep.rollout.v1.RolloutContinued
-	54, // 55: lockstep.rollout.v1.Fact.abort_requested:type_name -> lockstep.rollout.v1.AbortRequested
-	55, // 56: lockstep.rollout.v1.Fact.rollout_aborted:type_name -> lockstep.rollout.v1.RolloutAborted
-	23, // 57: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
-	60, // 58: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
-	61, // 59: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
-	57, // 60: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
-	60, // 61: lockstep.rollout.v1.WaveSoaking.ends:type_name -> google.protobuf.Timestamp
-	2,  // 62: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
-	5,  // 63: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
-	7,  // 64: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
-	9,  // 65: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
-	11, // 66: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
-	13, // 67: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
-	15, // 68: lockstep.rollout.v1.RolloutService.PauseRollout:input_type -> lockstep.rollout.v1.PauseRolloutRequest
-	17, // 69: lockstep.rollout.v1.RolloutService.ResumeRollout:input_type -> lockstep.rollout.v1.ResumeRolloutRequest
-	19, // 70: lockstep.rollout.v1.RolloutService.AbortRollout:input_type -> lockstep.rollout.v1.AbortRolloutRequest
-	21, // 71: lockstep.rollout.v1.RolloutService.SkipCluster:input_type -> lockstep.rollout.v1.SkipClusterRequest
-	3,  // 72: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
-	6,  // 73: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
-	8,  // 74: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
-	10, // 75: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
-	12, // 76: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
-	14, // 77: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
-	16, // 78: lockstep.rollout.v1.RolloutService.PauseRollout:output_type -> lockstep.rollout.v1.PauseRolloutResponse
-	18, // 79: lockstep.rollout.v1.RolloutService.ResumeRollout:output_type -> lockstep.rollout.v1.ResumeRolloutResponse
-	20, // 80: lockstep.rollout.v1.RolloutService.AbortRollout:output_type -> lockstep.rollout.v1.AbortRolloutResponse
-	22, // 81: lockstep.rollout.v1.RolloutService.SkipCluster:output_type -> lockstep.rollout.v1.SkipClusterResponse
-	72, // [72:82] is the sub-list for method output_type
-	62, // [62:72] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	53, // 51: lockstep.rollout.v1.Fact.rollout_paused:type_name -> lockstep.rollout.v1.RolloutPaused
+	54, // 52: lockstep.rollout.v1.Fact.rollout_resumed:type_name -> lockstep.rollout.v1.RolloutResumed
+	55, // 53: lockstep.rollout.v1.Fact.rollout_holding:type_name -> lockstep.rollout.v1.RolloutHolding
+	56, // 54: lockstep.rollout.v1.Fact.rollout_continued:type_name -> lockstep.rollout.v1.RolloutContinued
+	57, // 55: lockstep.rollout.v1.Fact.abort_requested:type_name -> lockstep.rollout.v1.AbortRequested
+	58, // 56: lockstep.rollout.v1.Fact.rollout_aborted:type_name -> lockstep.rollout.v1.RolloutAborted
+	50, // 57: lockstep.rollout.v1.Fact.wave_gated:type_name -> lockstep.rollout.v1.WaveGated
+	51, // 58: lockstep.rollout.v1.Fact.wave_passed:type_name -> lockstep.rollout.v1.WavePassed
+	52, // 59: lockstep.rollout.v1.Fact.wave_failed:type_name -> lockstep.rollout.v1.WaveFailed
+	23, // 60: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
+	63, // 61: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
+	64, // 62: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
+	60, // 63: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
+	63, // 64: lockstep.rollout.v1.WaveSoaking.ends:type_name -> google.protobuf.Timestamp
+	2,  // 65: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
+	5,  // 66: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
+	7,  // 67: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
+	9,  // 68: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
+	11, // 69: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
+	13, // 70: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
+	15, // 71: lockstep.rollout.v1.RolloutService.PauseRollout:input_type -> lockstep.rollout.v1.PauseRolloutRequest
+	17, // 72: lockstep.rollout.v1.RolloutService.ResumeRollout:input_type -> lockstep.rollout.v1.ResumeRolloutRequest
+	19, // 73: lockstep.rollout.v1.RolloutService.AbortRollout:input_type -> lockstep.rollout.v1.AbortRolloutRequest
+	21, // 74: lockstep.rollout.v1.RolloutService.SkipCluster:input_type -> lockstep.rollout.v1.SkipClusterRequest
+	3,  // 75: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
+	6,  // 76: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
+	8,  // 77: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
+	10, // 78: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
+	12, // 79: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
+	14, // 80: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
+	16, // 81: lockstep.rollout.v1.RolloutService.PauseRollout:output_type -> lockstep.rollout.v1.PauseRolloutResponse
+	18, // 82: lockstep.rollout.v1.RolloutService.ResumeRollout:output_type -> lockstep.rollout.v1.ResumeRolloutResponse
+	20, // 83: lockstep.rollout.v1.RolloutService.AbortRollout:output_type -> lockstep.rollout.v1.AbortRolloutResponse
+	22, // 84: lockstep.rollout.v1.RolloutService.SkipCluster:output_type -> lockstep.rollout.v1.SkipClusterResponse
+	75, // [75:85] is the sub-list for method output_type
+	65, // [65:75] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_rollout_v1_rollout_proto_init() }
@@ -4196,6 +4436,9 @@ func file_lockstep_rollout_v1_rollout_proto_init() {
 		(*Fact_RolloutContinued)(nil),
 		(*Fact_AbortRequested)(nil),
 		(*Fact_RolloutAborted)(nil),
+		(*Fact_WaveGated)(nil),
+		(*Fact_WavePassed)(nil),
+		(*Fact_WaveFailed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4203,7 +4446,7 @@ func file_lockstep_rollout_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_rollout_v1_rollout_proto_rawDesc), len(file_lockstep_rollout_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   56,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
