@@ -26,7 +26,10 @@ func PlanToProto(p rollout.Plan) *rolloutv1.Plan {
 		m.Waves = append(m.Waves, &rolloutv1.Wave{Name: w.Name, Clusters: int32(w.Clusters), Soak: duration(w.Soak)})
 	}
 	for _, c := range p.Clusters {
-		cluster := &rolloutv1.ClusterPlan{Cluster: string(c.Cluster), Aside: spansToProto(c.Aside)}
+		cluster := &rolloutv1.ClusterPlan{Cluster: string(c.Cluster), Aside: spansToProto(c.Aside), Values: c.Values}
+		if c.Chart != (rollout.Chart{}) {
+			cluster.Chart = &rolloutv1.Chart{Name: c.Chart.Name, Version: c.Chart.Version, Digest: c.Chart.Digest, Source: c.Chart.Source}
+		}
 		for _, s := range c.Steps {
 			step := &rolloutv1.StepPlan{Name: s.Name, Line: string(s.Line), FromVersion: s.FromVersion, ToVersion: s.ToVersion, Image: s.Image}
 			for _, component := range s.Components {
@@ -54,7 +57,9 @@ func PlanFromProto(m *rolloutv1.Plan) rollout.Plan {
 		p.Waves = append(p.Waves, rollout.Wave{Name: w.GetName(), Clusters: int(w.GetClusters()), Soak: w.GetSoak().AsDuration()})
 	}
 	for _, c := range m.GetClusters() {
-		cluster := rollout.ClusterPlan{Cluster: fleet.ClusterID(c.GetCluster()), Aside: spansFromProto(c.GetAside())}
+		cluster := rollout.ClusterPlan{
+			Cluster: fleet.ClusterID(c.GetCluster()), Aside: spansFromProto(c.GetAside()), Chart: chartFromProto(c.GetChart()), Values: c.GetValues(),
+		}
 		for _, s := range c.GetSteps() {
 			step := rollout.StepPlan{
 				Name: s.GetName(), Line: fleet.Line(s.GetLine()), FromVersion: s.GetFromVersion(), ToVersion: s.GetToVersion(), Image: s.GetImage(),
@@ -67,6 +72,16 @@ func PlanFromProto(m *rolloutv1.Plan) rollout.Plan {
 		p.Clusters = append(p.Clusters, cluster)
 	}
 	return p
+}
+
+// chartFromProto decodes a chart, which a plan and a command say alike.
+func chartFromProto(m interface {
+	GetName() string
+	GetVersion() string
+	GetDigest() string
+	GetSource() string
+}) rollout.Chart {
+	return rollout.Chart{Name: m.GetName(), Version: m.GetVersion(), Digest: m.GetDigest(), Source: m.GetSource()}
 }
 
 // StrategyFromProto decodes how far and how fast a rollout goes by itself. A selector
@@ -243,7 +258,10 @@ func CommandToProto(c rollout.Command) *commandv1.Command {
 	case rollout.Capture:
 		m.Action = &commandv1.Command_Capture{Capture: &commandv1.Capture{}}
 	case rollout.Apply:
-		apply := &commandv1.Apply{BasePackage: a.BasePackage, Images: make(map[string]*commandv1.Image, len(a.Images))}
+		apply := &commandv1.Apply{BasePackage: a.BasePackage, Images: make(map[string]*commandv1.Image, len(a.Images)), Values: a.Values}
+		if a.Chart != (rollout.Chart{}) {
+			apply.Chart = &commandv1.Chart{Name: a.Chart.Name, Version: a.Chart.Version, Digest: a.Chart.Digest, Source: a.Chart.Source}
+		}
 		for component, image := range a.Images {
 			apply.Images[string(component)] = &commandv1.Image{Ref: image.Ref, Version: image.Version}
 		}
@@ -270,7 +288,10 @@ func CommandFromProto(m *commandv1.Command) (rollout.Command, error) {
 	case *commandv1.Command_Capture:
 		c.Action = rollout.Capture{}
 	case *commandv1.Command_Apply:
-		apply := rollout.Apply{BasePackage: a.Apply.GetBasePackage(), Images: make(map[fleet.Component]rollout.Image, len(a.Apply.GetImages()))}
+		apply := rollout.Apply{
+			BasePackage: a.Apply.GetBasePackage(), Images: make(map[fleet.Component]rollout.Image, len(a.Apply.GetImages())),
+			Chart: chartFromProto(a.Apply.GetChart()), Values: a.Apply.GetValues(),
+		}
 		for component, image := range a.Apply.GetImages() {
 			apply.Images[fleet.Component(component)] = rollout.Image{Ref: image.GetRef(), Version: image.GetVersion()}
 		}

@@ -177,7 +177,7 @@ type Cluster struct {
 	Window        time.Duration     `yaml:"window" comment:"how long it may be mixed, instead of drift.mixed_window" example:"45m"`
 	VendorCluster string            `yaml:"vendor_cluster" comment:"the gateway's cluster_name at the vendor; without one no sessions are seen" example:"acc-1/p-1/berlin"`
 	Compose       *Compose          `yaml:"compose" comment:"the Docker Compose project that the cluster is"`
-	Kubernetes    *Kubernetes       `yaml:"kubernetes" comment:"the Kubernetes namespace that the cluster is, instead of compose; it is watched, rollouts do not drive it yet"`
+	Kubernetes    *Kubernetes       `yaml:"kubernetes" comment:"the Kubernetes namespace that the cluster is, instead of compose; rollouts drive it where helm names its releases, else it is only watched"`
 	GatewayURL    string            `yaml:"gateway_url" comment:"the gateway's own API: how remote access is configured is read there with the vendor's credentials" example:"https://gateway:8000/api/v2"`
 	Probes        []Probe           `yaml:"probes" comment:"synthetic logins and connections, told apart from people's sessions"`
 	ProbeBudget   ProbeBudget       `yaml:"probe_budget" comment:"how much its probes may ask of it"`
@@ -192,7 +192,16 @@ type Kubernetes struct {
 	Context    string                     `yaml:"context" comment:"without it the current one" example:"prod"`
 	Namespace  string                     `yaml:"namespace" comment:"the namespace of its workloads and Helm releases" example:"akeyless"`
 	Releases   []string                   `yaml:"releases" comment:"its Helm releases; without it all of the namespace" example:"[gateway]"`
+	Helm       []Helm                     `yaml:"helm" comment:"the Helm releases that rollouts drive, in the order of their upgrades"`
 	Workloads  map[string]fleet.Component `yaml:"workloads" comment:"kind/name or kind/name/container: gateway, sra-web, sra-ssh, dispatcher or worker, where the vendor's charts do not tell it" example:"{deployment/edge: gateway}"`
+}
+
+// Helm is one Helm release that rollouts drive.
+type Helm struct {
+	Release    string        `yaml:"release" comment:"its name" example:"gateway"`
+	Values     config.Path   `yaml:"values" comment:"all of its values, as they were reviewed; without it those that it has go on" example:"/etc/lockstep/values/oslo.yaml"`
+	Repository string        `yaml:"repository" comment:"where its chart is read, such as a mirror; without it where the release in the catalogue came from" example:"oci://registry.example.org/charts/akeyless-gateway"`
+	Ready      time.Duration `yaml:"ready" comment:"how long its workloads may take to become ready; without it 3m" example:"2m"`
 }
 
 // Probe is one synthetic login or connection.

@@ -40,7 +40,7 @@ func Keys() []Key {
 // every is a cluster that has every section and one item in each list.
 func every() Cluster {
 	return Cluster{
-		Compose: new(Compose), Kubernetes: new(Kubernetes), Probes: make([]Probe, 1), Health: new(Health), Recording: new(Recording), Forwarding: new(Forwarding),
+		Compose: new(Compose), Kubernetes: &Kubernetes{Helm: make([]Helm, 1)}, Probes: make([]Probe, 1), Health: new(Health), Recording: new(Recording), Forwarding: new(Forwarding),
 	}
 }
 

@@ -357,11 +357,37 @@ func (p *findings) kubernetes(key string, k Kubernetes) {
 	p.absolute(key+".kubeconfig", k.Kubeconfig)
 	p.id(key+".namespace", k.Namespace, namespaceShape, "lower-case letters, digits and hyphen")
 	p.texts(key+".releases", k.Releases)
+	p.helm(key, k)
 	for _, name := range slices.Sorted(maps.Keys(k.Workloads)) {
 		if !workloadShape.MatchString(name) {
 			p.add(key+".workloads."+name, "%q is no workload; write deployment/name, statefulset/name or daemonset/name, with /container behind it where there are several", name)
 		}
 		p.token(key+".workloads."+name, string(k.Workloads[name]))
+	}
+}
+
+// maxReady leaves a step time to see that everything runs before it is given up.
+const maxReady = rollout.StepAllowance - time.Minute
+
+func (p *findings) helm(key string, k Kubernetes) {
+	names := make(map[string]bool)
+	for i, h := range k.Helm {
+		at := fmt.Sprintf("%s.helm[%d]", key, i)
+		p.required(at+".release", h.Release, "the name of the Helm release, as `helm list` shows it")
+		p.absolute(at+".values", h.Values)
+		switch {
+		case names[h.Release] && h.Release != "":
+			p.add(at+".release", "release %s is listed twice; keep one", h.Release)
+		case len(k.Releases) > 0 && !slices.Contains(k.Releases, h.Release):
+			p.add(at+".release", "release %s is not among the releases that are watched (%s); add it to %s.releases", h.Release, strings.Join(k.Releases, ", "), key)
+		}
+		names[h.Release] = true
+		if h.Ready < 0 || h.Ready > maxReady {
+			p.add(at+".ready", "%s is not between 0s and %s, within which a step has to be over; correct it", h.Ready, maxReady)
+		}
+		if strings.Contains(h.Repository, "@") && strings.Contains(h.Repository, "://") {
+			p.add(at+".repository", "the address carries a user name or password; log in with Helm as the user that Lockstep runs as")
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/lockstep-fleet/lockstep/adapters/akeyless"
 	"github.com/lockstep-fleet/lockstep/adapters/compose"
 	"github.com/lockstep-fleet/lockstep/adapters/forward"
+	"github.com/lockstep-fleet/lockstep/adapters/helm"
 	"github.com/lockstep-fleet/lockstep/adapters/kube"
 	"github.com/lockstep-fleet/lockstep/adapters/probe/health"
 	"github.com/lockstep-fleet/lockstep/adapters/s3"
@@ -37,8 +38,10 @@ const spare = 5 * time.Second
 
 // Set is all that a configuration says to look at.
 type Set struct {
-	// Deployments are the Compose projects, which a rollout changes, too.
-	Deployments map[fleet.ClusterID]*compose.Deployment
+	// Projects are the Compose projects and Releases the Helm releases of clusters that a
+	// rollout changes, too.
+	Projects map[fleet.ClusterID]*compose.Deployment
+	Releases map[fleet.ClusterID]*helm.Deployment
 
 	sources []source
 	vendor  *vendor
@@ -61,7 +64,7 @@ type source struct {
 // Open prepares everything the configuration names. Nothing is connected to yet,
 // but files that are named are read.
 func Open(file fleetfile.File, log *slog.Logger, now func() time.Time) (_ *Set, err error) {
-	s := &Set{Deployments: make(map[fleet.ClusterID]*compose.Deployment), now: now, log: log}
+	s := &Set{Projects: make(map[fleet.ClusterID]*compose.Deployment), Releases: make(map[fleet.ClusterID]*helm.Deployment), now: now, log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -128,7 +131,7 @@ func (s *Set) composeProjects(file fleetfile.File) error {
 			engines[c.Compose.Engine] = engine
 		}
 		d := compose.NewDeployment(engine, c.ID, Target(c), s.now)
-		s.Deployments[c.ID] = d
+		s.Projects[c.ID] = d
 		inventory := collector.Inventory(c.ID, file.Inventory.PollInterval, d.Inventory)
 		inventory.Wake, inventory.Run = d.Changed(), d.Watch
 		s.add(source{Schedule: inventory})
@@ -158,6 +161,16 @@ func (s *Set) kubernetes(file fleetfile.File, c fleetfile.Cluster) error {
 	})
 	if err != nil {
 		return err
+	}
+	if len(k.Helm) > 0 {
+		opts := helm.DeploymentOptions{
+			Cluster: c.ID, Kubeconfig: string(k.Kubeconfig), Context: k.Context, Namespace: namespace.Namespace(), Log: s.log.With("part", "helm", "cluster", c.ID),
+		}
+		for _, h := range k.Helm {
+			opts.Ready = max(opts.Ready, h.Ready)
+			opts.Releases = append(opts.Releases, helm.DrivenRelease{Name: h.Release, Values: string(h.Values), Repository: h.Repository})
+		}
+		s.Releases[c.ID] = helm.NewDeployment(opts, namespace)
 	}
 	inventory := collector.Inventory(c.ID, file.Inventory.PollInterval, namespace.Inventory)
 	inventory.Wake, inventory.Run = namespace.Changed(), namespace.Run

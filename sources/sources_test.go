@@ -146,8 +146,8 @@ func TestEverythingThatIsNamedHasASchedule(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("schedules\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if set.Deployments["rome"] == nil || len(set.Deployments) != 1 {
-		t.Errorf("deployments %v", set.Deployments)
+	if set.Projects["rome"] == nil || len(set.Projects) != 1 {
+		t.Errorf("deployments %v", set.Projects)
 	}
 }
 

@@ -55,10 +55,8 @@ func (d *Deployment) Inventory(ctx context.Context) (fleet.Inventory, error) {
 // Survey says what runs, resolves the images to digests, and lists what stands
 // in the way. Only an engine that cannot be asked is an error; everything else
 // is trouble that a person reads beside the plan.
-func (d *Deployment) Survey(ctx context.Context, images map[fleet.Line]string) (rollout.Target, error) {
-	target := rollout.Target{
-		Cluster: d.cluster, Running: make(map[fleet.Component]rollout.RunningImage), Resolved: make(map[fleet.Line]string, len(images)),
-	}
+func (d *Deployment) Survey(ctx context.Context, release rollout.Release) (rollout.Target, error) {
+	target := rollout.Target{Cluster: d.cluster, Resolved: make(map[fleet.Line]string, len(release.Lines))}
 	if err := d.engine.Check(ctx, d.target); err != nil {
 		target.Trouble = append(target.Trouble, strings.Split(err.Error(), "\n")...)
 	}
@@ -66,23 +64,16 @@ func (d *Deployment) Survey(ctx context.Context, images map[fleet.Line]string) (
 	if err != nil {
 		return target, err
 	}
-	for _, instance := range inventory.Instances {
-		if instance.Health == fleet.HealthStopped {
-			continue
-		}
-		running := rollout.RunningImage{Version: instance.RunningVersion(), Digest: instance.Digest}
-		if other, more := target.Running[instance.Component]; more && other != running {
-			// Two instances of one component that differ: no single digest runs.
-			running = rollout.RunningImage{Version: other.Version + ", " + running.Version}
-		}
-		target.Running[instance.Component] = running
-	}
+	target.Running = rollout.RunningOf(inventory)
 	if len(target.Running) == 0 && len(target.Trouble) == 0 {
 		target.Trouble = append(target.Trouble, errs.New(errs.NotFound, "LS-CMP-006",
 			"no component runs in Compose project %q on %s; bring it up once before rolling out to it", d.target.Project, d.engine.Host()).Error())
 	}
-	for line, image := range images {
-		ref, err := d.engine.Resolve(ctx, image)
+	for line, image := range release.Lines {
+		if image.Ref == "" {
+			continue // the plan says that it is not resolved
+		}
+		ref, err := d.engine.Resolve(ctx, image.Ref)
 		if err != nil {
 			target.Trouble = append(target.Trouble, err.Error())
 			continue
@@ -103,14 +94,14 @@ func (d *Deployment) Capture(ctx context.Context) ([]byte, error) {
 }
 
 // Retarget returns the package with other images for the services of some
-// components. Where a service is given a VERSION, it is given the new one: there
+// components; a chart is not for Compose. Where a service is given a VERSION, it is given the new one: there
 // the version decides what runs, not the tag.
-func (d *Deployment) Retarget(data []byte, images map[fleet.Component]rollout.Image) ([]byte, error) {
+func (d *Deployment) Retarget(ctx context.Context, data []byte, to rollout.Apply) ([]byte, error) {
 	pkg, err := Decode(data)
 	if err != nil {
 		return nil, err
 	}
-	project, err := pkg.render(context.Background(), nil)
+	project, err := pkg.render(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +111,7 @@ func (d *Deployment) Retarget(data []byte, images map[fleet.Component]rollout.Im
 		if !ok {
 			component, ok = docker.Infer(service.Name, service.Image)
 		}
-		image, moves := images[component]
+		image, moves := to.Images[component]
 		if !ok || !moves {
 			continue
 		}

@@ -1,6 +1,7 @@
 package helm
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,7 +23,7 @@ import (
 var errDowngrade = errors.New("it redirects from https to http, which anybody on the way can change")
 
 // doing says what is being done, to what.
-func (s *source) doing() string { return "read releases from " + s.name }
+func (s *source) doing() string { return cmp.Or(s.purpose, "read releases from ") + s.name }
 
 // failed words the error of a call that got no answer.
 func (s *source) failed(ctx context.Context, err error) error {

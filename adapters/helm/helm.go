@@ -1,10 +1,12 @@
 // Package helm owns the reading of releases from where charts are published: an
 // HTTP repository, an OCI registry, a chart's folder or archive, an index on disk.
 // It tells the version set that each chart carries, and what is odd about how it
-// is packaged.
+// is packaged. And it owns everything Lockstep does to Helm releases: saying what
+// would change, capturing what is deployed as a package, applying a package, and
+// verifying that what runs is the package.
 //
 // It does not own what runs of a chart (adapters/kube), what releases mean
-// (domain/catalog), nor changes to a cluster. It keeps nothing.
+// (domain/catalog), nor what to apply and when (domain/rollout and the driver).
 package helm
 
 import (
@@ -87,16 +89,19 @@ type published struct {
 	digest   string         // of the archive
 	at       time.Time
 	removed  bool
+	urls     []string // of the archive, as an index has them
 	oddities []string
 }
 
 // source is one location while it is read.
 type source struct {
-	opts   Options
-	name   string   // the location for people, without secrets
-	url    *url.URL // of what is not on this machine, without secrets
-	login  login
-	client *http.Client
+	opts Options
+	name string // the location for people, without secrets
+	// purpose is what is being done, for people; empty is reading releases.
+	purpose string
+	url     *url.URL // of what is not on this machine, without secrets
+	login   login
+	client  *http.Client
 }
 
 // newSource finds out what a location is. It makes no call.

@@ -49,14 +49,10 @@ type tagged struct {
 // registry reads the chart of a registry at each of its tags: the manifest and the
 // metadata, not the archive. What is no chart, such as a signature, passes by.
 func (s *source) registry(ctx context.Context) ([]published, error) {
-	repository, err := remote.NewRepository(s.url.Host + s.url.Path)
+	repository, err := s.ofCharts()
 	if err != nil {
-		return nil, errs.New(errs.Invalid, "LS-REL-008", "%s: %w; it looks like oci://host/path/chart, in lower case", s.doing(), err)
-	}
-	if repository.Client, err = s.registryClient(repository.Reference.Registry); err != nil {
 		return nil, err
 	}
-	repository.PlainHTTP = s.opts.PlainHTTP
 	tags, err := s.tags(ctx, repository)
 	if err != nil {
 		return nil, err
@@ -79,6 +75,19 @@ func (s *source) registry(ctx context.Context) ([]published, error) {
 		return nil, errs.New(errs.Invalid, "LS-REL-015", "%s: none of its %d tags is a Helm chart; `helm push` publishes one", s.doing(), len(tags))
 	}
 	return found, nil
+}
+
+// ofCharts is the registry's repository of the chart.
+func (s *source) ofCharts() (*remote.Repository, error) {
+	repository, err := remote.NewRepository(s.url.Host + s.url.Path)
+	if err != nil {
+		return nil, errs.New(errs.Invalid, "LS-REL-008", "%s: %w; it looks like oci://host/path/chart, in lower case", s.doing(), err)
+	}
+	if repository.Client, err = s.registryClient(repository.Reference.Registry); err != nil {
+		return nil, err
+	}
+	repository.PlainHTTP = s.opts.PlainHTTP
+	return repository, nil
 }
 
 // registryClient asks with the login given, else with the one that Helm or Docker
@@ -132,26 +141,15 @@ func (s *source) tags(ctx context.Context, repository *remote.Repository) ([]str
 
 // release reads what one tag holds; ok is false when it is no chart.
 func (s *source) release(ctx context.Context, repository *remote.Repository, tag string) (p published, ok bool, err error) {
-	described, body, err := repository.FetchReference(ctx, tag)
-	if err != nil {
-		return p, false, s.ofRegistry(ctx, err)
-	}
-	defer body.Close()
-	if described.Size > maxManifest {
-		return p, false, s.tooBig("the manifest of tag " + tag)
-	}
-	raw, err := content.ReadAll(body, described)
-	if err != nil {
-		return p, false, s.ofRegistry(ctx, err)
-	}
-	var manifest ocispec.Manifest
-	if json.Unmarshal(raw, &manifest) != nil || manifest.Config.MediaType != configType {
-		return p, false, nil
+	manifest, ok, err := s.manifest(ctx, repository, tag)
+	if !ok || err != nil {
+		return p, false, err
 	}
 	if manifest.Config.Size > maxManifest {
 		return p, false, s.tooBig("the metadata of tag " + tag)
 	}
-	if raw, err = content.FetchAll(ctx, repository.Blobs(), manifest.Config); err != nil {
+	raw, err := content.FetchAll(ctx, repository.Blobs(), manifest.Config)
+	if err != nil {
 		return p, false, s.ofRegistry(ctx, err)
 	}
 	var meta chart.Metadata
@@ -168,6 +166,24 @@ func (s *source) release(ctx context.Context, repository *remote.Repository, tag
 		}
 	}
 	return p, true, nil
+}
+
+// manifest reads what one tag names; ok is false when it is no chart.
+func (s *source) manifest(ctx context.Context, repository *remote.Repository, tag string) (manifest ocispec.Manifest, ok bool, err error) {
+	described, body, err := repository.FetchReference(ctx, tag)
+	if err != nil {
+		return manifest, false, s.ofRegistry(ctx, err)
+	}
+	defer body.Close()
+	if described.Size > maxManifest {
+		return manifest, false, s.tooBig("the manifest of tag " + tag)
+	}
+	raw, err := content.ReadAll(body, described)
+	if err != nil {
+		return manifest, false, s.ofRegistry(ctx, err)
+	}
+	ok = json.Unmarshal(raw, &manifest) == nil && manifest.Config.MediaType == configType
+	return manifest, ok, nil
 }
 
 // untagged makes one release of each version that the tags hold. Helm finds a

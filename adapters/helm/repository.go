@@ -143,12 +143,22 @@ func (s *source) repository(ctx context.Context) ([]published, error) {
 			return nil, err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, indexOf(s.url).String(), http.NoBody)
+	raw, err := s.get(ctx, indexOf(s.url), maxIndex)
+	if err != nil {
+		return nil, err
+	}
+	return s.index(raw)
+}
+
+// get fetches what a repository has at an address, up to one byte more than most. The
+// login goes to the repository's own host only.
+func (s *source) get(ctx context.Context, at *url.URL, most int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), http.NoBody)
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "LS-REL-008", "%s: no request can be made to it; correct the address", s.doing())
 	}
 	req.Header.Set("User-Agent", "lockstep")
-	if s.login != (login{}) {
+	if s.login != (login{}) && s.url != nil && at.Scheme == s.url.Scheme && at.Host == s.url.Host {
 		req.SetBasicAuth(s.login.username, s.login.password)
 	}
 	resp, err := s.client.Do(req)
@@ -159,11 +169,11 @@ func (s *source) repository(ctx context.Context) ([]published, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, s.refused(resp.StatusCode, "")
 	}
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxIndex+1))
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
 	if err != nil {
 		return nil, s.failed(ctx, err)
 	}
-	return s.index(raw)
+	return raw, nil
 }
 
 // indexFile reads an index that lies on this machine.
@@ -183,9 +193,10 @@ type entry struct {
 	chart.Metadata
 
 	// Created is text because one date that is none must not spoil the rest.
-	Created string `json:"created"`
-	Digest  string `json:"digest"`
-	Removed bool   `json:"removed"`
+	Created string   `json:"created"`
+	Digest  string   `json:"digest"`
+	Removed bool     `json:"removed"`
+	URLs    []string `json:"urls"`
 }
 
 // index reads the releases of the charts asked for. Other charts are not looked at,
@@ -248,7 +259,7 @@ func listed(name string, entries []*entry) []published {
 		if e == nil || e.Version == "" {
 			continue
 		}
-		p := published{meta: e.Metadata, digest: e.Digest, removed: e.Removed}
+		p := published{meta: e.Metadata, digest: e.Digest, removed: e.Removed, urls: e.URLs}
 		p.meta.Name = name
 		if at, err := time.Parse(time.RFC3339Nano, e.Created); err == nil {
 			p.at = at

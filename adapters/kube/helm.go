@@ -267,6 +267,9 @@ func (r *stored) versions() fleet.VersionSet {
 	app := r.Chart.Metadata.AppVersion
 	out := make(fleet.VersionSet)
 	declare := func(line fleet.Line, versions ...string) {
+		for i, version := range versions {
+			versions[i], _, _ = strings.Cut(version, "@") // a tag may be pinned by a digest
+		}
 		if versions = slices.Compact(versions); len(versions) == 1 && versions[0] != "" {
 			out[line] = versions[0]
 		}

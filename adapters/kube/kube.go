@@ -226,6 +226,9 @@ func (s *Source) gather(ctx context.Context) bool {
 	return true
 }
 
+// Namespace is the one that is read.
+func (s *Source) Namespace() string { return s.namespace }
+
 // Changed gives a signal after something that an inventory shows has changed, and
 // when there is a first one. Several changes may be one signal.
 func (s *Source) Changed() <-chan struct{} { return s.changed }

@@ -25,9 +25,13 @@ import (
 	"github.com/lockstep-fleet/lockstep/sources"
 )
 
-func asDeployments(in map[fleet.ClusterID]*compose.Deployment) map[fleet.ClusterID]executor.Deployment {
-	out := make(map[fleet.ClusterID]executor.Deployment, len(in))
-	for id, d := range in {
+// deployments are the clusters that a rollout can change.
+func deployments(set *sources.Set) map[fleet.ClusterID]executor.Deployment {
+	out := make(map[fleet.ClusterID]executor.Deployment, len(set.Projects)+len(set.Releases))
+	for id, d := range set.Projects {
+		out[id] = d
+	}
+	for id, d := range set.Releases {
 		out[id] = d
 	}
 	return out

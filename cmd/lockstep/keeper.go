@@ -101,7 +101,7 @@ func (k *keeper) fleet() executor.Fleet {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	out := executor.Fleet{
-		Deployments: asDeployments(k.looks.Deployments), Unseen: make(map[fleet.ClusterID]string), Unfit: make(map[fleet.ReleaseID]string),
+		Deployments: deployments(k.looks), Unseen: make(map[fleet.ClusterID]string), Unfit: make(map[fleet.ReleaseID]string),
 		Labels: make(map[fleet.ClusterID]map[string]string),
 	}
 	for _, c := range k.file.Clusters {
@@ -118,9 +118,15 @@ func (k *keeper) fleet() executor.Fleet {
 		if entry.Status != catalog.Available {
 			out.Unfit[entry.Release.ID] = strings.Join(entry.Reasons, "; ")
 		}
-		release := rollout.Release{ID: entry.Release.ID, Lines: make(map[fleet.Line]rollout.ReleaseImage)}
-		for line, image := range entry.Release.Images {
-			release.Lines[line] = rollout.ReleaseImage{Version: entry.Release.Versions[line], Ref: image}
+		from := entry.Release
+		release := rollout.Release{ID: from.ID, Lines: make(map[fleet.Line]rollout.ReleaseImage)}
+		if from.Chart != "" {
+			release.Chart = rollout.Chart{Name: from.Chart, Version: from.ChartVersion, Digest: from.Digest, Source: from.Source}
+		}
+		for line, version := range from.Versions {
+			if image := from.Images[line]; image != "" || from.Chart != "" {
+				release.Lines[line] = rollout.ReleaseImage{Version: version, Ref: image}
+			}
 		}
 		if len(release.Lines) > 0 {
 			out.Releases = append(out.Releases, release)

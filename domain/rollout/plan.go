@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,17 @@ import (
 type Release struct {
 	ID    fleet.ReleaseID
 	Lines map[fleet.Line]ReleaseImage
+	// Chart is what brings them to a cluster that Helm drives; a set of images has none.
+	Chart Chart
+}
+
+// Chart is one release of a Helm chart.
+type Chart struct {
+	Name, Version string
+	// Digest is that of its archive, "sha256:…", empty where it is not known.
+	Digest string
+	// Source is where it is published.
+	Source string
 }
 
 // Versions returns the version set the release carries.
@@ -28,7 +40,8 @@ func (r Release) Versions() fleet.VersionSet {
 // ReleaseImage is one line's image of a release.
 type ReleaseImage struct {
 	Version string
-	// Ref is the image as the release names it, by tag or digest.
+	// Ref is the image as the release names it, by tag or digest; empty where it only
+	// tells the version.
 	Ref string
 }
 
@@ -51,6 +64,16 @@ type Target struct {
 	Trouble []string
 	// Labels are those of the cluster.
 	Labels map[string]string
+	// Chart is the release's chart as it is published now, where the cluster takes it.
+	Chart Chart
+	// Values is the hash of the values that people reviewed for the cluster, empty where
+	// those that it has go on.
+	Values string
+	// Repackaged says that the chart or the values are others than the cluster's, so that
+	// there is something to bring even where every image runs already.
+	Repackaged bool
+	// Changes tells people what differs afterwards, a line each.
+	Changes []string
 }
 
 // RunningImage is what runs of a component; several versions are joined by ", ".
@@ -58,6 +81,23 @@ type RunningImage struct {
 	Version string
 	// Digest of the running image, "sha256:…".
 	Digest string
+}
+
+// RunningOf says what runs of each component by an inventory.
+func RunningOf(inventory fleet.Inventory) map[fleet.Component]RunningImage {
+	out := make(map[fleet.Component]RunningImage)
+	for _, instance := range inventory.Instances {
+		if instance.Health == fleet.HealthStopped {
+			continue
+		}
+		running := RunningImage{Version: instance.RunningVersion(), Digest: instance.Digest}
+		if other, more := out[instance.Component]; more && other != running {
+			// Two instances of one component that differ: no single digest runs.
+			running = RunningImage{Version: other.Version + ", " + running.Version}
+		}
+		out[instance.Component] = running
+	}
+	return out
 }
 
 // Problem is something that stands in a plan's way.
@@ -125,7 +165,7 @@ func NewPlan(release Release, targets []Target, terms Terms) (Plan, []Problem) {
 	for _, target := range targets {
 		if target.Watched {
 			problems = append(problems, Problem{ID: ProblemWatched, Cluster: target.Cluster,
-				Text: "rollouts cannot drive it: it runs on Kubernetes, where Lockstep only watches; leave it out and upgrade it with Helm"})
+				Text: "rollouts only watch it: it runs on Kubernetes and names no Helm release to drive; name it under kubernetes.helm of the cluster, or leave it out and upgrade it with Helm"})
 			continue
 		}
 		found := len(problems)
@@ -151,7 +191,9 @@ func NewPlan(release Release, targets []Target, terms Terms) (Plan, []Problem) {
 			continue
 		}
 		problems = append(problems, plan.windowProblems(target.Cluster, len(steps))...)
-		plan.Clusters = append(plan.Clusters, ClusterPlan{Cluster: target.Cluster, Steps: steps, Aside: target.Aside})
+		plan.Clusters = append(plan.Clusters, ClusterPlan{
+			Cluster: target.Cluster, Steps: steps, Aside: target.Aside, Chart: target.Chart, Values: target.Values,
+		})
 	}
 	labels := make(map[fleet.ClusterID]map[string]string, len(targets))
 	for _, target := range targets {
@@ -229,11 +271,11 @@ func planSteps(release Release, target Target) (steps []StepPlan, missing []stri
 			continue
 		}
 		if !strings.Contains(ref, "@sha256:") {
-			missing = append(missing, fmt.Sprintf("%s is not resolved to a digest, so what a step would bring could change", image.Ref))
+			missing = append(missing, fmt.Sprintf("%s is not resolved to a digest, so what a step would bring could change", cmp.Or(image.Ref, "the image of line "+string(line))))
 			continue
 		}
 		step.FromVersion = strings.Join(from, ", ")
-		if moved {
+		if moved || target.Repackaged && len(steps) == 0 {
 			steps = append(steps, step)
 		}
 	}

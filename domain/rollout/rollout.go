@@ -54,6 +54,9 @@ type ClusterPlan struct {
 	// Aside holds the times at which earlier rollouts moved the cluster; their
 	// sessions are no baseline.
 	Aside []gate.Span
+	// Chart and Values are what Helm brings; zero where Helm does not drive the cluster.
+	Chart  Chart
+	Values string
 }
 
 // StepPlan moves every component of one line.
@@ -262,6 +265,9 @@ type Capture struct{}
 type Apply struct {
 	BasePackage string
 	Images      map[fleet.Component]Image
+	// Chart and Values are those of the plan; zero where it has none.
+	Chart  Chart
+	Values string
 }
 
 // Image is what a component shall run.
@@ -298,7 +304,7 @@ func (s State) Commands() []Command {
 					images[component] = Image{Ref: step.Image, Version: step.ToVersion}
 				}
 			}
-			command(c.Plan.Steps[c.Step].Name+"/apply", Apply{BasePackage: c.BasePackage, Images: images})
+			command(c.Plan.Steps[c.Step].Name+"/apply", Apply{BasePackage: c.BasePackage, Images: images, Chart: c.Plan.Chart, Values: c.Plan.Values})
 		case ClusterRollingBack:
 			what := "restore"
 			if c.Restores > 1 {

@@ -34,7 +34,14 @@ const collector = "lockstep-collector"
 // More are lines of that overlay.
 func (f *fixture) manifests(more ...string) []runtime.Object {
 	f.t.Helper()
-	const folder = "../../deploy/k8s/collector"
+	return f.manifestsOf(collector, more...)
+}
+
+// manifestsOf are those of a service account, such as lockstep-driver.
+func (f *fixture) manifestsOf(account string, more ...string) []runtime.Object {
+	f.t.Helper()
+	name := strings.TrimPrefix(account, "lockstep-")
+	folder := "../../deploy/k8s/" + name
 	files := filesys.MakeFsInMemory()
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -50,9 +57,9 @@ func (f *fixture) manifests(more ...string) []runtime.Object {
 		if err != nil {
 			f.t.Fatal(err)
 		}
-		write("/collector/"+e.Name(), string(content))
+		write("/"+name+"/"+e.Name(), string(content))
 	}
-	write("/overlay/kustomization.yaml", fmt.Sprintf("namespace: %s\nresources: [../collector]\n%s", f.namespace, strings.Join(more, "\n")))
+	write("/overlay/kustomization.yaml", fmt.Sprintf("namespace: %s\nresources: [../%s]\n%s", f.namespace, name, strings.Join(more, "\n")))
 	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(files, "/overlay")
 	if err != nil {
 		f.t.Fatal(err)

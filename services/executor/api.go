@@ -21,11 +21,16 @@ import (
 type rolloutAPI struct{ conductor *conductor }
 
 func (a *rolloutAPI) PlanRollout(ctx context.Context, req *rolloutv1.PlanRolloutRequest) (*rolloutv1.PlanRolloutResponse, error) {
-	plan, problems, err := a.plan(ctx, req)
+	plan, problems, targets, err := a.plan(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	resp := &rolloutv1.PlanRolloutResponse{Plan: codec.PlanToProto(plan)}
+	for _, target := range targets {
+		if len(target.Changes) > 0 {
+			resp.Changes = append(resp.Changes, &rolloutv1.ClusterChanges{Cluster: string(target.Cluster), Lines: target.Changes})
+		}
+	}
 	for _, p := range problems {
 		resp.Problems = append(resp.Problems, &rolloutv1.Problem{Id: p.ID, Cluster: string(p.Cluster), Text: p.Text})
 	}
@@ -41,34 +46,30 @@ type planned interface {
 }
 
 // plan looks at every cluster asked for and at the release's images.
-func (a *rolloutAPI) plan(ctx context.Context, req planned) (rollout.Plan, []rollout.Problem, error) {
+func (a *rolloutAPI) plan(ctx context.Context, req planned) (rollout.Plan, []rollout.Problem, []rollout.Target, error) {
 	c := a.conductor
 	name := req.GetRelease()
 	there := c.deps.Fleet()
 	i := slices.IndexFunc(there.Releases, func(r rollout.Release) bool { return string(r.ID) == name })
 	if i < 0 {
-		return rollout.Plan{}, nil, errs.New(errs.NotFound, "LS-ROL-010", "there is no release %q whose images are known; there are: %s", name, releaseNames(there.Releases))
+		return rollout.Plan{}, nil, nil, errs.New(errs.NotFound, "LS-ROL-010", "there is no release %q whose images are known; there are: %s", name, releaseNames(there.Releases))
 	}
 	release := there.Releases[i]
 	ids, err := clusterIDs(there.Clusters, req.GetClusters())
 	if err != nil {
-		return rollout.Plan{}, nil, err
+		return rollout.Plan{}, nil, nil, err
 	}
 	policy, err := c.policy(ctx, req.GetPolicy())
 	if err != nil {
-		return rollout.Plan{}, nil, err
+		return rollout.Plan{}, nil, nil, err
 	}
 	strategy, err := strategyOf(req)
 	if err != nil {
-		return rollout.Plan{}, nil, err
-	}
-	images := make(map[fleet.Line]string, len(release.Lines))
-	for line, image := range release.Lines {
-		images[line] = image.Ref
+		return rollout.Plan{}, nil, nil, err
 	}
 	targets := make([]rollout.Target, 0, len(ids))
 	for _, id := range ids {
-		target, err := survey(ctx, there, id, images)
+		target, err := survey(ctx, there, id, release)
 		if err != nil {
 			target.Trouble = append(target.Trouble, err.Error())
 		}
@@ -85,7 +86,7 @@ func (a *rolloutAPI) plan(ctx context.Context, req planned) (rollout.Plan, []rol
 	if why := there.Unfit[release.ID]; why != "" {
 		problems = append([]rollout.Problem{{ID: rollout.ProblemUnfit, Text: fmt.Sprintf("release %s may not be moved to: %s", release.ID, why)}}, problems...)
 	}
-	return plan, problems, nil
+	return plan, problems, targets, nil
 }
 
 // strategyOf reads how far and how fast a rollout is to go by itself.
@@ -98,12 +99,12 @@ func strategyOf(req planned) (rollout.Strategy, error) {
 }
 
 // survey asks a cluster's deployment. A cluster that is only watched has none.
-func survey(ctx context.Context, there Fleet, id fleet.ClusterID, images map[fleet.Line]string) (rollout.Target, error) {
+func survey(ctx context.Context, there Fleet, id fleet.ClusterID, release rollout.Release) (rollout.Target, error) {
 	deployment, driven := there.Deployments[id]
 	if !driven {
 		return rollout.Target{Watched: true}, nil
 	}
-	return deployment.Survey(ctx, images)
+	return deployment.Survey(ctx, release)
 }
 
 func releaseNames(releases []rollout.Release) string {
@@ -140,7 +141,7 @@ func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRollo
 	if started, err := a.started(id, req); started != nil || err != nil {
 		return started, err
 	}
-	plan, problems, err := a.plan(ctx, req)
+	plan, problems, _, err := a.plan(ctx, req)
 	if err != nil {
 		return nil, err
 	}

@@ -156,8 +156,11 @@ func (d *driver) act(ctx context.Context, command rollout.Command) (string, erro
 		if err != nil {
 			return "", err
 		}
-		pkg, err := deployment.Retarget(base, action.Images)
-		if err != nil {
+		var pkg []byte
+		if err := inTime(ctx, func(ctx context.Context) (err error) {
+			pkg, err = deployment.Retarget(ctx, base, action)
+			return err
+		}); err != nil {
 			return "", err
 		}
 		hash, err := d.deps.Bus.PutBlob(ctx, topology.BucketBlobs, pkg)

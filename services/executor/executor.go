@@ -68,13 +68,15 @@ type Bus interface {
 // Deployment is one cluster as the driver can change it. Packages are opaque
 // here; they hold all that a restore needs.
 type Deployment interface {
-	// Survey says what runs, resolves the images to digests, and lists what
-	// stands in the way of a change.
-	Survey(ctx context.Context, images map[fleet.Line]string) (rollout.Target, error)
+	// Survey says what runs, resolves what the release brings to digests, and lists
+	// what stands in the way of a change.
+	Survey(ctx context.Context, release rollout.Release) (rollout.Target, error)
 	// Capture records what runs as a package.
 	Capture(ctx context.Context) ([]byte, error)
-	// Retarget returns the package with other images for some components.
-	Retarget(pkg []byte, images map[fleet.Component]rollout.Image) ([]byte, error)
+	// Retarget returns the package with other images for some components, and with
+	// another chart and other values where those are asked for. What is published or
+	// written otherwise than when it was planned is refused.
+	Retarget(ctx context.Context, pkg []byte, to rollout.Apply) ([]byte, error)
 	// Apply makes the cluster run the package and returns when it does. Applying
 	// what runs already changes nothing; a cut-off Apply may be repeated.
 	Apply(ctx context.Context, pkg []byte) error

@@ -69,7 +69,7 @@ type cluster struct {
 	onSurvey func(ctx context.Context) error
 }
 
-func (c *cluster) Survey(ctx context.Context, images map[fleet.Line]string) (rollout.Target, error) {
+func (c *cluster) Survey(ctx context.Context, release rollout.Release) (rollout.Target, error) {
 	c.mu.Lock()
 	hook := c.onSurvey
 	c.mu.Unlock()
@@ -84,8 +84,8 @@ func (c *cluster) Survey(ctx context.Context, images map[fleet.Line]string) (rol
 		},
 		Resolved: make(map[fleet.Line]string),
 	}
-	for line, ref := range images {
-		target.Resolved[line] = ref + "@sha256:new"
+	for line, image := range release.Lines {
+		target.Resolved[line] = image.Ref + "@sha256:new"
 	}
 	return target, nil
 }
@@ -100,10 +100,10 @@ func (c *cluster) Capture(ctx context.Context) ([]byte, error) {
 	return []byte(c.running), nil
 }
 
-func (c *cluster) Retarget(pkg []byte, images map[fleet.Component]rollout.Image) ([]byte, error) {
+func (c *cluster) Retarget(_ context.Context, pkg []byte, to rollout.Apply) ([]byte, error) {
 	out := string(pkg)
-	for _, component := range slices.Sorted(maps.Keys(images)) {
-		out += fmt.Sprintf(" %s=%s", component, images[component].Version)
+	for _, component := range slices.Sorted(maps.Keys(to.Images)) {
+		out += fmt.Sprintf(" %s=%s", component, to.Images[component].Version)
 	}
 	return []byte(out), nil
 }

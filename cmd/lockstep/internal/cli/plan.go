@@ -59,6 +59,13 @@ func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
 		}
 	}
 	b.WriteString(t.render(false) + "\n")
+	for _, c := range res.GetChanges() {
+		fmt.Fprintf(&b, "What Helm changes in %s; contents of Secrets are not told:\n", clean(c.GetCluster()))
+		for _, line := range c.GetLines() {
+			b.WriteString("  " + clean(line) + "\n")
+		}
+		b.WriteByte('\n')
+	}
 	if p.GetWindow() != nil {
 		fmt.Fprintf(&b, "Window  one cluster may be mixed for %s, from its first step to its end.\n", length(p.GetWindow()))
 	}

@@ -202,7 +202,11 @@ type Apply struct {
 	// Blob hash of the captured package.
 	BasePackage string `protobuf:"bytes,1,opt,name=base_package,json=basePackage,proto3" json:"base_package,omitempty"`
 	// Component → image with digest and version.
-	Images        map[string]*Image `protobuf:"bytes,2,rep,name=images,proto3" json:"images,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Images map[string]*Image `protobuf:"bytes,2,rep,name=images,proto3" json:"images,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The chart that Helm brings; absent where it does not.
+	Chart *Chart `protobuf:"bytes,3,opt,name=chart,proto3" json:"chart,omitempty"`
+	// The hash of the reviewed values, "sha256:…"; empty where those recorded go on.
+	Values        string `protobuf:"bytes,4,opt,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +255,93 @@ func (x *Apply) GetImages() map[string]*Image {
 	return nil
 }
 
+func (x *Apply) GetChart() *Chart {
+	if x != nil {
+		return x.Chart
+	}
+	return nil
+}
+
+func (x *Apply) GetValues() string {
+	if x != nil {
+		return x.Values
+	}
+	return ""
+}
+
+// Chart is one release of a Helm chart, as planned.
+type Chart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as akeyless-gateway.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Of the chart, not of what it runs.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Of its archive, "sha256:…".
+	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Where it is published.
+	Source        string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Chart) Reset() {
+	*x = Chart{}
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Chart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Chart) ProtoMessage() {}
+
+func (x *Chart) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Chart.ProtoReflect.Descriptor instead.
+func (*Chart) Descriptor() ([]byte, []int) {
+	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Chart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Chart) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Chart) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Chart) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 // Image is what a component shall run.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -264,7 +355,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[3]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -276,7 +367,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[3]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -289,7 +380,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{3}
+	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Image) GetRef() string {
@@ -317,7 +408,7 @@ type Restore struct {
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[4]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -329,7 +420,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[4]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -342,7 +433,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{4}
+	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Restore) GetPackage() string {
@@ -374,7 +465,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[5]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -386,7 +477,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[5]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -399,7 +490,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{5}
+	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Event) GetKey() string {
@@ -477,7 +568,7 @@ type Begun struct {
 
 func (x *Begun) Reset() {
 	*x = Begun{}
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[6]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +580,7 @@ func (x *Begun) String() string {
 func (*Begun) ProtoMessage() {}
 
 func (x *Begun) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[6]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +593,7 @@ func (x *Begun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Begun.ProtoReflect.Descriptor instead.
 func (*Begun) Descriptor() ([]byte, []int) {
-	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{6}
+	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Begun) GetAt() *timestamppb.Timestamp {
@@ -530,7 +621,7 @@ type Finished struct {
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[7]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +633,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_command_v1_command_proto_msgTypes[7]
+	mi := &file_lockstep_command_v1_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +646,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_lockstep_command_v1_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Finished) GetError() string {
@@ -599,13 +690,20 @@ const file_lockstep_command_v1_command_proto_rawDesc = "" +
 	"\x05apply\x18\x05 \x01(\v2\x1a.lockstep.command.v1.ApplyH\x00R\x05apply\x128\n" +
 	"\arestore\x18\x06 \x01(\v2\x1c.lockstep.command.v1.RestoreH\x00R\arestoreB\x0f\n" +
 	"\x06action\x12\x05\xbaH\x02\b\x01\"\t\n" +
-	"\aCapture\"\xd4\x01\n" +
+	"\aCapture\"\x9e\x02\n" +
 	"\x05Apply\x12*\n" +
 	"\fbase_package\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vbasePackage\x12H\n" +
-	"\x06images\x18\x02 \x03(\v2&.lockstep.command.v1.Apply.ImagesEntryB\b\xbaH\x05\x9a\x01\x02\b\x01R\x06images\x1aU\n" +
+	"\x06images\x18\x02 \x03(\v2&.lockstep.command.v1.Apply.ImagesEntryB\b\xbaH\x05\x9a\x01\x02\b\x01R\x06images\x120\n" +
+	"\x05chart\x18\x03 \x01(\v2\x1a.lockstep.command.v1.ChartR\x05chart\x12\x16\n" +
+	"\x06values\x18\x04 \x01(\tR\x06values\x1aU\n" +
 	"\vImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.lockstep.command.v1.ImageR\x05value:\x028\x01\"<\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.lockstep.command.v1.ImageR\x05value:\x028\x01\"w\n" +
+	"\x05Chart\x12\x1b\n" +
+	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12!\n" +
+	"\aversion\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aversion\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\"<\n" +
 	"\x05Image\x12\x19\n" +
 	"\x03ref\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x03ref\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\",\n" +
@@ -640,35 +738,37 @@ func file_lockstep_command_v1_command_proto_rawDescGZIP() []byte {
 	return file_lockstep_command_v1_command_proto_rawDescData
 }
 
-var file_lockstep_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_lockstep_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_lockstep_command_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 0: lockstep.command.v1.Command
 	(*Capture)(nil),               // 1: lockstep.command.v1.Capture
 	(*Apply)(nil),                 // 2: lockstep.command.v1.Apply
-	(*Image)(nil),                 // 3: lockstep.command.v1.Image
-	(*Restore)(nil),               // 4: lockstep.command.v1.Restore
-	(*Event)(nil),                 // 5: lockstep.command.v1.Event
-	(*Begun)(nil),                 // 6: lockstep.command.v1.Begun
-	(*Finished)(nil),              // 7: lockstep.command.v1.Finished
-	nil,                           // 8: lockstep.command.v1.Apply.ImagesEntry
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*Chart)(nil),                 // 3: lockstep.command.v1.Chart
+	(*Image)(nil),                 // 4: lockstep.command.v1.Image
+	(*Restore)(nil),               // 5: lockstep.command.v1.Restore
+	(*Event)(nil),                 // 6: lockstep.command.v1.Event
+	(*Begun)(nil),                 // 7: lockstep.command.v1.Begun
+	(*Finished)(nil),              // 8: lockstep.command.v1.Finished
+	nil,                           // 9: lockstep.command.v1.Apply.ImagesEntry
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
 }
 var file_lockstep_command_v1_command_proto_depIdxs = []int32{
 	1,  // 0: lockstep.command.v1.Command.capture:type_name -> lockstep.command.v1.Capture
 	2,  // 1: lockstep.command.v1.Command.apply:type_name -> lockstep.command.v1.Apply
-	4,  // 2: lockstep.command.v1.Command.restore:type_name -> lockstep.command.v1.Restore
-	8,  // 3: lockstep.command.v1.Apply.images:type_name -> lockstep.command.v1.Apply.ImagesEntry
-	6,  // 4: lockstep.command.v1.Event.begun:type_name -> lockstep.command.v1.Begun
-	7,  // 5: lockstep.command.v1.Event.finished:type_name -> lockstep.command.v1.Finished
-	9,  // 6: lockstep.command.v1.Begun.at:type_name -> google.protobuf.Timestamp
-	9,  // 7: lockstep.command.v1.Finished.began_at:type_name -> google.protobuf.Timestamp
-	9,  // 8: lockstep.command.v1.Finished.finished_at:type_name -> google.protobuf.Timestamp
-	3,  // 9: lockstep.command.v1.Apply.ImagesEntry.value:type_name -> lockstep.command.v1.Image
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	5,  // 2: lockstep.command.v1.Command.restore:type_name -> lockstep.command.v1.Restore
+	9,  // 3: lockstep.command.v1.Apply.images:type_name -> lockstep.command.v1.Apply.ImagesEntry
+	3,  // 4: lockstep.command.v1.Apply.chart:type_name -> lockstep.command.v1.Chart
+	7,  // 5: lockstep.command.v1.Event.begun:type_name -> lockstep.command.v1.Begun
+	8,  // 6: lockstep.command.v1.Event.finished:type_name -> lockstep.command.v1.Finished
+	10, // 7: lockstep.command.v1.Begun.at:type_name -> google.protobuf.Timestamp
+	10, // 8: lockstep.command.v1.Finished.began_at:type_name -> google.protobuf.Timestamp
+	10, // 9: lockstep.command.v1.Finished.finished_at:type_name -> google.protobuf.Timestamp
+	4,  // 10: lockstep.command.v1.Apply.ImagesEntry.value:type_name -> lockstep.command.v1.Image
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_command_v1_command_proto_init() }
@@ -681,7 +781,7 @@ func file_lockstep_command_v1_command_proto_init() {
 		(*Command_Apply)(nil),
 		(*Command_Restore)(nil),
 	}
-	file_lockstep_command_v1_command_proto_msgTypes[5].OneofWrappers = []any{
+	file_lockstep_command_v1_command_proto_msgTypes[6].OneofWrappers = []any{
 		(*Event_Begun)(nil),
 		(*Event_Finished)(nil),
 	}
@@ -691,7 +791,7 @@ func file_lockstep_command_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_command_v1_command_proto_rawDesc), len(file_lockstep_command_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -290,7 +290,9 @@ type PlanRolloutResponse struct {
 	// so is what a problem keeps from being planned.
 	Plan *Plan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
 	// What stands in the way; a plan with problems does not start.
-	Problems      []*Problem `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []*Problem `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"`
+	// What differs afterwards in clusters that Helm drives.
+	Changes       []*ClusterChanges `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -339,6 +341,69 @@ func (x *PlanRolloutResponse) GetProblems() []*Problem {
 	return nil
 }
 
+func (x *PlanRolloutResponse) GetChanges() []*ClusterChanges {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// ClusterChanges is what differs after a rollout in one cluster.
+type ClusterChanges struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's id.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// A line for people each: values by path, then objects by kind, name and path.
+	// Contents of Secrets are not told.
+	Lines         []string `protobuf:"bytes,2,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterChanges) Reset() {
+	*x = ClusterChanges{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterChanges) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterChanges) ProtoMessage() {}
+
+func (x *ClusterChanges) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterChanges.ProtoReflect.Descriptor instead.
+func (*ClusterChanges) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ClusterChanges) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ClusterChanges) GetLines() []string {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
 // Problem is one thing that stands in a plan's way.
 type Problem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -354,7 +419,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[4]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +431,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[4]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,7 +444,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{4}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Problem) GetId() string {
@@ -425,7 +490,7 @@ type StartRolloutRequest struct {
 
 func (x *StartRolloutRequest) Reset() {
 	*x = StartRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[5]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +502,7 @@ func (x *StartRolloutRequest) String() string {
 func (*StartRolloutRequest) ProtoMessage() {}
 
 func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[5]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +515,7 @@ func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
 func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{5}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StartRolloutRequest) GetRequestId() string {
@@ -499,7 +564,7 @@ type StartRolloutResponse struct {
 
 func (x *StartRolloutResponse) Reset() {
 	*x = StartRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[6]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +576,7 @@ func (x *StartRolloutResponse) String() string {
 func (*StartRolloutResponse) ProtoMessage() {}
 
 func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[6]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +589,7 @@ func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
 func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{6}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StartRolloutResponse) GetRollout() *Rollout {
@@ -545,7 +610,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[7]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -557,7 +622,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[7]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -570,7 +635,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{7}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetRolloutRequest) GetId() string {
@@ -591,7 +656,7 @@ type GetRolloutResponse struct {
 
 func (x *GetRolloutResponse) Reset() {
 	*x = GetRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[8]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +668,7 @@ func (x *GetRolloutResponse) String() string {
 func (*GetRolloutResponse) ProtoMessage() {}
 
 func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[8]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +681,7 @@ func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutResponse.ProtoReflect.Descriptor instead.
 func (*GetRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{8}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetRolloutResponse) GetRollout() *Rollout {
@@ -647,7 +712,7 @@ type ListRolloutsRequest struct {
 
 func (x *ListRolloutsRequest) Reset() {
 	*x = ListRolloutsRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[9]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +724,7 @@ func (x *ListRolloutsRequest) String() string {
 func (*ListRolloutsRequest) ProtoMessage() {}
 
 func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[9]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +737,7 @@ func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{9}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListRolloutsRequest) GetPageSize() int32 {
@@ -723,7 +788,7 @@ type ListRolloutsResponse struct {
 
 func (x *ListRolloutsResponse) Reset() {
 	*x = ListRolloutsResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[10]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +800,7 @@ func (x *ListRolloutsResponse) String() string {
 func (*ListRolloutsResponse) ProtoMessage() {}
 
 func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[10]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +813,7 @@ func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*ListRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{10}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListRolloutsResponse) GetRollouts() []*Rollout {
@@ -776,7 +841,7 @@ type WatchRolloutRequest struct {
 
 func (x *WatchRolloutRequest) Reset() {
 	*x = WatchRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[11]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +853,7 @@ func (x *WatchRolloutRequest) String() string {
 func (*WatchRolloutRequest) ProtoMessage() {}
 
 func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[11]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +866,7 @@ func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutRequest.ProtoReflect.Descriptor instead.
 func (*WatchRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{11}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchRolloutRequest) GetId() string {
@@ -823,7 +888,7 @@ type WatchRolloutResponse struct {
 
 func (x *WatchRolloutResponse) Reset() {
 	*x = WatchRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[12]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +900,7 @@ func (x *WatchRolloutResponse) String() string {
 func (*WatchRolloutResponse) ProtoMessage() {}
 
 func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[12]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +913,7 @@ func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutResponse.ProtoReflect.Descriptor instead.
 func (*WatchRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{12}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchRolloutResponse) GetRollout() *Rollout {
@@ -874,7 +939,7 @@ type RollbackRolloutRequest struct {
 
 func (x *RollbackRolloutRequest) Reset() {
 	*x = RollbackRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[13]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +951,7 @@ func (x *RollbackRolloutRequest) String() string {
 func (*RollbackRolloutRequest) ProtoMessage() {}
 
 func (x *RollbackRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[13]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +964,7 @@ func (x *RollbackRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRolloutRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{13}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RollbackRolloutRequest) GetRequestId() string {
@@ -934,7 +999,7 @@ type RollbackRolloutResponse struct {
 
 func (x *RollbackRolloutResponse) Reset() {
 	*x = RollbackRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[14]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1011,7 @@ func (x *RollbackRolloutResponse) String() string {
 func (*RollbackRolloutResponse) ProtoMessage() {}
 
 func (x *RollbackRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[14]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1024,7 @@ func (x *RollbackRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRolloutResponse.ProtoReflect.Descriptor instead.
 func (*RollbackRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{14}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RollbackRolloutResponse) GetRollout() *Rollout {
@@ -984,7 +1049,7 @@ type PauseRolloutRequest struct {
 
 func (x *PauseRolloutRequest) Reset() {
 	*x = PauseRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[15]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1061,7 @@ func (x *PauseRolloutRequest) String() string {
 func (*PauseRolloutRequest) ProtoMessage() {}
 
 func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[15]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1074,7 @@ func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutRequest.ProtoReflect.Descriptor instead.
 func (*PauseRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{15}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PauseRolloutRequest) GetRequestId() string {
@@ -1044,7 +1109,7 @@ type PauseRolloutResponse struct {
 
 func (x *PauseRolloutResponse) Reset() {
 	*x = PauseRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[16]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1121,7 @@ func (x *PauseRolloutResponse) String() string {
 func (*PauseRolloutResponse) ProtoMessage() {}
 
 func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[16]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1134,7 @@ func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutResponse.ProtoReflect.Descriptor instead.
 func (*PauseRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{16}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PauseRolloutResponse) GetRollout() *Rollout {
@@ -1094,7 +1159,7 @@ type ResumeRolloutRequest struct {
 
 func (x *ResumeRolloutRequest) Reset() {
 	*x = ResumeRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[17]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1171,7 @@ func (x *ResumeRolloutRequest) String() string {
 func (*ResumeRolloutRequest) ProtoMessage() {}
 
 func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[17]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1184,7 @@ func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{17}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResumeRolloutRequest) GetRequestId() string {
@@ -1154,7 +1219,7 @@ type ResumeRolloutResponse struct {
 
 func (x *ResumeRolloutResponse) Reset() {
 	*x = ResumeRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1231,7 @@ func (x *ResumeRolloutResponse) String() string {
 func (*ResumeRolloutResponse) ProtoMessage() {}
 
 func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1244,7 @@ func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{18}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResumeRolloutResponse) GetRollout() *Rollout {
@@ -1202,7 +1267,7 @@ type AbortRolloutRequest struct {
 
 func (x *AbortRolloutRequest) Reset() {
 	*x = AbortRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1279,7 @@ func (x *AbortRolloutRequest) String() string {
 func (*AbortRolloutRequest) ProtoMessage() {}
 
 func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1292,7 @@ func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutRequest.ProtoReflect.Descriptor instead.
 func (*AbortRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{19}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AbortRolloutRequest) GetId() string {
@@ -1255,7 +1320,7 @@ type AbortRolloutResponse struct {
 
 func (x *AbortRolloutResponse) Reset() {
 	*x = AbortRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1332,7 @@ func (x *AbortRolloutResponse) String() string {
 func (*AbortRolloutResponse) ProtoMessage() {}
 
 func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1345,7 @@ func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutResponse.ProtoReflect.Descriptor instead.
 func (*AbortRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{20}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AbortRolloutResponse) GetRollout() *Rollout {
@@ -1305,7 +1370,7 @@ type SkipClusterRequest struct {
 
 func (x *SkipClusterRequest) Reset() {
 	*x = SkipClusterRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1382,7 @@ func (x *SkipClusterRequest) String() string {
 func (*SkipClusterRequest) ProtoMessage() {}
 
 func (x *SkipClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1395,7 @@ func (x *SkipClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SkipClusterRequest.ProtoReflect.Descriptor instead.
 func (*SkipClusterRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{21}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SkipClusterRequest) GetId() string {
@@ -1365,7 +1430,7 @@ type SkipClusterResponse struct {
 
 func (x *SkipClusterResponse) Reset() {
 	*x = SkipClusterResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1442,7 @@ func (x *SkipClusterResponse) String() string {
 func (*SkipClusterResponse) ProtoMessage() {}
 
 func (x *SkipClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1455,7 @@ func (x *SkipClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SkipClusterResponse.ProtoReflect.Descriptor instead.
 func (*SkipClusterResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{22}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SkipClusterResponse) GetRollout() *Rollout {
@@ -1428,7 +1493,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1505,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1518,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{23}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Plan) GetRelease() string {
@@ -1534,7 +1599,7 @@ type Wave struct {
 
 func (x *Wave) Reset() {
 	*x = Wave{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1611,7 @@ func (x *Wave) String() string {
 func (*Wave) ProtoMessage() {}
 
 func (x *Wave) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1624,7 @@ func (x *Wave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wave.ProtoReflect.Descriptor instead.
 func (*Wave) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{24}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Wave) GetName() string {
@@ -1591,14 +1656,20 @@ type ClusterPlan struct {
 	// In the order in which they are made.
 	Steps []*StepPlan `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
 	// When earlier rollouts moved the cluster; those sessions are no baseline.
-	Aside         []*v1.Span `protobuf:"bytes,3,rep,name=aside,proto3" json:"aside,omitempty"`
+	Aside []*v1.Span `protobuf:"bytes,3,rep,name=aside,proto3" json:"aside,omitempty"`
+	// The chart that Helm brings; absent where Helm does not drive the cluster, or
+	// where the chart that it has stays.
+	Chart *Chart `protobuf:"bytes,4,opt,name=chart,proto3" json:"chart,omitempty"`
+	// The hash of the values that people reviewed for the cluster, "sha256:…"; empty
+	// where those that it has go on.
+	Values        string `protobuf:"bytes,5,opt,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterPlan) Reset() {
 	*x = ClusterPlan{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1681,7 @@ func (x *ClusterPlan) String() string {
 func (*ClusterPlan) ProtoMessage() {}
 
 func (x *ClusterPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1694,7 @@ func (x *ClusterPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterPlan.ProtoReflect.Descriptor instead.
 func (*ClusterPlan) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{25}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ClusterPlan) GetCluster() string {
@@ -1647,6 +1718,93 @@ func (x *ClusterPlan) GetAside() []*v1.Span {
 	return nil
 }
 
+func (x *ClusterPlan) GetChart() *Chart {
+	if x != nil {
+		return x.Chart
+	}
+	return nil
+}
+
+func (x *ClusterPlan) GetValues() string {
+	if x != nil {
+		return x.Values
+	}
+	return ""
+}
+
+// Chart is one release of a Helm chart.
+type Chart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as akeyless-gateway.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Of the chart, not of what it runs.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Of its archive, "sha256:…".
+	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Where it is published.
+	Source        string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Chart) Reset() {
+	*x = Chart{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Chart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Chart) ProtoMessage() {}
+
+func (x *Chart) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Chart.ProtoReflect.Descriptor instead.
+func (*Chart) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Chart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Chart) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Chart) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Chart) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 // StepPlan moves every component of one line.
 type StepPlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1668,7 +1826,7 @@ type StepPlan struct {
 
 func (x *StepPlan) Reset() {
 	*x = StepPlan{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1838,7 @@ func (x *StepPlan) String() string {
 func (*StepPlan) ProtoMessage() {}
 
 func (x *StepPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1851,7 @@ func (x *StepPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepPlan.ProtoReflect.Descriptor instead.
 func (*StepPlan) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{26}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StepPlan) GetName() string {
@@ -1779,7 +1937,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1949,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1962,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{27}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Rollout) GetId() string {
@@ -1919,7 +2077,7 @@ type ClusterRun struct {
 
 func (x *ClusterRun) Reset() {
 	*x = ClusterRun{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2089,7 @@ func (x *ClusterRun) String() string {
 func (*ClusterRun) ProtoMessage() {}
 
 func (x *ClusterRun) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2102,7 @@ func (x *ClusterRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRun.ProtoReflect.Descriptor instead.
 func (*ClusterRun) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{28}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ClusterRun) GetCluster() string {
@@ -2009,7 +2167,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2179,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2192,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{29}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Event) GetRollout() string {
@@ -2097,7 +2255,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2267,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2280,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{30}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Fact) GetAt() *timestamppb.Timestamp {
@@ -2611,7 +2769,7 @@ type RolloutStarted struct {
 
 func (x *RolloutStarted) Reset() {
 	*x = RolloutStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +2781,7 @@ func (x *RolloutStarted) String() string {
 func (*RolloutStarted) ProtoMessage() {}
 
 func (x *RolloutStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +2794,7 @@ func (x *RolloutStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutStarted.ProtoReflect.Descriptor instead.
 func (*RolloutStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{31}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RolloutStarted) GetPlan() *Plan {
@@ -2664,7 +2822,7 @@ type ClusterStarted struct {
 
 func (x *ClusterStarted) Reset() {
 	*x = ClusterStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2834,7 @@ func (x *ClusterStarted) String() string {
 func (*ClusterStarted) ProtoMessage() {}
 
 func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2847,7 @@ func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStarted.ProtoReflect.Descriptor instead.
 func (*ClusterStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{32}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ClusterStarted) GetWindowEnds() *timestamppb.Timestamp {
@@ -2710,7 +2868,7 @@ type PackageCaptured struct {
 
 func (x *PackageCaptured) Reset() {
 	*x = PackageCaptured{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +2880,7 @@ func (x *PackageCaptured) String() string {
 func (*PackageCaptured) ProtoMessage() {}
 
 func (x *PackageCaptured) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +2893,7 @@ func (x *PackageCaptured) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PackageCaptured.ProtoReflect.Descriptor instead.
 func (*PackageCaptured) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{33}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PackageCaptured) GetPackage() string {
@@ -2756,7 +2914,7 @@ type StepStarted struct {
 
 func (x *StepStarted) Reset() {
 	*x = StepStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2768,7 +2926,7 @@ func (x *StepStarted) String() string {
 func (*StepStarted) ProtoMessage() {}
 
 func (x *StepStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2781,7 +2939,7 @@ func (x *StepStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepStarted.ProtoReflect.Descriptor instead.
 func (*StepStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{34}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StepStarted) GetStep() string {
@@ -2810,7 +2968,7 @@ type StepApplied struct {
 
 func (x *StepApplied) Reset() {
 	*x = StepApplied{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2980,7 @@ func (x *StepApplied) String() string {
 func (*StepApplied) ProtoMessage() {}
 
 func (x *StepApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2993,7 @@ func (x *StepApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepApplied.ProtoReflect.Descriptor instead.
 func (*StepApplied) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{35}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StepApplied) GetStep() string {
@@ -2884,7 +3042,7 @@ type StepPassed struct {
 
 func (x *StepPassed) Reset() {
 	*x = StepPassed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3054,7 @@ func (x *StepPassed) String() string {
 func (*StepPassed) ProtoMessage() {}
 
 func (x *StepPassed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3067,7 @@ func (x *StepPassed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepPassed.ProtoReflect.Descriptor instead.
 func (*StepPassed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{36}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StepPassed) GetStep() string {
@@ -2931,7 +3089,7 @@ type ClusterHeld struct {
 
 func (x *ClusterHeld) Reset() {
 	*x = ClusterHeld{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3101,7 @@ func (x *ClusterHeld) String() string {
 func (*ClusterHeld) ProtoMessage() {}
 
 func (x *ClusterHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3114,7 @@ func (x *ClusterHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterHeld.ProtoReflect.Descriptor instead.
 func (*ClusterHeld) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{37}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ClusterHeld) GetReason() string {
@@ -2977,7 +3135,7 @@ type RollbackStarted struct {
 
 func (x *RollbackStarted) Reset() {
 	*x = RollbackStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +3147,7 @@ func (x *RollbackStarted) String() string {
 func (*RollbackStarted) ProtoMessage() {}
 
 func (x *RollbackStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +3160,7 @@ func (x *RollbackStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackStarted.ProtoReflect.Descriptor instead.
 func (*RollbackStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{38}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RollbackStarted) GetReason() string {
@@ -3025,7 +3183,7 @@ type ClusterSucceeded struct {
 
 func (x *ClusterSucceeded) Reset() {
 	*x = ClusterSucceeded{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3037,7 +3195,7 @@ func (x *ClusterSucceeded) String() string {
 func (*ClusterSucceeded) ProtoMessage() {}
 
 func (x *ClusterSucceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3050,7 +3208,7 @@ func (x *ClusterSucceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSucceeded.ProtoReflect.Descriptor instead.
 func (*ClusterSucceeded) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{39}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ClusterSucceeded) GetRelease() string {
@@ -3076,7 +3234,7 @@ type ClusterRolledBack struct {
 
 func (x *ClusterRolledBack) Reset() {
 	*x = ClusterRolledBack{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3088,7 +3246,7 @@ func (x *ClusterRolledBack) String() string {
 func (*ClusterRolledBack) ProtoMessage() {}
 
 func (x *ClusterRolledBack) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3101,7 +3259,7 @@ func (x *ClusterRolledBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRolledBack.ProtoReflect.Descriptor instead.
 func (*ClusterRolledBack) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{40}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{42}
 }
 
 // ClusterFailed leaves a cluster to a person.
@@ -3115,7 +3273,7 @@ type ClusterFailed struct {
 
 func (x *ClusterFailed) Reset() {
 	*x = ClusterFailed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3127,7 +3285,7 @@ func (x *ClusterFailed) String() string {
 func (*ClusterFailed) ProtoMessage() {}
 
 func (x *ClusterFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3140,7 +3298,7 @@ func (x *ClusterFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterFailed.ProtoReflect.Descriptor instead.
 func (*ClusterFailed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{41}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ClusterFailed) GetReason() string {
@@ -3161,7 +3319,7 @@ type RolloutHeld struct {
 
 func (x *RolloutHeld) Reset() {
 	*x = RolloutHeld{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3331,7 @@ func (x *RolloutHeld) String() string {
 func (*RolloutHeld) ProtoMessage() {}
 
 func (x *RolloutHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3344,7 @@ func (x *RolloutHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutHeld.ProtoReflect.Descriptor instead.
 func (*RolloutHeld) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{42}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RolloutHeld) GetReason() string {
@@ -3205,7 +3363,7 @@ type RolloutSucceeded struct {
 
 func (x *RolloutSucceeded) Reset() {
 	*x = RolloutSucceeded{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3217,7 +3375,7 @@ func (x *RolloutSucceeded) String() string {
 func (*RolloutSucceeded) ProtoMessage() {}
 
 func (x *RolloutSucceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3230,7 +3388,7 @@ func (x *RolloutSucceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSucceeded.ProtoReflect.Descriptor instead.
 func (*RolloutSucceeded) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{43}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{45}
 }
 
 // RollbackRequested sends every touched cluster back.
@@ -3246,7 +3404,7 @@ type RollbackRequested struct {
 
 func (x *RollbackRequested) Reset() {
 	*x = RollbackRequested{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3416,7 @@ func (x *RollbackRequested) String() string {
 func (*RollbackRequested) ProtoMessage() {}
 
 func (x *RollbackRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3429,7 @@ func (x *RollbackRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequested.ProtoReflect.Descriptor instead.
 func (*RollbackRequested) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{44}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RollbackRequested) GetReason() string {
@@ -3297,7 +3455,7 @@ type RolloutRolledBack struct {
 
 func (x *RolloutRolledBack) Reset() {
 	*x = RolloutRolledBack{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3467,7 @@ func (x *RolloutRolledBack) String() string {
 func (*RolloutRolledBack) ProtoMessage() {}
 
 func (x *RolloutRolledBack) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3480,7 @@ func (x *RolloutRolledBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutRolledBack.ProtoReflect.Descriptor instead.
 func (*RolloutRolledBack) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{45}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{47}
 }
 
 // RolloutFailed ends a rollout that a person must look at.
@@ -3336,7 +3494,7 @@ type RolloutFailed struct {
 
 func (x *RolloutFailed) Reset() {
 	*x = RolloutFailed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3348,7 +3506,7 @@ func (x *RolloutFailed) String() string {
 func (*RolloutFailed) ProtoMessage() {}
 
 func (x *RolloutFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3361,7 +3519,7 @@ func (x *RolloutFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutFailed.ProtoReflect.Descriptor instead.
 func (*RolloutFailed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{46}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RolloutFailed) GetReason() string {
@@ -3382,7 +3540,7 @@ type ClusterSkipped struct {
 
 func (x *ClusterSkipped) Reset() {
 	*x = ClusterSkipped{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3552,7 @@ func (x *ClusterSkipped) String() string {
 func (*ClusterSkipped) ProtoMessage() {}
 
 func (x *ClusterSkipped) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3565,7 @@ func (x *ClusterSkipped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSkipped.ProtoReflect.Descriptor instead.
 func (*ClusterSkipped) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{47}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ClusterSkipped) GetReason() string {
@@ -3428,7 +3586,7 @@ type WaveStarted struct {
 
 func (x *WaveStarted) Reset() {
 	*x = WaveStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3440,7 +3598,7 @@ func (x *WaveStarted) String() string {
 func (*WaveStarted) ProtoMessage() {}
 
 func (x *WaveStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3453,7 +3611,7 @@ func (x *WaveStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveStarted.ProtoReflect.Descriptor instead.
 func (*WaveStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{48}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *WaveStarted) GetWave() int32 {
@@ -3476,7 +3634,7 @@ type WaveSoaking struct {
 
 func (x *WaveSoaking) Reset() {
 	*x = WaveSoaking{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3646,7 @@ func (x *WaveSoaking) String() string {
 func (*WaveSoaking) ProtoMessage() {}
 
 func (x *WaveSoaking) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3659,7 @@ func (x *WaveSoaking) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveSoaking.ProtoReflect.Descriptor instead.
 func (*WaveSoaking) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{49}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *WaveSoaking) GetWave() int32 {
@@ -3531,7 +3689,7 @@ type WaveGated struct {
 
 func (x *WaveGated) Reset() {
 	*x = WaveGated{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3543,7 +3701,7 @@ func (x *WaveGated) String() string {
 func (*WaveGated) ProtoMessage() {}
 
 func (x *WaveGated) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3556,7 +3714,7 @@ func (x *WaveGated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveGated.ProtoReflect.Descriptor instead.
 func (*WaveGated) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{50}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *WaveGated) GetWave() int32 {
@@ -3584,7 +3742,7 @@ type WavePassed struct {
 
 func (x *WavePassed) Reset() {
 	*x = WavePassed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3596,7 +3754,7 @@ func (x *WavePassed) String() string {
 func (*WavePassed) ProtoMessage() {}
 
 func (x *WavePassed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3609,7 +3767,7 @@ func (x *WavePassed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WavePassed.ProtoReflect.Descriptor instead.
 func (*WavePassed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{51}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *WavePassed) GetWave() int32 {
@@ -3632,7 +3790,7 @@ type WaveFailed struct {
 
 func (x *WaveFailed) Reset() {
 	*x = WaveFailed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3644,7 +3802,7 @@ func (x *WaveFailed) String() string {
 func (*WaveFailed) ProtoMessage() {}
 
 func (x *WaveFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3657,7 +3815,7 @@ func (x *WaveFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveFailed.ProtoReflect.Descriptor instead.
 func (*WaveFailed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{52}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WaveFailed) GetWave() int32 {
@@ -3687,7 +3845,7 @@ type RolloutPaused struct {
 
 func (x *RolloutPaused) Reset() {
 	*x = RolloutPaused{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3699,7 +3857,7 @@ func (x *RolloutPaused) String() string {
 func (*RolloutPaused) ProtoMessage() {}
 
 func (x *RolloutPaused) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3712,7 +3870,7 @@ func (x *RolloutPaused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutPaused.ProtoReflect.Descriptor instead.
 func (*RolloutPaused) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{53}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RolloutPaused) GetReason() string {
@@ -3742,7 +3900,7 @@ type RolloutResumed struct {
 
 func (x *RolloutResumed) Reset() {
 	*x = RolloutResumed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3754,7 +3912,7 @@ func (x *RolloutResumed) String() string {
 func (*RolloutResumed) ProtoMessage() {}
 
 func (x *RolloutResumed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3767,7 +3925,7 @@ func (x *RolloutResumed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutResumed.ProtoReflect.Descriptor instead.
 func (*RolloutResumed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{54}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RolloutResumed) GetReason() string {
@@ -3795,7 +3953,7 @@ type RolloutHolding struct {
 
 func (x *RolloutHolding) Reset() {
 	*x = RolloutHolding{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3807,7 +3965,7 @@ func (x *RolloutHolding) String() string {
 func (*RolloutHolding) ProtoMessage() {}
 
 func (x *RolloutHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3820,7 +3978,7 @@ func (x *RolloutHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutHolding.ProtoReflect.Descriptor instead.
 func (*RolloutHolding) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{55}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RolloutHolding) GetReason() string {
@@ -3839,7 +3997,7 @@ type RolloutContinued struct {
 
 func (x *RolloutContinued) Reset() {
 	*x = RolloutContinued{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3851,7 +4009,7 @@ func (x *RolloutContinued) String() string {
 func (*RolloutContinued) ProtoMessage() {}
 
 func (x *RolloutContinued) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3864,7 +4022,7 @@ func (x *RolloutContinued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutContinued.ProtoReflect.Descriptor instead.
 func (*RolloutContinued) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{56}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{58}
 }
 
 // AbortRequested sends back what is on its way.
@@ -3878,7 +4036,7 @@ type AbortRequested struct {
 
 func (x *AbortRequested) Reset() {
 	*x = AbortRequested{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3890,7 +4048,7 @@ func (x *AbortRequested) String() string {
 func (*AbortRequested) ProtoMessage() {}
 
 func (x *AbortRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3903,7 +4061,7 @@ func (x *AbortRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequested.ProtoReflect.Descriptor instead.
 func (*AbortRequested) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{57}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AbortRequested) GetReason() string {
@@ -3922,7 +4080,7 @@ type RolloutAborted struct {
 
 func (x *RolloutAborted) Reset() {
 	*x = RolloutAborted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3934,7 +4092,7 @@ func (x *RolloutAborted) String() string {
 func (*RolloutAborted) ProtoMessage() {}
 
 func (x *RolloutAborted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3947,7 +4105,7 @@ func (x *RolloutAborted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutAborted.ProtoReflect.Descriptor instead.
 func (*RolloutAborted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{58}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{60}
 }
 
 var File_lockstep_rollout_v1_rollout_proto protoreflect.FileDescriptor
@@ -3973,10 +4131,14 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\bclusters\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x124\n" +
 	"\x06policy\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\x06policy\x12\xaa\x01\n" +
 	"\bstrategy\x18\x04 \x01(\v2\x1d.lockstep.rollout.v1.StrategyBo\xbaHl\xba\x01i\n" +
-	"\rstrategy.soak\x12/soak is the time between waves; give waves, too\x1a'!has(this.soak) || size(this.waves) > 0R\bstrategy\"~\n" +
+	"\rstrategy.soak\x12/soak is the time between waves; give waves, too\x1a'!has(this.soak) || size(this.waves) > 0R\bstrategy\"\xbd\x01\n" +
 	"\x13PlanRolloutResponse\x12-\n" +
 	"\x04plan\x18\x01 \x01(\v2\x19.lockstep.rollout.v1.PlanR\x04plan\x128\n" +
-	"\bproblems\x18\x02 \x03(\v2\x1c.lockstep.rollout.v1.ProblemR\bproblems\"G\n" +
+	"\bproblems\x18\x02 \x03(\v2\x1c.lockstep.rollout.v1.ProblemR\bproblems\x12=\n" +
+	"\achanges\x18\x03 \x03(\v2#.lockstep.rollout.v1.ClusterChangesR\achanges\"@\n" +
+	"\x0eClusterChanges\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05lines\x18\x02 \x03(\tR\x05lines\"G\n" +
 	"\aProblem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
@@ -4062,11 +4224,18 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x04Wave\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bclusters\x18\x02 \x01(\x05R\bclusters\x12-\n" +
-	"\x04soak\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04soak\"\x8a\x01\n" +
+	"\x04soak\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04soak\"\xd4\x01\n" +
 	"\vClusterPlan\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x123\n" +
 	"\x05steps\x18\x02 \x03(\v2\x1d.lockstep.rollout.v1.StepPlanR\x05steps\x12,\n" +
-	"\x05aside\x18\x03 \x03(\v2\x16.lockstep.gate.v1.SpanR\x05aside\"\xaa\x01\n" +
+	"\x05aside\x18\x03 \x03(\v2\x16.lockstep.gate.v1.SpanR\x05aside\x120\n" +
+	"\x05chart\x18\x04 \x01(\v2\x1a.lockstep.rollout.v1.ChartR\x05chart\x12\x16\n" +
+	"\x06values\x18\x05 \x01(\tR\x06values\"e\n" +
+	"\x05Chart\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\"\xaa\x01\n" +
 	"\bStepPlan\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04line\x18\x02 \x01(\tR\x04line\x12!\n" +
@@ -4239,165 +4408,169 @@ func file_lockstep_rollout_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_lockstep_rollout_v1_rollout_proto_rawDescData
 }
 
-var file_lockstep_rollout_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_lockstep_rollout_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_lockstep_rollout_v1_rollout_proto_goTypes = []any{
 	(*Strategy)(nil),                // 0: lockstep.rollout.v1.Strategy
 	(*WaveSize)(nil),                // 1: lockstep.rollout.v1.WaveSize
 	(*PlanRolloutRequest)(nil),      // 2: lockstep.rollout.v1.PlanRolloutRequest
 	(*PlanRolloutResponse)(nil),     // 3: lockstep.rollout.v1.PlanRolloutResponse
-	(*Problem)(nil),                 // 4: lockstep.rollout.v1.Problem
-	(*StartRolloutRequest)(nil),     // 5: lockstep.rollout.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),    // 6: lockstep.rollout.v1.StartRolloutResponse
-	(*GetRolloutRequest)(nil),       // 7: lockstep.rollout.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),      // 8: lockstep.rollout.v1.GetRolloutResponse
-	(*ListRolloutsRequest)(nil),     // 9: lockstep.rollout.v1.ListRolloutsRequest
-	(*ListRolloutsResponse)(nil),    // 10: lockstep.rollout.v1.ListRolloutsResponse
-	(*WatchRolloutRequest)(nil),     // 11: lockstep.rollout.v1.WatchRolloutRequest
-	(*WatchRolloutResponse)(nil),    // 12: lockstep.rollout.v1.WatchRolloutResponse
-	(*RollbackRolloutRequest)(nil),  // 13: lockstep.rollout.v1.RollbackRolloutRequest
-	(*RollbackRolloutResponse)(nil), // 14: lockstep.rollout.v1.RollbackRolloutResponse
-	(*PauseRolloutRequest)(nil),     // 15: lockstep.rollout.v1.PauseRolloutRequest
-	(*PauseRolloutResponse)(nil),    // 16: lockstep.rollout.v1.PauseRolloutResponse
-	(*ResumeRolloutRequest)(nil),    // 17: lockstep.rollout.v1.ResumeRolloutRequest
-	(*ResumeRolloutResponse)(nil),   // 18: lockstep.rollout.v1.ResumeRolloutResponse
-	(*AbortRolloutRequest)(nil),     // 19: lockstep.rollout.v1.AbortRolloutRequest
-	(*AbortRolloutResponse)(nil),    // 20: lockstep.rollout.v1.AbortRolloutResponse
-	(*SkipClusterRequest)(nil),      // 21: lockstep.rollout.v1.SkipClusterRequest
-	(*SkipClusterResponse)(nil),     // 22: lockstep.rollout.v1.SkipClusterResponse
-	(*Plan)(nil),                    // 23: lockstep.rollout.v1.Plan
-	(*Wave)(nil),                    // 24: lockstep.rollout.v1.Wave
-	(*ClusterPlan)(nil),             // 25: lockstep.rollout.v1.ClusterPlan
-	(*StepPlan)(nil),                // 26: lockstep.rollout.v1.StepPlan
-	(*Rollout)(nil),                 // 27: lockstep.rollout.v1.Rollout
-	(*ClusterRun)(nil),              // 28: lockstep.rollout.v1.ClusterRun
-	(*Event)(nil),                   // 29: lockstep.rollout.v1.Event
-	(*Fact)(nil),                    // 30: lockstep.rollout.v1.Fact
-	(*RolloutStarted)(nil),          // 31: lockstep.rollout.v1.RolloutStarted
-	(*ClusterStarted)(nil),          // 32: lockstep.rollout.v1.ClusterStarted
-	(*PackageCaptured)(nil),         // 33: lockstep.rollout.v1.PackageCaptured
-	(*StepStarted)(nil),             // 34: lockstep.rollout.v1.StepStarted
-	(*StepApplied)(nil),             // 35: lockstep.rollout.v1.StepApplied
-	(*StepPassed)(nil),              // 36: lockstep.rollout.v1.StepPassed
-	(*ClusterHeld)(nil),             // 37: lockstep.rollout.v1.ClusterHeld
-	(*RollbackStarted)(nil),         // 38: lockstep.rollout.v1.RollbackStarted
-	(*ClusterSucceeded)(nil),        // 39: lockstep.rollout.v1.ClusterSucceeded
-	(*ClusterRolledBack)(nil),       // 40: lockstep.rollout.v1.ClusterRolledBack
-	(*ClusterFailed)(nil),           // 41: lockstep.rollout.v1.ClusterFailed
-	(*RolloutHeld)(nil),             // 42: lockstep.rollout.v1.RolloutHeld
-	(*RolloutSucceeded)(nil),        // 43: lockstep.rollout.v1.RolloutSucceeded
-	(*RollbackRequested)(nil),       // 44: lockstep.rollout.v1.RollbackRequested
-	(*RolloutRolledBack)(nil),       // 45: lockstep.rollout.v1.RolloutRolledBack
-	(*RolloutFailed)(nil),           // 46: lockstep.rollout.v1.RolloutFailed
-	(*ClusterSkipped)(nil),          // 47: lockstep.rollout.v1.ClusterSkipped
-	(*WaveStarted)(nil),             // 48: lockstep.rollout.v1.WaveStarted
-	(*WaveSoaking)(nil),             // 49: lockstep.rollout.v1.WaveSoaking
-	(*WaveGated)(nil),               // 50: lockstep.rollout.v1.WaveGated
-	(*WavePassed)(nil),              // 51: lockstep.rollout.v1.WavePassed
-	(*WaveFailed)(nil),              // 52: lockstep.rollout.v1.WaveFailed
-	(*RolloutPaused)(nil),           // 53: lockstep.rollout.v1.RolloutPaused
-	(*RolloutResumed)(nil),          // 54: lockstep.rollout.v1.RolloutResumed
-	(*RolloutHolding)(nil),          // 55: lockstep.rollout.v1.RolloutHolding
-	(*RolloutContinued)(nil),        // 56: lockstep.rollout.v1.RolloutContinued
-	(*AbortRequested)(nil),          // 57: lockstep.rollout.v1.AbortRequested
-	(*RolloutAborted)(nil),          // 58: lockstep.rollout.v1.RolloutAborted
-	(*durationpb.Duration)(nil),     // 59: google.protobuf.Duration
-	(*v1.Policy)(nil),               // 60: lockstep.gate.v1.Policy
-	(*v1.Plan)(nil),                 // 61: lockstep.gate.v1.Plan
-	(*v1.Span)(nil),                 // 62: lockstep.gate.v1.Span
-	(*timestamppb.Timestamp)(nil),   // 63: google.protobuf.Timestamp
-	(*v1.Boundary)(nil),             // 64: lockstep.gate.v1.Boundary
+	(*ClusterChanges)(nil),          // 4: lockstep.rollout.v1.ClusterChanges
+	(*Problem)(nil),                 // 5: lockstep.rollout.v1.Problem
+	(*StartRolloutRequest)(nil),     // 6: lockstep.rollout.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),    // 7: lockstep.rollout.v1.StartRolloutResponse
+	(*GetRolloutRequest)(nil),       // 8: lockstep.rollout.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),      // 9: lockstep.rollout.v1.GetRolloutResponse
+	(*ListRolloutsRequest)(nil),     // 10: lockstep.rollout.v1.ListRolloutsRequest
+	(*ListRolloutsResponse)(nil),    // 11: lockstep.rollout.v1.ListRolloutsResponse
+	(*WatchRolloutRequest)(nil),     // 12: lockstep.rollout.v1.WatchRolloutRequest
+	(*WatchRolloutResponse)(nil),    // 13: lockstep.rollout.v1.WatchRolloutResponse
+	(*RollbackRolloutRequest)(nil),  // 14: lockstep.rollout.v1.RollbackRolloutRequest
+	(*RollbackRolloutResponse)(nil), // 15: lockstep.rollout.v1.RollbackRolloutResponse
+	(*PauseRolloutRequest)(nil),     // 16: lockstep.rollout.v1.PauseRolloutRequest
+	(*PauseRolloutResponse)(nil),    // 17: lockstep.rollout.v1.PauseRolloutResponse
+	(*ResumeRolloutRequest)(nil),    // 18: lockstep.rollout.v1.ResumeRolloutRequest
+	(*ResumeRolloutResponse)(nil),   // 19: lockstep.rollout.v1.ResumeRolloutResponse
+	(*AbortRolloutRequest)(nil),     // 20: lockstep.rollout.v1.AbortRolloutRequest
+	(*AbortRolloutResponse)(nil),    // 21: lockstep.rollout.v1.AbortRolloutResponse
+	(*SkipClusterRequest)(nil),      // 22: lockstep.rollout.v1.SkipClusterRequest
+	(*SkipClusterResponse)(nil),     // 23: lockstep.rollout.v1.SkipClusterResponse
+	(*Plan)(nil),                    // 24: lockstep.rollout.v1.Plan
+	(*Wave)(nil),                    // 25: lockstep.rollout.v1.Wave
+	(*ClusterPlan)(nil),             // 26: lockstep.rollout.v1.ClusterPlan
+	(*Chart)(nil),                   // 27: lockstep.rollout.v1.Chart
+	(*StepPlan)(nil),                // 28: lockstep.rollout.v1.StepPlan
+	(*Rollout)(nil),                 // 29: lockstep.rollout.v1.Rollout
+	(*ClusterRun)(nil),              // 30: lockstep.rollout.v1.ClusterRun
+	(*Event)(nil),                   // 31: lockstep.rollout.v1.Event
+	(*Fact)(nil),                    // 32: lockstep.rollout.v1.Fact
+	(*RolloutStarted)(nil),          // 33: lockstep.rollout.v1.RolloutStarted
+	(*ClusterStarted)(nil),          // 34: lockstep.rollout.v1.ClusterStarted
+	(*PackageCaptured)(nil),         // 35: lockstep.rollout.v1.PackageCaptured
+	(*StepStarted)(nil),             // 36: lockstep.rollout.v1.StepStarted
+	(*StepApplied)(nil),             // 37: lockstep.rollout.v1.StepApplied
+	(*StepPassed)(nil),              // 38: lockstep.rollout.v1.StepPassed
+	(*ClusterHeld)(nil),             // 39: lockstep.rollout.v1.ClusterHeld
+	(*RollbackStarted)(nil),         // 40: lockstep.rollout.v1.RollbackStarted
+	(*ClusterSucceeded)(nil),        // 41: lockstep.rollout.v1.ClusterSucceeded
+	(*ClusterRolledBack)(nil),       // 42: lockstep.rollout.v1.ClusterRolledBack
+	(*ClusterFailed)(nil),           // 43: lockstep.rollout.v1.ClusterFailed
+	(*RolloutHeld)(nil),             // 44: lockstep.rollout.v1.RolloutHeld
+	(*RolloutSucceeded)(nil),        // 45: lockstep.rollout.v1.RolloutSucceeded
+	(*RollbackRequested)(nil),       // 46: lockstep.rollout.v1.RollbackRequested
+	(*RolloutRolledBack)(nil),       // 47: lockstep.rollout.v1.RolloutRolledBack
+	(*RolloutFailed)(nil),           // 48: lockstep.rollout.v1.RolloutFailed
+	(*ClusterSkipped)(nil),          // 49: lockstep.rollout.v1.ClusterSkipped
+	(*WaveStarted)(nil),             // 50: lockstep.rollout.v1.WaveStarted
+	(*WaveSoaking)(nil),             // 51: lockstep.rollout.v1.WaveSoaking
+	(*WaveGated)(nil),               // 52: lockstep.rollout.v1.WaveGated
+	(*WavePassed)(nil),              // 53: lockstep.rollout.v1.WavePassed
+	(*WaveFailed)(nil),              // 54: lockstep.rollout.v1.WaveFailed
+	(*RolloutPaused)(nil),           // 55: lockstep.rollout.v1.RolloutPaused
+	(*RolloutResumed)(nil),          // 56: lockstep.rollout.v1.RolloutResumed
+	(*RolloutHolding)(nil),          // 57: lockstep.rollout.v1.RolloutHolding
+	(*RolloutContinued)(nil),        // 58: lockstep.rollout.v1.RolloutContinued
+	(*AbortRequested)(nil),          // 59: lockstep.rollout.v1.AbortRequested
+	(*RolloutAborted)(nil),          // 60: lockstep.rollout.v1.RolloutAborted
+	(*durationpb.Duration)(nil),     // 61: google.protobuf.Duration
+	(*v1.Policy)(nil),               // 62: lockstep.gate.v1.Policy
+	(*v1.Plan)(nil),                 // 63: lockstep.gate.v1.Plan
+	(*v1.Span)(nil),                 // 64: lockstep.gate.v1.Span
+	(*timestamppb.Timestamp)(nil),   // 65: google.protobuf.Timestamp
+	(*v1.Boundary)(nil),             // 66: lockstep.gate.v1.Boundary
 }
 var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
 	1,  // 0: lockstep.rollout.v1.Strategy.waves:type_name -> lockstep.rollout.v1.WaveSize
-	59, // 1: lockstep.rollout.v1.Strategy.soak:type_name -> google.protobuf.Duration
+	61, // 1: lockstep.rollout.v1.Strategy.soak:type_name -> google.protobuf.Duration
 	0,  // 2: lockstep.rollout.v1.PlanRolloutRequest.strategy:type_name -> lockstep.rollout.v1.Strategy
-	23, // 3: lockstep.rollout.v1.PlanRolloutResponse.plan:type_name -> lockstep.rollout.v1.Plan
-	4,  // 4: lockstep.rollout.v1.PlanRolloutResponse.problems:type_name -> lockstep.rollout.v1.Problem
-	0,  // 5: lockstep.rollout.v1.StartRolloutRequest.strategy:type_name -> lockstep.rollout.v1.Strategy
-	27, // 6: lockstep.rollout.v1.StartRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	27, // 7: lockstep.rollout.v1.GetRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	27, // 8: lockstep.rollout.v1.ListRolloutsResponse.rollouts:type_name -> lockstep.rollout.v1.Rollout
-	27, // 9: lockstep.rollout.v1.WatchRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	27, // 10: lockstep.rollout.v1.RollbackRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	27, // 11: lockstep.rollout.v1.PauseRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	27, // 12: lockstep.rollout.v1.ResumeRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	27, // 13: lockstep.rollout.v1.AbortRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	27, // 14: lockstep.rollout.v1.SkipClusterResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	25, // 15: lockstep.rollout.v1.Plan.clusters:type_name -> lockstep.rollout.v1.ClusterPlan
-	60, // 16: lockstep.rollout.v1.Plan.gate:type_name -> lockstep.gate.v1.Policy
-	59, // 17: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
-	59, // 18: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
-	61, // 19: lockstep.rollout.v1.Plan.policy:type_name -> lockstep.gate.v1.Plan
-	24, // 20: lockstep.rollout.v1.Plan.waves:type_name -> lockstep.rollout.v1.Wave
-	59, // 21: lockstep.rollout.v1.Wave.soak:type_name -> google.protobuf.Duration
-	26, // 22: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
-	62, // 23: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
-	23, // 24: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
-	28, // 25: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
-	63, // 26: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	63, // 27: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	63, // 28: lockstep.rollout.v1.Rollout.soak_ends:type_name -> google.protobuf.Timestamp
-	63, // 29: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
-	30, // 30: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
-	63, // 31: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
-	31, // 32: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
-	32, // 33: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
-	33, // 34: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
-	34, // 35: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
-	35, // 36: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
-	36, // 37: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
-	37, // 38: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
-	38, // 39: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
-	39, // 40: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
-	40, // 41: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
-	41, // 42: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
-	42, // 43: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
-	43, // 44: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
-	44, // 45: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
-	45, // 46: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
-	46, // 47: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
-	47, // 48: lockstep.rollout.v1.Fact.cluster_skipped:type_name -> lockstep.rollout.v1.ClusterSkipped
-	48, // 49: lockstep.rollout.v1.Fact.wave_started:type_name -> lockstep.rollout.v1.WaveStarted
-	49, // 50: lockstep.rollout.v1.Fact.wave_soaking:type_name -> lockstep.rollout.v1.WaveSoaking
-	53, // 51: lockstep.rollout.v1.Fact.rollout_paused:type_name -> lockstep.rollout.v1.RolloutPaused
-	54, // 52: lockstep.rollout.v1.Fact.rollout_resumed:type_name -> lockstep.rollout.v1.RolloutResumed
-	55, // 53: lockstep.rollout.v1.Fact.rollout_holding:type_name -> lockstep.rollout.v1.RolloutHolding
-	56, // 54: lockstep.rollout.v1.Fact.rollout_continued:type_name -> lockstep.rollout.v1.RolloutContinued
-	57, // 55: lockstep.rollout.v1.Fact.abort_requested:type_name -> lockstep.rollout.v1.AbortRequested
-	58, // 56: lockstep.rollout.v1.Fact.rollout_aborted:type_name -> lockstep.rollout.v1.RolloutAborted
-	50, // 57: lockstep.rollout.v1.Fact.wave_gated:type_name -> lockstep.rollout.v1.WaveGated
-	51, // 58: lockstep.rollout.v1.Fact.wave_passed:type_name -> lockstep.rollout.v1.WavePassed
-	52, // 59: lockstep.rollout.v1.Fact.wave_failed:type_name -> lockstep.rollout.v1.WaveFailed
-	23, // 60: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
-	63, // 61: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
-	64, // 62: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
-	60, // 63: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
-	63, // 64: lockstep.rollout.v1.WaveSoaking.ends:type_name -> google.protobuf.Timestamp
-	2,  // 65: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
-	5,  // 66: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
-	7,  // 67: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
-	9,  // 68: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
-	11, // 69: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
-	13, // 70: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
-	15, // 71: lockstep.rollout.v1.RolloutService.PauseRollout:input_type -> lockstep.rollout.v1.PauseRolloutRequest
-	17, // 72: lockstep.rollout.v1.RolloutService.ResumeRollout:input_type -> lockstep.rollout.v1.ResumeRolloutRequest
-	19, // 73: lockstep.rollout.v1.RolloutService.AbortRollout:input_type -> lockstep.rollout.v1.AbortRolloutRequest
-	21, // 74: lockstep.rollout.v1.RolloutService.SkipCluster:input_type -> lockstep.rollout.v1.SkipClusterRequest
-	3,  // 75: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
-	6,  // 76: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
-	8,  // 77: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
-	10, // 78: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
-	12, // 79: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
-	14, // 80: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
-	16, // 81: lockstep.rollout.v1.RolloutService.PauseRollout:output_type -> lockstep.rollout.v1.PauseRolloutResponse
-	18, // 82: lockstep.rollout.v1.RolloutService.ResumeRollout:output_type -> lockstep.rollout.v1.ResumeRolloutResponse
-	20, // 83: lockstep.rollout.v1.RolloutService.AbortRollout:output_type -> lockstep.rollout.v1.AbortRolloutResponse
-	22, // 84: lockstep.rollout.v1.RolloutService.SkipCluster:output_type -> lockstep.rollout.v1.SkipClusterResponse
-	75, // [75:85] is the sub-list for method output_type
-	65, // [65:75] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	24, // 3: lockstep.rollout.v1.PlanRolloutResponse.plan:type_name -> lockstep.rollout.v1.Plan
+	5,  // 4: lockstep.rollout.v1.PlanRolloutResponse.problems:type_name -> lockstep.rollout.v1.Problem
+	4,  // 5: lockstep.rollout.v1.PlanRolloutResponse.changes:type_name -> lockstep.rollout.v1.ClusterChanges
+	0,  // 6: lockstep.rollout.v1.StartRolloutRequest.strategy:type_name -> lockstep.rollout.v1.Strategy
+	29, // 7: lockstep.rollout.v1.StartRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	29, // 8: lockstep.rollout.v1.GetRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	29, // 9: lockstep.rollout.v1.ListRolloutsResponse.rollouts:type_name -> lockstep.rollout.v1.Rollout
+	29, // 10: lockstep.rollout.v1.WatchRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	29, // 11: lockstep.rollout.v1.RollbackRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	29, // 12: lockstep.rollout.v1.PauseRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	29, // 13: lockstep.rollout.v1.ResumeRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	29, // 14: lockstep.rollout.v1.AbortRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	29, // 15: lockstep.rollout.v1.SkipClusterResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	26, // 16: lockstep.rollout.v1.Plan.clusters:type_name -> lockstep.rollout.v1.ClusterPlan
+	62, // 17: lockstep.rollout.v1.Plan.gate:type_name -> lockstep.gate.v1.Policy
+	61, // 18: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
+	61, // 19: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
+	63, // 20: lockstep.rollout.v1.Plan.policy:type_name -> lockstep.gate.v1.Plan
+	25, // 21: lockstep.rollout.v1.Plan.waves:type_name -> lockstep.rollout.v1.Wave
+	61, // 22: lockstep.rollout.v1.Wave.soak:type_name -> google.protobuf.Duration
+	28, // 23: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
+	64, // 24: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
+	27, // 25: lockstep.rollout.v1.ClusterPlan.chart:type_name -> lockstep.rollout.v1.Chart
+	24, // 26: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
+	30, // 27: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
+	65, // 28: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	65, // 29: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	65, // 30: lockstep.rollout.v1.Rollout.soak_ends:type_name -> google.protobuf.Timestamp
+	65, // 31: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
+	32, // 32: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
+	65, // 33: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
+	33, // 34: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
+	34, // 35: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
+	35, // 36: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
+	36, // 37: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
+	37, // 38: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
+	38, // 39: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
+	39, // 40: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
+	40, // 41: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
+	41, // 42: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
+	42, // 43: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
+	43, // 44: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
+	44, // 45: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
+	45, // 46: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
+	46, // 47: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
+	47, // 48: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
+	48, // 49: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
+	49, // 50: lockstep.rollout.v1.Fact.cluster_skipped:type_name -> lockstep.rollout.v1.ClusterSkipped
+	50, // 51: lockstep.rollout.v1.Fact.wave_started:type_name -> lockstep.rollout.v1.WaveStarted
+	51, // 52: lockstep.rollout.v1.Fact.wave_soaking:type_name -> lockstep.rollout.v1.WaveSoaking
+	55, // 53: lockstep.rollout.v1.Fact.rollout_paused:type_name -> lockstep.rollout.v1.RolloutPaused
+	56, // 54: lockstep.rollout.v1.Fact.rollout_resumed:type_name -> lockstep.rollout.v1.RolloutResumed
+	57, // 55: lockstep.rollout.v1.Fact.rollout_holding:type_name -> lockstep.rollout.v1.RolloutHolding
+	58, // 56: lockstep.rollout.v1.Fact.rollout_continued:type_name -> lockstep.rollout.v1.RolloutContinued
+	59, // 57: lockstep.rollout.v1.Fact.abort_requested:type_name -> lockstep.rollout.v1.AbortRequested
+	60, // 58: lockstep.rollout.v1.Fact.rollout_aborted:type_name -> lockstep.rollout.v1.RolloutAborted
+	52, // 59: lockstep.rollout.v1.Fact.wave_gated:type_name -> lockstep.rollout.v1.WaveGated
+	53, // 60: lockstep.rollout.v1.Fact.wave_passed:type_name -> lockstep.rollout.v1.WavePassed
+	54, // 61: lockstep.rollout.v1.Fact.wave_failed:type_name -> lockstep.rollout.v1.WaveFailed
+	24, // 62: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
+	65, // 63: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
+	66, // 64: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
+	62, // 65: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
+	65, // 66: lockstep.rollout.v1.WaveSoaking.ends:type_name -> google.protobuf.Timestamp
+	2,  // 67: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
+	6,  // 68: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
+	8,  // 69: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
+	10, // 70: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
+	12, // 71: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
+	14, // 72: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
+	16, // 73: lockstep.rollout.v1.RolloutService.PauseRollout:input_type -> lockstep.rollout.v1.PauseRolloutRequest
+	18, // 74: lockstep.rollout.v1.RolloutService.ResumeRollout:input_type -> lockstep.rollout.v1.ResumeRolloutRequest
+	20, // 75: lockstep.rollout.v1.RolloutService.AbortRollout:input_type -> lockstep.rollout.v1.AbortRolloutRequest
+	22, // 76: lockstep.rollout.v1.RolloutService.SkipCluster:input_type -> lockstep.rollout.v1.SkipClusterRequest
+	3,  // 77: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
+	7,  // 78: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
+	9,  // 79: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
+	11, // 80: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
+	13, // 81: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
+	15, // 82: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
+	17, // 83: lockstep.rollout.v1.RolloutService.PauseRollout:output_type -> lockstep.rollout.v1.PauseRolloutResponse
+	19, // 84: lockstep.rollout.v1.RolloutService.ResumeRollout:output_type -> lockstep.rollout.v1.ResumeRolloutResponse
+	21, // 85: lockstep.rollout.v1.RolloutService.AbortRollout:output_type -> lockstep.rollout.v1.AbortRolloutResponse
+	23, // 86: lockstep.rollout.v1.RolloutService.SkipCluster:output_type -> lockstep.rollout.v1.SkipClusterResponse
+	77, // [77:87] is the sub-list for method output_type
+	67, // [67:77] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_rollout_v1_rollout_proto_init() }
@@ -4410,7 +4583,7 @@ func file_lockstep_rollout_v1_rollout_proto_init() {
 		(*WaveSize_Percent)(nil),
 		(*WaveSize_LabelSelector)(nil),
 	}
-	file_lockstep_rollout_v1_rollout_proto_msgTypes[30].OneofWrappers = []any{
+	file_lockstep_rollout_v1_rollout_proto_msgTypes[32].OneofWrappers = []any{
 		(*Fact_RolloutStarted)(nil),
 		(*Fact_ClusterStarted)(nil),
 		(*Fact_PackageCaptured)(nil),
@@ -4446,7 +4619,7 @@ func file_lockstep_rollout_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_rollout_v1_rollout_proto_rawDesc), len(file_lockstep_rollout_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   59,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
