@@ -126,6 +126,8 @@ func (d *Deployment) restore(ctx context.Context, r Release) error {
 	rollback.Version, rollback.MaxHistory = revision, maxHistory
 	rollback.WaitStrategy, rollback.WaitForJobs, rollback.Timeout = helmkube.StatusWatcherStrategy, true, d.opts.Ready
 	rollback.WaitOptions = []helmkube.WaitOption{helmkube.WithWaitContext(ctx)}
+	// Whoever set a field by hand meanwhile does not keep the cluster from coming back.
+	rollback.ForceConflicts = r.Record.ApplyMethod == string(release.ApplyMethodServerSideApply)
 	rollback.Description = restoring + "revision " + strconv.Itoa(revision)
 	d.log.Info("rolling a Helm release back", "release", name, "to", revision, "revision", last.Version+1)
 	if err := rollback.Run(name); err != nil {

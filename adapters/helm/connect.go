@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 
 	"helm.sh/helm/v4/pkg/action"
+	helmkube "helm.sh/helm/v4/pkg/kube"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -16,6 +18,11 @@ import (
 
 	"github.com/lockstep-fleet/lockstep/kit/errs"
 )
+
+// asHelm sees to it that fields are set in the name of Helm's command: the API server
+// keeps who set which, and neither side is to meet a conflict with the other. The
+// library has one name for the whole program.
+var asHelm = sync.OnceFunc(func() { helmkube.ManagedFieldsManager = "helm" })
 
 // connection is how Helm reaches the cluster for one operation. It keeps what the API
 // server offers in memory, and leaves nothing on disk.

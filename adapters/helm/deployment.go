@@ -84,6 +84,7 @@ type Deployment struct {
 
 // NewDeployment ties a cluster to its Helm releases. It makes no call.
 func NewDeployment(opts DeploymentOptions, source Source) *Deployment {
+	asHelm()
 	opts.Storage = cmp.Or(opts.Storage, "secret")
 	opts.Ready = cmp.Or(opts.Ready, DefaultReady)
 	log := opts.Log
