@@ -9,9 +9,11 @@ package sources
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -164,7 +166,7 @@ func (s *Set) kubernetes(file fleetfile.File, c fleetfile.Cluster) error {
 	}
 	if len(k.Helm) > 0 {
 		opts := helm.DeploymentOptions{
-			Cluster: c.ID, Kubeconfig: string(k.Kubeconfig), Context: k.Context, Namespace: namespace.Namespace(), Log: s.log.With("part", "helm", "cluster", c.ID),
+			Cluster: c.ID, Kubeconfig: string(k.Kubeconfig), Context: k.Context, Namespace: namespace.Namespace(), Holder: holder(file), Log: s.log.With("part", "helm", "cluster", c.ID),
 		}
 		for _, h := range k.Helm {
 			opts.Ready = max(opts.Ready, h.Ready)
@@ -176,6 +178,17 @@ func (s *Set) kubernetes(file fleetfile.File, c fleetfile.Cluster) error {
 	inventory.Wake, inventory.Run = namespace.Changed(), namespace.Run
 	s.add(source{Schedule: inventory, permissions: func(ctx context.Context) ([]Missing, error) { return forbidden(ctx, namespace) }})
 	return s.declared(file, c, namespace.Package)
+}
+
+// holder names this server as the one that changes clusters: by its machine and its
+// data folder, which one process has at a time.
+func holder(file fleetfile.File) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	sum := sha256.Sum256([]byte(file.Server.DataDir))
+	return fmt.Sprintf("lockstep on %s, %x", host, sum[:4])
 }
 
 // vendor is the account and the clusters it is asked about.

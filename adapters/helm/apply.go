@@ -36,6 +36,7 @@ const (
 // Apply makes the cluster run the package and returns when it does. A package with
 // targets is brought by an upgrade of each release; one that was captured is gone back
 // to by Helm's rollback to the very revision, so that manifests are those that were.
+// One hand at a time does it, by a Lease in the namespace.
 // Applying what runs already changes nothing, and what was cut off is taken up: a
 // revision that is pending is put right if Lockstep made it and left alone if somebody
 // else did.
@@ -53,14 +54,19 @@ func (d *Deployment) Apply(ctx context.Context, data []byte) error {
 		slices.Reverse(steps)
 	}
 	id := digest.FromBytes(data).Encoded()[:40]
+	ctx, h, err := d.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer h.release()
 	for _, r := range steps {
 		if r.Target == nil {
-			err = d.restore(ctx, r)
+			err = d.restore(ctx, h, r)
 		} else {
-			err = d.upgrade(ctx, r, id)
+			err = d.upgrade(ctx, h, r, id)
 		}
 		if err != nil {
-			d.putRight(ctx, r.Record.Name)
+			d.putRight(ctx, h, r.Record.Name)
 			return err
 		}
 	}
@@ -68,8 +74,8 @@ func (d *Deployment) Apply(ctx context.Context, data []byte) error {
 }
 
 // upgrade brings a release to its target.
-func (d *Deployment) upgrade(ctx context.Context, r Release, id string) error {
-	config, err := d.helm(ctx)
+func (d *Deployment) upgrade(ctx context.Context, h *hand, r Release, id string) error {
+	config, err := d.helm(ctx, h)
 	if err != nil {
 		return err
 	}
@@ -104,8 +110,8 @@ func (d *Deployment) upgrade(ctx context.Context, r Release, id string) error {
 }
 
 // restore brings a release back to its recorded revision.
-func (d *Deployment) restore(ctx context.Context, r Release) error {
-	config, err := d.helm(ctx)
+func (d *Deployment) restore(ctx context.Context, h *hand, r Release) error {
+	config, err := d.helm(ctx, h)
 	if err != nil {
 		return err
 	}
@@ -184,10 +190,10 @@ func (d *Deployment) settle(config *action.Configuration, name string) (*release
 
 // putRight leaves no pending revision behind after an operation that ended early. If it
 // cannot, whoever comes next does.
-func (d *Deployment) putRight(ctx context.Context, name string) {
+func (d *Deployment) putRight(ctx context.Context, h *hand, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), aftermath)
 	defer cancel()
-	config, err := d.helm(ctx)
+	config, err := d.helm(ctx, h)
 	if err == nil {
 		_, err = d.settle(config, name)
 	}

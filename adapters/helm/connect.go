@@ -2,6 +2,7 @@ package helm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,9 +33,8 @@ type connection struct {
 	discovery discovery.CachedDiscoveryInterface
 }
 
-// helm prepares Helm for one operation: once ctx has ended, no request that changes
-// anything is begun any more, whoever in Helm still runs.
-func (d *Deployment) helm(ctx context.Context) (*action.Configuration, error) {
+// connect reads how the cluster is reached. It makes no call.
+func (d *Deployment) connect() (*connection, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = d.opts.Kubeconfig
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: d.opts.Context}
@@ -50,7 +50,18 @@ func (d *Deployment) helm(ctx context.Context) (*action.Configuration, error) {
 	if c.config.ExecProvider != nil {
 		c.config.ExecProvider.StdinUnavailable = true // nobody sits at a server
 	}
-	c.config.Wrap(func(next http.RoundTripper) http.RoundTripper { return guarded{next, ctx, d.opts.Guard} })
+	return c, nil
+}
+
+// helm prepares Helm for one operation: once ctx has ended, or the hand that it was begun
+// with is lost, no request that changes anything is begun any more, whoever in Helm still
+// runs. Without a hand it changes nothing.
+func (d *Deployment) helm(ctx context.Context, h *hand) (*action.Configuration, error) {
+	c, err := d.connect()
+	if err != nil {
+		return nil, err
+	}
+	c.config.Wrap(func(next http.RoundTripper) http.RoundTripper { return guarded{next, ctx, h} })
 	client, err := discovery.NewDiscoveryClientForConfig(c.config)
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "LS-HLM-001", "preparing Helm for %s: %w", d.where(), err)
@@ -76,12 +87,13 @@ func (c *connection) ToRESTMapper() (meta.RESTMapper, error) {
 
 func (c *connection) ToRawKubeConfigLoader() clientcmd.ClientConfig { return c.loaded }
 
-// guarded refuses requests that change something once an operation is over. Helm goes on
-// in the background where it is cut off.
+// guarded refuses requests that change something once an operation is over, Helm goes on
+// in the background where it is cut off, and bounds those that it lets through, so that
+// none outlasts the right to it.
 type guarded struct {
-	next  http.RoundTripper
-	over  context.Context //nolint:containedctx // it is the operation's, not the request's
-	guard func(context.Context) error
+	next http.RoundTripper
+	over context.Context //nolint:containedctx // it is the operation's, not the request's
+	hand *hand
 }
 
 func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -98,12 +110,33 @@ func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 	if g.over.Err() != nil {
 		return refuse(context.Cause(g.over))
 	}
-	if g.guard != nil {
-		if err := g.guard(req.Context()); err != nil {
-			return refuse(err)
-		}
+	if g.hand == nil {
+		return refuse(errors.New("this is to change nothing"))
 	}
-	return g.next.RoundTrip(req)
+	limit := g.hand.lease / 3
+	if err := g.hand.allow(limit); err != nil {
+		return refuse(err)
+	}
+	ctx, cancel := context.WithTimeout(req.Context(), limit)
+	resp, err := g.next.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	resp.Body = ending{resp.Body, cancel}
+	return resp, nil
+}
+
+// ending is an answer whose time is over once it was read.
+type ending struct {
+	io.ReadCloser
+
+	cancel context.CancelFunc
+}
+
+func (e ending) Close() error {
+	defer e.cancel()
+	return e.ReadCloser.Close()
 }
 
 // WrappedRoundTripper lets the library find what is below.

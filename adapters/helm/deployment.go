@@ -52,9 +52,12 @@ type DeploymentOptions struct {
 	Ready time.Duration
 	// Timeout bounds one look at a registry; 0 means 2 min.
 	Timeout time.Duration
-	// Guard is asked before every request that changes something in the cluster; its
-	// error refuses the request. Nil means always allowed.
-	Guard func(context.Context) error
+	// Holder is who changes the cluster, in the words of its lease; the same over restarts
+	// of one server, and never that of another.
+	Holder string
+	// Lease is how long a holder that is not heard of any more keeps others out; 0 means
+	// DefaultLease.
+	Lease time.Duration
 	// Log hears what Helm says. Nil discards it.
 	Log *slog.Logger
 }
@@ -87,6 +90,8 @@ func NewDeployment(opts DeploymentOptions, source Source) *Deployment {
 	asHelm()
 	opts.Storage = cmp.Or(opts.Storage, "secret")
 	opts.Ready = cmp.Or(opts.Ready, DefaultReady)
+	opts.Lease = cmp.Or(opts.Lease, DefaultLease)
+	opts.Holder = cmp.Or(opts.Holder, "lockstep")
 	log := opts.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -227,7 +232,7 @@ func (d *Deployment) rendered(ctx context.Context, r Release) (lines []string, r
 	if r.Target == nil {
 		return nil, false, nil
 	}
-	config, err := d.helm(ctx)
+	config, err := d.helm(ctx, nil)
 	if err != nil {
 		return nil, false, err
 	}
@@ -321,7 +326,7 @@ func (d *Deployment) Capture(ctx context.Context) ([]byte, error) {
 
 func (d *Deployment) capture(ctx context.Context, inventory fleet.Inventory) (Package, error) {
 	pkg := Package{Format: format, Namespace: d.opts.Namespace, Runs: make(map[fleet.Component]Run)}
-	config, err := d.helm(ctx)
+	config, err := d.helm(ctx, nil)
 	if err != nil {
 		return pkg, err
 	}

@@ -3,6 +3,7 @@
 package kube_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,9 +11,11 @@ import (
 	"log"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -538,4 +541,93 @@ func TestHelmDriverRefuses(t *testing.T) {
 	if list, err := d.admin.CoreV1().Secrets(d.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: "owner=helm"}); err != nil || len(list.Items) != 2 {
 		t.Errorf("Helm has %d records, %v; want the installation and one step", len(list.Items), err)
 	}
+}
+
+// Two hands at one cluster: the second waits for the first. One that is stopped for
+// longer than its lease, and goes on, changes nothing any more.
+func TestHelmDriverHasOneHand(t *testing.T) {
+	t.Parallel()
+	d := newDriven(t)
+	const lease = 3 * time.Second
+	as := func(holder string) *adapter.Deployment {
+		return d.deployment(func(o *adapter.DeploymentOptions) { o.Holder, o.Lease = holder, lease })
+	}
+	one, two := as("one"), as("two")
+	base := d.must(one.Capture(t.Context()))
+	bad := next
+	bad.sra = "3.2.0-sick"
+	plan, target := d.plan(one, d.release(bad, nil))
+	target.Resolved[fleet.LineSRA] = d.image("zero-trust-bastion:3.2.0-sick")
+	step := filepath.Join(t.TempDir(), "step")
+	if err := os.WriteFile(step, d.must(d.step(one, base, plan, target, fleet.LineGateway, fleet.LineSRA)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	// The first is a process of its own, which waits for pods that never get well.
+	first := exec.Command(os.Args[0])
+	first.Env = append(os.Environ(), handEnv+"="+strings.Join([]string{"one", lease.String(), d.kubeconfig, d.namespace, step}, "|"))
+	var said bytes.Buffer
+	first.Stdout, first.Stderr = &said, &said
+	ended := start(t, first)
+	d.inventory(d.source, func(i fleet.Inventory) error {
+		if !slices.ContainsFunc(i.Instances, func(one fleet.Instance) bool { return one.Tag == "3.2.0-sick" }) {
+			return errors.New("the step has not begun")
+		}
+		return nil
+	})
+	refused(t, two.Apply(t.Context(), base), "LS-HLM-017", "one changes namespace "+d.namespace)
+	if r := d.last(); r.Version != 2 {
+		t.Errorf("while another had its hand in it, it became revision %d", r.Version)
+	}
+	if err := first.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	d.apply(two, base) // whose lease is over can do no more harm, so what it left is taken up
+	d.runs(d.image("gateway:5.0.1"), d.image("zero-trust-bastion:3.1.0"))
+	restored := d.last().Version
+	if err := first.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	if first.ProcessState.Success() || !strings.Contains(said.String(), "lease") {
+		t.Errorf("the first hand ended with %v and said %q", first.ProcessState, said.String())
+	}
+	if r := d.last(); r.Version != restored || r.Info.Status != common.StatusDeployed {
+		t.Errorf("the hand that came back made it revision %d, %s", r.Version, r.Info.Status)
+	}
+	d.runs(d.image("gateway:5.0.1"), d.image("zero-trust-bastion:3.1.0"))
+}
+
+// handEnv makes a process of this test one that applies a package.
+const handEnv = "LOCKSTEP_TEST_HAND"
+
+// hand applies a package and ends: 0 when it could.
+func hand(order string) int {
+	parts := strings.Split(order, "|")
+	lease, err := time.ParseDuration(parts[1])
+	if err != nil {
+		log.Print(err)
+		return 2
+	}
+	source, err := kube.New(kube.Options{Cluster: "east", Kubeconfig: parts[2], Namespace: parts[3]})
+	if err != nil {
+		log.Print(err)
+		return 2
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { _ = source.Run(ctx) }()
+	data, err := os.ReadFile(parts[4])
+	if err != nil {
+		log.Print(err)
+		return 2
+	}
+	on := adapter.NewDeployment(adapter.DeploymentOptions{
+		Cluster: "east", Holder: parts[0], Lease: lease, Kubeconfig: parts[2], Namespace: parts[3], Releases: []adapter.DrivenRelease{{Name: "gw"}}, Ready: time.Minute,
+	}, source)
+	if err := on.Apply(ctx, data); err != nil {
+		log.Print(err)
+		return 1
+	}
+	return 0
 }

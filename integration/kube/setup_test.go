@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	helmkube "helm.sh/helm/v4/pkg/kube"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -41,6 +42,10 @@ var cluster *lab.Lab
 func TestMain(m *testing.M) { os.Exit(prepare(m)) }
 
 func prepare(m *testing.M) int {
+	if order := os.Getenv(handEnv); order != "" {
+		return hand(order)
+	}
+	helmkube.ManagedFieldsManager = "helm" // as it is for Helm's own command
 	var err error
 	cluster, err = lab.Start(context.Background(), lab.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
