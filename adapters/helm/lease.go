@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
@@ -30,13 +32,14 @@ type hand struct {
 	stop  context.CancelFunc
 	ended chan struct{}
 
-	lost  context.CancelCauseFunc
-	mu    sync.Mutex
+	lost context.CancelCauseFunc
+	mu   sync.Mutex
 	// renewed is when the last renewal that went through was begun; zero when it was not
 	// had yet, or not any more.
 	renewed time.Time
 	had     bool
 	other   string // who has it, for people
+	denied  error  // why it cannot be had
 }
 
 // errLost is why an operation ends whose hand was lost.
@@ -56,7 +59,8 @@ func (d *Deployment) take(ctx context.Context) (context.Context, *hand, error) {
 		return nil, nil, errs.New(errs.Invalid, "LS-HLM-001", "preparing Helm for %s: %w", d.where(), err)
 	}
 	// It is held until it is given back, also while what was cut off is put right.
-	holding, stop := context.WithCancel(context.WithoutCancel(ctx))
+	// What the library has to say of it is in the errors here.
+	holding, stop := context.WithCancel(logr.NewContext(context.WithoutCancel(ctx), logr.Discard()))
 	op, lost := context.WithCancelCause(ctx)
 	h := &hand{lease: d.opts.Lease, stop: stop, lost: lost, ended: make(chan struct{})}
 	lock := &watched{Interface: &resourcelock.LeaseLock{
@@ -90,19 +94,21 @@ func (d *Deployment) take(ctx context.Context) (context.Context, *hand, error) {
 	if ctx.Err() != nil {
 		return nil, nil, fmt.Errorf("waiting for the lease of %s: %w", d.where(), context.Cause(ctx))
 	}
-	return nil, nil, d.taken(ctx, client, h)
+	return nil, nil, d.taken(h)
 }
 
 // taken says why the lease could not be had.
-func (d *Deployment) taken(ctx context.Context, client coordination.LeasesGetter, h *hand) error {
+func (d *Deployment) taken(h *hand) error {
 	h.mu.Lock()
-	other := h.other
+	other, denied := h.other, h.denied
 	h.mu.Unlock()
+	if denied != nil {
+		return errs.New(errs.Unavailable, "LS-HLM-014", "the lease %s of %s cannot be had: %w; deploy/k8s/driver grants what is needed", leaseName, d.where(), denied)
+	}
 	if other != "" {
 		return errs.New(errs.Conflict, "LS-HLM-017", "%s changes %s and goes on doing so; leave one of both to it, `kubectl get lease %s -n %s` shows the lease", other, d.where(), leaseName, d.opts.Namespace)
 	}
-	_, err := client.Leases(d.opts.Namespace).Get(ctx, leaseName, metav1.GetOptions{})
-	return errs.New(errs.Unavailable, "LS-HLM-014", "the lease %s of %s can be neither had nor waited for: %w; deploy/k8s/driver grants what is needed", leaseName, d.where(), errors.Join(err, errLost))
+	return errs.New(errs.Unavailable, "LS-HLM-014", "the lease %s of %s could not be had within %s: the API server does not answer; check it with `kubectl get --raw /readyz`", leaseName, d.where(), 2*h.lease)
 }
 
 // release gives the right back and waits until that is done.
@@ -129,6 +135,19 @@ func (h *hand) allow(limit time.Duration) error {
 	return nil
 }
 
+// refused ends the wait for a lease that is not allowed: it would not be later, either.
+func (h *hand) refused(err error) error {
+	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !h.had {
+			h.denied = err
+			h.lost(err)
+		}
+	}
+	return err
+}
+
 // watched notes when a lease is renewed and who else has it.
 type watched struct {
 	resourcelock.Interface
@@ -141,7 +160,7 @@ func (w *watched) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, 
 	if err == nil {
 		w.hand.seen(record.HolderIdentity, w.Identity())
 	}
-	return record, raw, err
+	return record, raw, w.hand.refused(err)
 }
 
 // seen notes who has the lease. One that another had in between is lost for good, also
@@ -183,5 +202,5 @@ func (w *watched) note(write func() error) error {
 		h.renewed, h.had, h.other = begun, true, ""
 		h.mu.Unlock()
 	}
-	return err
+	return h.refused(err)
 }

@@ -9,12 +9,16 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +32,9 @@ import (
 	"helm.sh/helm/v4/pkg/release/common"
 	helmrelease "helm.sh/helm/v4/pkg/release/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
 
 	adapter "github.com/lockstep-fleet/lockstep/adapters/helm"
 	"github.com/lockstep-fleet/lockstep/adapters/kube"
@@ -630,4 +637,143 @@ func hand(order string) int {
 		return 1
 	}
 	return 0
+}
+
+// killer stands between a process and the API server and kills the process at one of
+// its requests that change something: before the server has it, or after.
+type killer struct {
+	proxy   *httputil.ReverseProxy
+	token   string
+	mu      sync.Mutex
+	process *os.Process
+	n, at   int
+	after   bool
+}
+
+func (k *killer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.Header.Set("Authorization", "Bearer "+k.token) // the library sends none without TLS
+	k.mu.Lock()
+	kill := false
+	if r.Method != http.MethodGet {
+		k.n++
+		kill = k.n == k.at
+	}
+	process, after := k.process, k.after
+	k.mu.Unlock()
+	if kill && !after {
+		_ = process.Kill()
+		return
+	}
+	k.proxy.ServeHTTP(w, r)
+	if kill {
+		_ = process.Kill()
+	}
+}
+
+// next says where the process that is started next is to be killed.
+func (k *killer) next(at int, after bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.n, k.at, k.after = 0, at, after
+}
+
+func (k *killer) watch(p *os.Process) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.process = p
+}
+
+// A process that is killed at any of its calls, on the way there and on the way back:
+// whoever comes next brings the cluster where it is to be. No revision stays pending,
+// and each attempt makes one at most.
+func TestHelmDriverIsKilledAtEveryCall(t *testing.T) {
+	t.Parallel()
+	d := newDriven(t)
+	on := d.deployment(func(o *adapter.DeploymentOptions) { o.Holder = "one" })
+	base := d.must(on.Capture(t.Context()))
+	plan, target := d.plan(on, d.release(next, nil))
+	there := d.must(d.step(on, base, plan, target, fleet.LineGateway, fleet.LineSRA))
+
+	config, err := clientcmd.BuildConfigFromFlags("", d.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream, err := url.Parse(config.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &killer{proxy: httputil.NewSingleHostReverseProxy(upstream), token: config.BearerToken}
+	if k.proxy.Transport, err = rest.TransportFor(rest.AnonymousClientConfig(config)); err != nil {
+		t.Fatal(err)
+	}
+	k.proxy.FlushInterval, k.proxy.ErrorLog = -1, log.New(io.Discard, "", 0)
+	server := httptest.NewServer(k)
+	t.Cleanup(server.Close)
+	through := filepath.Join(t.TempDir(), "kubeconfig")
+	plain := api.NewConfig()
+	plain.Clusters["lab"] = &api.Cluster{Server: server.URL}
+	plain.Contexts["lab"] = &api.Context{Cluster: "lab", Namespace: d.namespace}
+	plain.CurrentContext = "lab"
+	if err := clientcmd.WriteToFile(*plain, through); err != nil {
+		t.Fatal(err)
+	}
+
+	// attempt runs one process and reports whether it came to its end.
+	attempt := func(data []byte, at int, after bool) bool {
+		t.Helper()
+		file := filepath.Join(t.TempDir(), "package")
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		k.next(at, after)
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), handEnv+"="+strings.Join([]string{"one", adapter.DefaultLease.String(), through, d.namespace, file}, "|"))
+		var said bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &said, &said
+		ended := start(t, cmd)
+		k.watch(cmd.Process)
+		<-ended
+		if code := cmd.ProcessState.ExitCode(); code > 0 {
+			t.Fatalf("killed at call %d (after it: %t), it ended by itself with %d: %s", at, after, code, said.String())
+		}
+		return cmd.ProcessState.Success()
+	}
+	killed := 0
+	for _, way := range []struct {
+		name              string
+		to, from          []byte
+		gateway, bastions string
+	}{
+		{"there", there, base, d.pinned("gateway:5.1.0"), d.pinned("zero-trust-bastion:3.2.0")},
+		{"back", base, there, d.image("gateway:5.0.1"), d.image("zero-trust-bastion:3.1.0")},
+	} {
+		d.apply(on, way.from)
+		for at := 1; ; at++ {
+			before := d.last().Version
+			if attempt(way.to, at, at%2 == 0) {
+				t.Logf("on the way %s there are %d calls that change something", way.name, at-1)
+				break
+			}
+			killed++
+			d.apply(on, way.to)
+			d.runs(way.gateway, way.bastions)
+			r := d.last()
+			if r.Info.Status != common.StatusDeployed || r.Version > before+2 {
+				t.Errorf("killed at call %d on the way %s: revision %d after %d, %s", at, way.name, r.Version, before, r.Info.Status)
+			}
+			history, err := d.helm().config.Releases.History("gw")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, found := range history {
+				if h, ok := found.(*helmrelease.Release); ok && h.Info.Status.IsPending() {
+					t.Errorf("killed at call %d on the way %s: revision %d stays %s", at, way.name, h.Version, h.Info.Status)
+				}
+			}
+			d.apply(on, way.from)
+		}
+	}
+	if killed < 10 {
+		t.Errorf("only %d processes were killed", killed)
+	}
 }
