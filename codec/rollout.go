@@ -1,9 +1,12 @@
 package codec
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
@@ -40,6 +43,22 @@ func PlanToProto(p rollout.Plan) *rolloutv1.Plan {
 		m.Clusters = append(m.Clusters, cluster)
 	}
 	return m
+}
+
+// PlanHash names a plan by its content, "sha256:…". Two plans of one hash bring the same
+// from the same, in the same order, and are judged alike. The times at which earlier
+// rollouts moved a cluster are left out: they grow older by themselves.
+func PlanHash(p rollout.Plan) (string, error) {
+	m := PlanToProto(p)
+	for _, c := range m.GetClusters() {
+		c.Aside = nil
+	}
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return "", fmt.Errorf("naming a plan by its content: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
 
 // PlanFromProto decodes a plan.

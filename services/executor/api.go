@@ -25,7 +25,11 @@ func (a *rolloutAPI) PlanRollout(ctx context.Context, req *rolloutv1.PlanRollout
 	if err != nil {
 		return nil, err
 	}
-	resp := &rolloutv1.PlanRolloutResponse{Plan: codec.PlanToProto(plan)}
+	hash, err := codec.PlanHash(plan)
+	if err != nil {
+		return nil, err
+	}
+	resp := &rolloutv1.PlanRolloutResponse{Plan: codec.PlanToProto(plan), PlanHash: hash}
 	for _, target := range targets {
 		if len(target.Changes) > 0 {
 			resp.Changes = append(resp.Changes, &rolloutv1.ClusterChanges{Cluster: string(target.Cluster), Lines: target.Changes})
@@ -160,6 +164,9 @@ func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRollo
 		}
 		return nil, errs.New(errs.Conflict, "LS-ROL-012", "the rollout cannot start: %s", strings.Join(lines, "; "))
 	}
+	if err := asPlanned(plan, req.GetPlanHash()); err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// Planning looked at clusters without the lock; two starts may have planned
@@ -176,6 +183,15 @@ func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRollo
 		return nil, err
 	}
 	return &rolloutv1.StartRolloutResponse{Rollout: codec.RolloutToProto(c.get(id).state)}, nil
+}
+
+// asPlanned refuses a plan that is not the one somebody looked at.
+func asPlanned(plan rollout.Plan, looked string) error {
+	hash, err := codec.PlanHash(plan)
+	if err != nil || looked == "" || looked == hash {
+		return err
+	}
+	return errs.New(errs.Conflict, "LS-ROL-031", "what would be done now is another plan (%.19s) than the one that was looked at (%.19s): a cluster runs something else, an image, a chart or values were changed, or the policy was; look at the plan again", hash, looked)
 }
 
 // started answers a start that was made already, nil when there is none. A request

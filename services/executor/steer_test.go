@@ -198,3 +198,38 @@ func TestWavesThatCannotBeRead(t *testing.T) {
 	}})
 	refusedFor(t, err, "LS-ROL-029", "tier in (")
 }
+
+// What is started is the plan that was looked at: a tag that was published anew
+// meanwhile makes it another one, and nothing starts.
+func TestWhatIsStartedIsWhatWasLookedAt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	l := w.start(nil)
+	plan, err := l.api.PlanRollout(t.Context(), &rolloutv1.PlanRolloutRequest{Release: "spring"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	looked := plan.GetPlanHash()
+	again, err := l.api.PlanRollout(t.Context(), &rolloutv1.PlanRolloutRequest{Release: "spring"})
+	if err != nil || again.GetPlanHash() != looked || !strings.HasPrefix(looked, "sha256:") {
+		t.Fatalf("the plan %q is %q when looked at again, %v", looked, again.GetPlanHash(), err)
+	}
+	start := &rolloutv1.StartRolloutRequest{Release: "spring", RequestId: "looked", PlanHash: looked}
+	w.paris.publish("newer")
+	_, err = l.api.StartRollout(t.Context(), start)
+	refusedFor(t, err, "LS-ROL-031", looked[:19])
+	if list, err := l.api.ListRollouts(t.Context(), &rolloutv1.ListRolloutsRequest{}); err != nil || len(list.GetRollouts()) != 0 {
+		t.Errorf("rollouts %v, %v", list.GetRollouts(), err)
+	}
+	w.paris.publish("")
+	started, err := l.api.StartRollout(t.Context(), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A repeat is answered with what it started, however the world has become.
+	w.paris.publish("newest")
+	if again, err := l.api.StartRollout(t.Context(), start); err != nil || again.GetRollout().GetId() != started.GetRollout().GetId() {
+		t.Errorf("the repeat is answered with %v, %v", again.GetRollout(), err)
+	}
+	l.stop()
+}

@@ -1,6 +1,7 @@
 package executor_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,8 @@ type cluster struct {
 	running  string
 	captures int
 	applied  []string // the packages that Apply was asked for
+	// published is the digest that the registry gives; empty is "new".
+	published string
 
 	// onApply and onSurvey, when set, are called first; an error is the answer.
 	onApply  func(ctx context.Context, pkg string) error
@@ -71,7 +74,7 @@ type cluster struct {
 
 func (c *cluster) Survey(ctx context.Context, release rollout.Release) (rollout.Target, error) {
 	c.mu.Lock()
-	hook := c.onSurvey
+	hook, published := c.onSurvey, cmp.Or(c.published, "new")
 	c.mu.Unlock()
 	if hook != nil {
 		if err := hook(ctx); err != nil {
@@ -85,7 +88,7 @@ func (c *cluster) Survey(ctx context.Context, release rollout.Release) (rollout.
 		Resolved: make(map[fleet.Line]string),
 	}
 	for line, image := range release.Lines {
-		target.Resolved[line] = image.Ref + "@sha256:new"
+		target.Resolved[line] = image.Ref + "@sha256:" + published
 	}
 	return target, nil
 }
@@ -131,6 +134,13 @@ func (c *cluster) script(onApply func(ctx context.Context, pkg string) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.onApply = onApply
+}
+
+// publish puts another image under every tag.
+func (c *cluster) publish(sum string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.published = sum
 }
 
 // now returns what runs, and how often each package was asked for.

@@ -77,38 +77,39 @@ type fake struct {
 	url   string
 	token string // the path of the file
 
-	mu       sync.Mutex
-	fleet    []*fleetv1.Cluster
-	looks    [][]*fleetv1.WatchClustersResponse // one a stream, which then ends; the last hangs
-	shown    func()                             // called when the last of looks is sent
-	drifts   []*driftv1.Drift
-	periods  []*driftv1.Period
-	story    *driftv1.ExplainDriftResponse
-	mixed    *driftv1.SumMixedTimeResponse
-	adopted  []*driftv1.Adoption
-	came     []*driftv1.Convergence
-	impact   *driftv1.SumImpactResponse
-	baseline []*driftv1.Baseline
-	compared *driftv1.CompareBaselineResponse
-	releases []*catalogv1.Entry
-	graph    *catalogv1.GetGraphResponse
-	assessed []*catalogv1.Assessment
-	acked    *catalogv1.GetAcknowledgementsResponse
-	imported func(*catalogv1.ImportReleasesRequest) (*catalogv1.ImportReleasesResponse, error)
-	assigned []*fleetv1.AssignedCluster
-	changes  *fleetv1.ApplyFleetResponse
-	document string
-	problems []*rolloutv1.Problem
-	idle     bool // the plan moves no cluster
-	rollouts []*rolloutv1.Rollout
-	watches  [][]*rolloutv1.Rollout // one a stream; what follows is an error or hangs
-	after    []string               // what ends each stream: "", "drop", "unknown" or "hang"
-	gates    []*gatev1.Gate
-	replay   *gatev1.ReplayGateResponse
-	policies []*gatev1.NamedPolicy
-	applied  *gatev1.ApplyPoliciesResponse
-	records  [][]*observationv1.Record // one a stream, which then ends; the last hangs if it is followed
-	fail     error
+	mu          sync.Mutex
+	fleet       []*fleetv1.Cluster
+	looks       [][]*fleetv1.WatchClustersResponse // one a stream, which then ends; the last hangs
+	shown       func()                             // called when the last of looks is sent
+	drifts      []*driftv1.Drift
+	periods     []*driftv1.Period
+	story       *driftv1.ExplainDriftResponse
+	mixed       *driftv1.SumMixedTimeResponse
+	adopted     []*driftv1.Adoption
+	came        []*driftv1.Convergence
+	impact      *driftv1.SumImpactResponse
+	baseline    []*driftv1.Baseline
+	compared    *driftv1.CompareBaselineResponse
+	releases    []*catalogv1.Entry
+	graph       *catalogv1.GetGraphResponse
+	assessed    []*catalogv1.Assessment
+	acked       *catalogv1.GetAcknowledgementsResponse
+	imported    func(*catalogv1.ImportReleasesRequest) (*catalogv1.ImportReleasesResponse, error)
+	assigned    []*fleetv1.AssignedCluster
+	changes     *fleetv1.ApplyFleetResponse
+	document    string
+	planChanges []*rolloutv1.ClusterChanges
+	problems    []*rolloutv1.Problem
+	idle        bool // the plan moves no cluster
+	rollouts    []*rolloutv1.Rollout
+	watches     [][]*rolloutv1.Rollout // one a stream; what follows is an error or hangs
+	after       []string               // what ends each stream: "", "drop", "unknown" or "hang"
+	gates       []*gatev1.Gate
+	replay      *gatev1.ReplayGateResponse
+	policies    []*gatev1.NamedPolicy
+	applied     *gatev1.ApplyPoliciesResponse
+	records     [][]*observationv1.Record // one a stream, which then ends; the last hangs if it is followed
+	fail        error
 
 	asked    []proto.Message // of the services of fleet, drift and catalogue
 	started  []*rolloutv1.StartRolloutRequest
@@ -406,7 +407,7 @@ func (f *fake) PlanRollout(_ context.Context, r *rolloutv1.PlanRolloutRequest) (
 	if r.GetPolicy() != "" {
 		p.Policy = judge(r.GetPolicy(), "act")
 	}
-	return &rolloutv1.PlanRolloutResponse{Plan: p, Problems: f.problems}, nil
+	return &rolloutv1.PlanRolloutResponse{Plan: p, Problems: f.problems, Changes: f.planChanges, PlanHash: "sha256:" + strings.Repeat("5", 64)}, nil
 }
 
 func (f *fake) StartRollout(_ context.Context, r *rolloutv1.StartRolloutRequest) (*rolloutv1.StartRolloutResponse, error) {

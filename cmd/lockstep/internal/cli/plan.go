@@ -93,6 +93,9 @@ func (s *shell) planText(res *rolloutv1.PlanRolloutResponse) string {
 			b.WriteString("          " + sentence + "\n")
 		}
 	}
+	if hash := res.GetPlanHash(); hash != "" && len(res.GetProblems()) == 0 {
+		fmt.Fprintf(&b, "Plan    %s\n", clean(hash))
+	}
 	return b.String()
 }
 

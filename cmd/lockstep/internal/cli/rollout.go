@@ -122,7 +122,7 @@ Use it before every rollout, and to see what a declared release would move.`,
 
 func (s *shell) startCommand() *cobra.Command {
 	var w wanted
-	var out, id string
+	var out, id, looked string
 	var ask consent
 	var wait waiting
 	c := &cobra.Command{
@@ -134,7 +134,9 @@ changes are told on standard error, and the exit codes are those of
 'lockstep rollout watch'.
 
 A script gives --yes, so that nothing asks, and --request-id with a key of its own:
-the same key never starts a second rollout, so the command can be repeated.
+the same key never starts a second rollout, so the command can be repeated. What is
+started is the plan that was shown; with --plan it is the one of an earlier
+'lockstep rollout plan', by the hash at its end, or nothing if the world has changed.
 
 With --wave the clusters are moved in waves, each when the one before is through and
 was watched for --soak. A cluster that fails goes back, and nothing starts meanwhile;
@@ -166,13 +168,16 @@ rollout goes on whatever it says.`,
 			if err := obstacles(res); err != nil {
 				return err
 			}
+			if looked == "" {
+				looked = res.GetPlanHash()
+			}
 			if err := s.confirm(ask, "Start this rollout?"); err != nil {
 				return err
 			}
 			if id == "" {
 				id = s.ID()
 			}
-			started, err := cl.rollouts.StartRollout(c.Context(), &rolloutv1.StartRolloutRequest{RequestId: id, Release: w.release, Clusters: w.clusters, Policy: w.policy, Strategy: w.strategy()})
+			started, err := cl.rollouts.StartRollout(c.Context(), &rolloutv1.StartRolloutRequest{RequestId: id, Release: w.release, Clusters: w.clusters, Policy: w.policy, Strategy: w.strategy(), PlanHash: looked})
 			if err != nil {
 				return cl.failed("start a rollout of "+w.release, err)
 			}
@@ -184,6 +189,7 @@ rollout goes on whatever it says.`,
 	ask.flags(c)
 	wait.flags(c)
 	requestFlag(c, &id)
+	c.Flags().StringVar(&looked, "plan", "", "`hash` of the plan that was looked at; another one by now does not start (default: the one that is shown)")
 	outputFlag(c, &out, "table", "json", "yaml", "name")
 	return c
 }

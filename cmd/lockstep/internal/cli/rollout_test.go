@@ -149,6 +149,18 @@ func TestStartAsks(t *testing.T) {
 	}
 }
 
+// What is started is the plan that was shown, or the one that was looked at before.
+func TestStartIsOfThePlanThatWasLookedAt(t *testing.T) {
+	t.Parallel()
+	f := serve(t, &fake{planChanges: []*rolloutv1.ClusterChanges{{Cluster: "berlin", Lines: []string{"chart of gw: akeyless-gateway 3.3.0 → 3.4.0"}}}})
+	shown, earlier := "sha256:"+strings.Repeat("5", 64), "sha256:"+strings.Repeat("4", 64)
+	f.run(t, "rollout", "start", "-r", "5.1.0", "--yes").wants(t, 0, "Plan    "+shown)
+	f.run(t, "rollout", "start", "-r", "5.1.0", "--yes", "--plan", earlier).wants(t, 0, "  chart of gw: akeyless-gateway 3.3.0 → 3.4.0\n")
+	if got := [2]string{f.started[0].GetPlanHash(), f.started[1].GetPlanHash()}; got != [2]string{shown, earlier} {
+		t.Errorf("started the plans %q", got)
+	}
+}
+
 func TestStartRefusesAPlanWithProblems(t *testing.T) {
 	t.Parallel()
 	f := serve(t, &fake{problems: []*rolloutv1.Problem{{Id: "LS-ROL-003", Text: "no"}}})

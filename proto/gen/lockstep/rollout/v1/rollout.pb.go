@@ -292,7 +292,11 @@ type PlanRolloutResponse struct {
 	// What stands in the way; a plan with problems does not start.
 	Problems []*Problem `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"`
 	// What differs afterwards in clusters that Helm drives.
-	Changes       []*ClusterChanges `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
+	Changes []*ClusterChanges `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
+	// The plan by its content, "sha256:…": what runs, what comes, by which digests, how
+	// it is judged and in which order. Give it to StartRollout to start this and nothing
+	// else. When earlier rollouts moved a cluster does not count.
+	PlanHash      string `protobuf:"bytes,4,opt,name=plan_hash,json=planHash,proto3" json:"plan_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -346,6 +350,13 @@ func (x *PlanRolloutResponse) GetChanges() []*ClusterChanges {
 		return x.Changes
 	}
 	return nil
+}
+
+func (x *PlanRolloutResponse) GetPlanHash() string {
+	if x != nil {
+		return x.PlanHash
+	}
+	return ""
 }
 
 // ClusterChanges is what differs after a rollout in one cluster.
@@ -483,7 +494,10 @@ type StartRolloutRequest struct {
 	// empty is that of the configuration.
 	Policy string `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
 	// How far and how fast it goes by itself; absent is all clusters, one after another.
-	Strategy      *Strategy `protobuf:"bytes,5,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	Strategy *Strategy `protobuf:"bytes,5,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	// plan_hash of the plan that was looked at. Another one by now is refused; empty
+	// starts whatever is planned now.
+	PlanHash      string `protobuf:"bytes,6,opt,name=plan_hash,json=planHash,proto3" json:"plan_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -551,6 +565,13 @@ func (x *StartRolloutRequest) GetStrategy() *Strategy {
 		return x.Strategy
 	}
 	return nil
+}
+
+func (x *StartRolloutRequest) GetPlanHash() string {
+	if x != nil {
+		return x.PlanHash
+	}
+	return ""
 }
 
 // StartRolloutResponse holds the rollout that was started.
@@ -4131,18 +4152,19 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\bclusters\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x124\n" +
 	"\x06policy\x18\x03 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\x06policy\x12\xaa\x01\n" +
 	"\bstrategy\x18\x04 \x01(\v2\x1d.lockstep.rollout.v1.StrategyBo\xbaHl\xba\x01i\n" +
-	"\rstrategy.soak\x12/soak is the time between waves; give waves, too\x1a'!has(this.soak) || size(this.waves) > 0R\bstrategy\"\xbd\x01\n" +
+	"\rstrategy.soak\x12/soak is the time between waves; give waves, too\x1a'!has(this.soak) || size(this.waves) > 0R\bstrategy\"\xda\x01\n" +
 	"\x13PlanRolloutResponse\x12-\n" +
 	"\x04plan\x18\x01 \x01(\v2\x19.lockstep.rollout.v1.PlanR\x04plan\x128\n" +
 	"\bproblems\x18\x02 \x03(\v2\x1c.lockstep.rollout.v1.ProblemR\bproblems\x12=\n" +
-	"\achanges\x18\x03 \x03(\v2#.lockstep.rollout.v1.ClusterChangesR\achanges\"@\n" +
+	"\achanges\x18\x03 \x03(\v2#.lockstep.rollout.v1.ClusterChangesR\achanges\x12\x1b\n" +
+	"\tplan_hash\x18\x04 \x01(\tR\bplanHash\"@\n" +
 	"\x0eClusterChanges\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05lines\x18\x02 \x03(\tR\x05lines\"G\n" +
 	"\aProblem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\"\x82\x04\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\xc0\x04\n" +
 	"\x13StartRolloutRequest\x12\x90\x01\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tBq\xbaHn\xba\x01k\n" +
@@ -4152,7 +4174,8 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\bclusters\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x88'\x18\x01\"\x16r\x142\x12^[a-z0-9_-]{1,63}$R\bclusters\x124\n" +
 	"\x06policy\x18\x04 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\x06policy\x12\xaa\x01\n" +
 	"\bstrategy\x18\x05 \x01(\v2\x1d.lockstep.rollout.v1.StrategyBo\xbaHl\xba\x01i\n" +
-	"\rstrategy.soak\x12/soak is the time between waves; give waves, too\x1a'!has(this.soak) || size(this.waves) > 0R\bstrategy\"N\n" +
+	"\rstrategy.soak\x12/soak is the time between waves; give waves, too\x1a'!has(this.soak) || size(this.waves) > 0R\bstrategy\x12<\n" +
+	"\tplan_hash\x18\x06 \x01(\tB\x1f\xbaH\x1c\xd8\x01\x01r\x172\x15^sha256:[0-9a-f]{64}$R\bplanHash\"N\n" +
 	"\x14StartRolloutResponse\x126\n" +
 	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\">\n" +
 	"\x11GetRolloutRequest\x12)\n" +
