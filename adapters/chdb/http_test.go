@@ -177,7 +177,7 @@ func TestInterface(t *testing.T) {
 			t.Fatal(err)
 		}
 		for query, most := range map[string]uint64{
-			"SELECT value FROM system.server_settings WHERE name = 'max_server_memory_usage' FORMAT TSV": info.Totalram / 5 * 2,
+			"SELECT value FROM system.server_settings WHERE name = 'max_server_memory_usage' FORMAT TSV": info.Totalram * 2 / 5,
 			"SELECT value FROM system.server_settings WHERE name = 'mark_cache_size' FORMAT TSV":         64 << 20,
 			"SELECT getSetting('max_threads') FORMAT TSV":                                                8,
 		} {

@@ -124,6 +124,7 @@ const (
 	ProblemPolicyWindow = "LS-ROL-025"
 	ProblemEndless      = "LS-ROL-026"
 	ProblemWave         = "LS-ROL-028"
+	ProblemFrozen       = "LS-ROL-032"
 )
 
 // StepAllowance is how long one command may take at a cluster: images are pulled

@@ -246,6 +246,14 @@ func GateID(id ID, cluster fleet.ClusterID, step string) string {
 // WaveGateID names the gate of a wave, which is counted from 0 here and from 1 there.
 func WaveGateID(id ID, wave int) string { return fmt.Sprintf("%s-wave-%d", id, wave+1) }
 
+// PausedBy returns the request that paused the rollout, empty when it is not paused.
+func (s State) PausedBy() string {
+	if !s.Paused || len(s.requests) == 0 {
+		return ""
+	}
+	return s.requests[len(s.requests)-1]
+}
+
 // Command asks a driver to act on one cluster.
 type Command struct {
 	// Key is the same whenever the same command is asked again.

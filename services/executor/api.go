@@ -87,6 +87,12 @@ func (a *rolloutAPI) plan(ctx context.Context, req planned) (rollout.Plan, []rol
 	plan, problems := rollout.NewPlan(release, targets, rollout.Terms{
 		Gate: c.config.Gate, Policy: policy, Window: c.config.Window, Lookback: c.config.Lookback, Strategy: strategy,
 	})
+	switch f, err := c.inForce(ctx); {
+	case err != nil:
+		return rollout.Plan{}, nil, nil, err
+	case f != nil:
+		problems = append([]rollout.Problem{{ID: rollout.ProblemFrozen, Text: frozen(f)}}, problems...)
+	}
 	if why := there.Unfit[release.ID]; why != "" {
 		problems = append([]rollout.Problem{{ID: rollout.ProblemUnfit, Text: fmt.Sprintf("release %s may not be moved to: %s", release.ID, why)}}, problems...)
 	}
@@ -169,6 +175,9 @@ func (a *rolloutAPI) StartRollout(ctx context.Context, req *rolloutv1.StartRollo
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.unfrozen(ctx); err != nil {
+		return nil, err
+	}
 	// Planning looked at clusters without the lock; two starts may have planned
 	// the same cluster meanwhile.
 	for _, cluster := range plan.Clusters {
@@ -264,7 +273,7 @@ func (a *rolloutAPI) GetRollout(_ context.Context, req *rolloutv1.GetRolloutRequ
 	return &rolloutv1.GetRolloutResponse{Rollout: codec.RolloutToProto(r.state)}, nil
 }
 
-func (a *rolloutAPI) ListRollouts(_ context.Context, req *rolloutv1.ListRolloutsRequest) (*rolloutv1.ListRolloutsResponse, error) {
+func (a *rolloutAPI) ListRollouts(ctx context.Context, req *rolloutv1.ListRolloutsRequest) (*rolloutv1.ListRolloutsResponse, error) {
 	a.conductor.mu.Lock()
 	defer a.conductor.mu.Unlock()
 	rollouts, next, err := codec.Page(req, a.conductor.newest(), func(r *conducted) string { return string(r.state.ID) },
@@ -272,7 +281,11 @@ func (a *rolloutAPI) ListRollouts(_ context.Context, req *rolloutv1.ListRollouts
 	if err != nil {
 		return nil, err
 	}
-	resp := &rolloutv1.ListRolloutsResponse{NextPageToken: next}
+	f, err := a.conductor.inForce(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &rolloutv1.ListRolloutsResponse{NextPageToken: next, Freeze: f}
 	for _, r := range rollouts {
 		resp.Rollouts = append(resp.Rollouts, codec.RolloutToProto(r.state))
 	}
@@ -347,6 +360,10 @@ func (a *rolloutAPI) RollbackRollout(ctx context.Context, req *rolloutv1.Rollbac
 
 func (a *rolloutAPI) PauseRollout(ctx context.Context, req *rolloutv1.PauseRolloutRequest) (*rolloutv1.PauseRolloutResponse, error) {
 	m, err := a.want(ctx, req.GetId(), "pause", func(s rollout.State) error {
+		if strings.HasPrefix(s.PausedBy(), freezing) {
+			// It would be forgotten when the freeze is lifted.
+			return a.conductor.unfrozen(ctx)
+		}
 		switch s.Phase {
 		case rollout.PhaseRunning, rollout.PhasePaused, rollout.PhaseHolding, rollout.PhaseRollingBack:
 			return nil
@@ -359,6 +376,9 @@ func (a *rolloutAPI) PauseRollout(ctx context.Context, req *rolloutv1.PauseRollo
 func (a *rolloutAPI) ResumeRollout(ctx context.Context, req *rolloutv1.ResumeRolloutRequest) (*rolloutv1.ResumeRolloutResponse, error) {
 	m, err := a.want(ctx, req.GetId(), "resume", func(s rollout.State) error {
 		held := s.Phase == rollout.PhaseHeld || s.Phase == rollout.PhaseHolding
+		if err := a.conductor.unfrozen(ctx); err != nil {
+			return err
+		}
 		switch {
 		case held && req.GetReason() == "":
 			return errs.New(errs.Invalid, "LS-ROL-014", "rollout %s is held, and to go on past that needs a reason; it is recorded and told to people", s.ID)

@@ -264,6 +264,14 @@ func (c *conductor) sendOne(ctx context.Context, command rollout.Command) error 
 func (c *conductor) beat(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// Another process may have been asked for it.
+	f, err := c.freeze(ctx)
+	if err == nil {
+		_, err = c.obey(ctx, f)
+	}
+	if err != nil && ctx.Err() == nil {
+		c.deps.Log.Warn("seeing whether rollouts are frozen failed; it is tried again", "error", err)
+	}
 	for id, r := range c.rollouts {
 		if err := c.settle(ctx, id); err != nil {
 			if ctx.Err() == nil {

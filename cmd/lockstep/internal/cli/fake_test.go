@@ -98,6 +98,7 @@ type fake struct {
 	assigned    []*fleetv1.AssignedCluster
 	changes     *fleetv1.ApplyFleetResponse
 	document    string
+	frozen      *rolloutv1.Freeze
 	planChanges []*rolloutv1.ClusterChanges
 	problems    []*rolloutv1.Problem
 	idle        bool // the plan moves no cluster
@@ -410,6 +411,27 @@ func (f *fake) PlanRollout(_ context.Context, r *rolloutv1.PlanRolloutRequest) (
 	return &rolloutv1.PlanRolloutResponse{Plan: p, Problems: f.problems, Changes: f.planChanges, PlanHash: "sha256:" + strings.Repeat("5", 64)}, nil
 }
 
+func (f *fake) FreezeRollouts(_ context.Context, r *rolloutv1.FreezeRolloutsRequest) (*rolloutv1.FreezeRolloutsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.frozen == nil {
+		f.frozen = &rolloutv1.Freeze{Id: r.GetRequestId(), Reason: r.GetReason(), By: "ada", At: at(0)}
+	}
+	return &rolloutv1.FreezeRolloutsResponse{Freeze: f.frozen, Rollouts: []string{"r1", "r2"}}, nil
+}
+
+func (f *fake) UnfreezeRollouts(_ context.Context, r *rolloutv1.UnfreezeRolloutsRequest) (*rolloutv1.UnfreezeRolloutsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	was := f.frozen
+	if was == nil {
+		return &rolloutv1.UnfreezeRolloutsResponse{}, nil
+	}
+	was.LiftedReason, was.LiftedAt = r.GetReason(), at(0)
+	f.frozen = nil
+	return &rolloutv1.UnfreezeRolloutsResponse{Freeze: was, Rollouts: []string{"r1"}}, nil
+}
+
 func (f *fake) StartRollout(_ context.Context, r *rolloutv1.StartRolloutRequest) (*rolloutv1.StartRolloutResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -428,7 +450,7 @@ func (f *fake) GetRollout(_ context.Context, r *rolloutv1.GetRolloutRequest) (*r
 
 func (f *fake) ListRollouts(_ context.Context, r *rolloutv1.ListRolloutsRequest) (*rolloutv1.ListRolloutsResponse, error) {
 	list, next := page(f.rollouts, r.GetPageToken())
-	return &rolloutv1.ListRolloutsResponse{Rollouts: list, NextPageToken: next}, nil
+	return &rolloutv1.ListRolloutsResponse{Rollouts: list, NextPageToken: next, Freeze: f.frozen}, nil
 }
 
 func (f *fake) WatchRollout(ctx context.Context, r *rolloutv1.WatchRolloutRequest, stream rolloutv1connect.RolloutServiceWatchRolloutServerStream) error {

@@ -24,7 +24,7 @@ release, one after the other or in waves; in each, the gateway moves first and t
 the SRA components, and after every step a gate judges people's new sessions before
 anything else moves.`,
 	}, s.planCommand(), s.startCommand(), s.rolloutListCommand(), s.rolloutGetCommand(), s.watchCommand(),
-		s.pauseCommand(), s.resumeCommand(), s.skipCommand(), s.abortCommand(), s.rollbackCommand())
+		s.pauseCommand(), s.freezeCommand(), s.unfreezeCommand(), s.resumeCommand(), s.skipCommand(), s.abortCommand(), s.rollbackCommand())
 }
 
 // wanted is what a plan or a start asks for.
@@ -299,15 +299,20 @@ Use it to find the rollout that moved a cluster, and to see what happened lately
 			}
 			defer cl.close()
 			var all []*rolloutv1.Rollout
+			var freeze *rolloutv1.Freeze
 			for token := ""; ; {
 				res, err := cl.rollouts.ListRollouts(c.Context(), &rolloutv1.ListRolloutsRequest{PageSize: 1000, PageToken: token})
 				if err != nil {
 					return cl.failed("list rollouts", err)
 				}
 				all = append(all, res.GetRollouts()...)
+				freeze = res.GetFreeze()
 				if token = res.GetNextPageToken(); token == "" {
 					break
 				}
+			}
+			if freeze != nil {
+				s.talk("%s.", s.freezeWords(freeze))
 			}
 			return s.printRollouts(all, out)
 		},

@@ -803,6 +803,8 @@ type ListRolloutsResponse struct {
 	Rollouts []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The freeze that is in force; absent when there is none.
+	Freeze        *Freeze `protobuf:"bytes,3,opt,name=freeze,proto3" json:"freeze,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -849,6 +851,13 @@ func (x *ListRolloutsResponse) GetNextPageToken() string {
 		return x.NextPageToken
 	}
 	return ""
+}
+
+func (x *ListRolloutsResponse) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
 }
 
 // WatchRolloutRequest names one rollout.
@@ -1165,6 +1174,317 @@ func (x *PauseRolloutResponse) GetRollout() *Rollout {
 	return nil
 }
 
+// Freeze is a stop of all rollouts at once.
+type Freeze struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name; the request that began it.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for people.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who asked for it.
+	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// When it began.
+	At *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	// When it was lifted; absent while it is in force.
+	LiftedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=lifted_at,json=liftedAt,proto3" json:"lifted_at,omitempty"`
+	// Why it was lifted, for people.
+	LiftedReason string `protobuf:"bytes,6,opt,name=lifted_reason,json=liftedReason,proto3" json:"lifted_reason,omitempty"`
+	// Who lifted it.
+	LiftedBy      string `protobuf:"bytes,7,opt,name=lifted_by,json=liftedBy,proto3" json:"lifted_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Freeze) Reset() {
+	*x = Freeze{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Freeze) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Freeze) ProtoMessage() {}
+
+func (x *Freeze) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
+func (*Freeze) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Freeze) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Freeze) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Freeze) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Freeze) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Freeze) GetLiftedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LiftedAt
+	}
+	return nil
+}
+
+func (x *Freeze) GetLiftedReason() string {
+	if x != nil {
+		return x.LiftedReason
+	}
+	return ""
+}
+
+func (x *Freeze) GetLiftedBy() string {
+	if x != nil {
+		return x.LiftedBy
+	}
+	return ""
+}
+
+// FreezeRolloutsRequest asks for a stop of all rollouts.
+type FreezeRolloutsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's name for this freeze; a repeat changes nothing.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeRolloutsRequest) Reset() {
+	*x = FreezeRolloutsRequest{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeRolloutsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeRolloutsRequest) ProtoMessage() {}
+
+func (x *FreezeRolloutsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeRolloutsRequest.ProtoReflect.Descriptor instead.
+func (*FreezeRolloutsRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FreezeRolloutsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *FreezeRolloutsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// FreezeRolloutsResponse holds the freeze that is in force.
+type FreezeRolloutsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// This one, or one that was in force already.
+	Freeze *Freeze `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	// The rollouts that it keeps from going on.
+	Rollouts      []string `protobuf:"bytes,2,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeRolloutsResponse) Reset() {
+	*x = FreezeRolloutsResponse{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeRolloutsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeRolloutsResponse) ProtoMessage() {}
+
+func (x *FreezeRolloutsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeRolloutsResponse.ProtoReflect.Descriptor instead.
+func (*FreezeRolloutsResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FreezeRolloutsResponse) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
+func (x *FreezeRolloutsResponse) GetRollouts() []string {
+	if x != nil {
+		return x.Rollouts
+	}
+	return nil
+}
+
+// UnfreezeRolloutsRequest asks for the end of a freeze.
+type UnfreezeRolloutsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeRolloutsRequest) Reset() {
+	*x = UnfreezeRolloutsRequest{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeRolloutsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeRolloutsRequest) ProtoMessage() {}
+
+func (x *UnfreezeRolloutsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeRolloutsRequest.ProtoReflect.Descriptor instead.
+func (*UnfreezeRolloutsRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *UnfreezeRolloutsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// UnfreezeRolloutsResponse holds the freeze that was lifted.
+type UnfreezeRolloutsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last one; absent when there never was any.
+	Freeze *Freeze `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	// The rollouts that go on.
+	Rollouts      []string `protobuf:"bytes,2,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeRolloutsResponse) Reset() {
+	*x = UnfreezeRolloutsResponse{}
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeRolloutsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeRolloutsResponse) ProtoMessage() {}
+
+func (x *UnfreezeRolloutsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeRolloutsResponse.ProtoReflect.Descriptor instead.
+func (*UnfreezeRolloutsResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *UnfreezeRolloutsResponse) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
+func (x *UnfreezeRolloutsResponse) GetRollouts() []string {
+	if x != nil {
+		return x.Rollouts
+	}
+	return nil
+}
+
 // ResumeRolloutRequest asks for a rollout to go on.
 type ResumeRolloutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1180,7 +1500,7 @@ type ResumeRolloutRequest struct {
 
 func (x *ResumeRolloutRequest) Reset() {
 	*x = ResumeRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1512,7 @@ func (x *ResumeRolloutRequest) String() string {
 func (*ResumeRolloutRequest) ProtoMessage() {}
 
 func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[18]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1525,7 @@ func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{18}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResumeRolloutRequest) GetRequestId() string {
@@ -1240,7 +1560,7 @@ type ResumeRolloutResponse struct {
 
 func (x *ResumeRolloutResponse) Reset() {
 	*x = ResumeRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1572,7 @@ func (x *ResumeRolloutResponse) String() string {
 func (*ResumeRolloutResponse) ProtoMessage() {}
 
 func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[19]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1585,7 @@ func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{19}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResumeRolloutResponse) GetRollout() *Rollout {
@@ -1288,7 +1608,7 @@ type AbortRolloutRequest struct {
 
 func (x *AbortRolloutRequest) Reset() {
 	*x = AbortRolloutRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1620,7 @@ func (x *AbortRolloutRequest) String() string {
 func (*AbortRolloutRequest) ProtoMessage() {}
 
 func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[20]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1633,7 @@ func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutRequest.ProtoReflect.Descriptor instead.
 func (*AbortRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{20}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AbortRolloutRequest) GetId() string {
@@ -1341,7 +1661,7 @@ type AbortRolloutResponse struct {
 
 func (x *AbortRolloutResponse) Reset() {
 	*x = AbortRolloutResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1673,7 @@ func (x *AbortRolloutResponse) String() string {
 func (*AbortRolloutResponse) ProtoMessage() {}
 
 func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[21]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1686,7 @@ func (x *AbortRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutResponse.ProtoReflect.Descriptor instead.
 func (*AbortRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{21}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AbortRolloutResponse) GetRollout() *Rollout {
@@ -1391,7 +1711,7 @@ type SkipClusterRequest struct {
 
 func (x *SkipClusterRequest) Reset() {
 	*x = SkipClusterRequest{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1723,7 @@ func (x *SkipClusterRequest) String() string {
 func (*SkipClusterRequest) ProtoMessage() {}
 
 func (x *SkipClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[22]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1736,7 @@ func (x *SkipClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SkipClusterRequest.ProtoReflect.Descriptor instead.
 func (*SkipClusterRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{22}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SkipClusterRequest) GetId() string {
@@ -1451,7 +1771,7 @@ type SkipClusterResponse struct {
 
 func (x *SkipClusterResponse) Reset() {
 	*x = SkipClusterResponse{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1783,7 @@ func (x *SkipClusterResponse) String() string {
 func (*SkipClusterResponse) ProtoMessage() {}
 
 func (x *SkipClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[23]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1796,7 @@ func (x *SkipClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SkipClusterResponse.ProtoReflect.Descriptor instead.
 func (*SkipClusterResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{23}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SkipClusterResponse) GetRollout() *Rollout {
@@ -1514,7 +1834,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1846,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[24]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1859,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{24}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Plan) GetRelease() string {
@@ -1620,7 +1940,7 @@ type Wave struct {
 
 func (x *Wave) Reset() {
 	*x = Wave{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1952,7 @@ func (x *Wave) String() string {
 func (*Wave) ProtoMessage() {}
 
 func (x *Wave) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[25]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1965,7 @@ func (x *Wave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wave.ProtoReflect.Descriptor instead.
 func (*Wave) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{25}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Wave) GetName() string {
@@ -1690,7 +2010,7 @@ type ClusterPlan struct {
 
 func (x *ClusterPlan) Reset() {
 	*x = ClusterPlan{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +2022,7 @@ func (x *ClusterPlan) String() string {
 func (*ClusterPlan) ProtoMessage() {}
 
 func (x *ClusterPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[26]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +2035,7 @@ func (x *ClusterPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterPlan.ProtoReflect.Descriptor instead.
 func (*ClusterPlan) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{26}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClusterPlan) GetCluster() string {
@@ -1770,7 +2090,7 @@ type Chart struct {
 
 func (x *Chart) Reset() {
 	*x = Chart{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +2102,7 @@ func (x *Chart) String() string {
 func (*Chart) ProtoMessage() {}
 
 func (x *Chart) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[27]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +2115,7 @@ func (x *Chart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chart.ProtoReflect.Descriptor instead.
 func (*Chart) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{27}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Chart) GetName() string {
@@ -1847,7 +2167,7 @@ type StepPlan struct {
 
 func (x *StepPlan) Reset() {
 	*x = StepPlan{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +2179,7 @@ func (x *StepPlan) String() string {
 func (*StepPlan) ProtoMessage() {}
 
 func (x *StepPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[28]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2192,7 @@ func (x *StepPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepPlan.ProtoReflect.Descriptor instead.
 func (*StepPlan) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{28}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StepPlan) GetName() string {
@@ -1958,7 +2278,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2290,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[29]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2303,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{29}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Rollout) GetId() string {
@@ -2098,7 +2418,7 @@ type ClusterRun struct {
 
 func (x *ClusterRun) Reset() {
 	*x = ClusterRun{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2430,7 @@ func (x *ClusterRun) String() string {
 func (*ClusterRun) ProtoMessage() {}
 
 func (x *ClusterRun) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[30]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2443,7 @@ func (x *ClusterRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRun.ProtoReflect.Descriptor instead.
 func (*ClusterRun) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{30}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ClusterRun) GetCluster() string {
@@ -2188,7 +2508,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2520,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[31]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,7 +2533,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{31}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Event) GetRollout() string {
@@ -2276,7 +2596,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2608,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[32]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2621,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{32}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Fact) GetAt() *timestamppb.Timestamp {
@@ -2790,7 +3110,7 @@ type RolloutStarted struct {
 
 func (x *RolloutStarted) Reset() {
 	*x = RolloutStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2802,7 +3122,7 @@ func (x *RolloutStarted) String() string {
 func (*RolloutStarted) ProtoMessage() {}
 
 func (x *RolloutStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[33]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2815,7 +3135,7 @@ func (x *RolloutStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutStarted.ProtoReflect.Descriptor instead.
 func (*RolloutStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{33}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RolloutStarted) GetPlan() *Plan {
@@ -2843,7 +3163,7 @@ type ClusterStarted struct {
 
 func (x *ClusterStarted) Reset() {
 	*x = ClusterStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3175,7 @@ func (x *ClusterStarted) String() string {
 func (*ClusterStarted) ProtoMessage() {}
 
 func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[34]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3188,7 @@ func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStarted.ProtoReflect.Descriptor instead.
 func (*ClusterStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{34}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ClusterStarted) GetWindowEnds() *timestamppb.Timestamp {
@@ -2889,7 +3209,7 @@ type PackageCaptured struct {
 
 func (x *PackageCaptured) Reset() {
 	*x = PackageCaptured{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2901,7 +3221,7 @@ func (x *PackageCaptured) String() string {
 func (*PackageCaptured) ProtoMessage() {}
 
 func (x *PackageCaptured) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[35]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2914,7 +3234,7 @@ func (x *PackageCaptured) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PackageCaptured.ProtoReflect.Descriptor instead.
 func (*PackageCaptured) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{35}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PackageCaptured) GetPackage() string {
@@ -2935,7 +3255,7 @@ type StepStarted struct {
 
 func (x *StepStarted) Reset() {
 	*x = StepStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +3267,7 @@ func (x *StepStarted) String() string {
 func (*StepStarted) ProtoMessage() {}
 
 func (x *StepStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[36]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +3280,7 @@ func (x *StepStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepStarted.ProtoReflect.Descriptor instead.
 func (*StepStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{36}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StepStarted) GetStep() string {
@@ -2989,7 +3309,7 @@ type StepApplied struct {
 
 func (x *StepApplied) Reset() {
 	*x = StepApplied{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3321,7 @@ func (x *StepApplied) String() string {
 func (*StepApplied) ProtoMessage() {}
 
 func (x *StepApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[37]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3334,7 @@ func (x *StepApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepApplied.ProtoReflect.Descriptor instead.
 func (*StepApplied) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{37}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StepApplied) GetStep() string {
@@ -3063,7 +3383,7 @@ type StepPassed struct {
 
 func (x *StepPassed) Reset() {
 	*x = StepPassed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3075,7 +3395,7 @@ func (x *StepPassed) String() string {
 func (*StepPassed) ProtoMessage() {}
 
 func (x *StepPassed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[38]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3088,7 +3408,7 @@ func (x *StepPassed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepPassed.ProtoReflect.Descriptor instead.
 func (*StepPassed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{38}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StepPassed) GetStep() string {
@@ -3110,7 +3430,7 @@ type ClusterHeld struct {
 
 func (x *ClusterHeld) Reset() {
 	*x = ClusterHeld{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3442,7 @@ func (x *ClusterHeld) String() string {
 func (*ClusterHeld) ProtoMessage() {}
 
 func (x *ClusterHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[39]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3455,7 @@ func (x *ClusterHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterHeld.ProtoReflect.Descriptor instead.
 func (*ClusterHeld) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{39}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ClusterHeld) GetReason() string {
@@ -3156,7 +3476,7 @@ type RollbackStarted struct {
 
 func (x *RollbackStarted) Reset() {
 	*x = RollbackStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3168,7 +3488,7 @@ func (x *RollbackStarted) String() string {
 func (*RollbackStarted) ProtoMessage() {}
 
 func (x *RollbackStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[40]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3181,7 +3501,7 @@ func (x *RollbackStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackStarted.ProtoReflect.Descriptor instead.
 func (*RollbackStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{40}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RollbackStarted) GetReason() string {
@@ -3204,7 +3524,7 @@ type ClusterSucceeded struct {
 
 func (x *ClusterSucceeded) Reset() {
 	*x = ClusterSucceeded{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3216,7 +3536,7 @@ func (x *ClusterSucceeded) String() string {
 func (*ClusterSucceeded) ProtoMessage() {}
 
 func (x *ClusterSucceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[41]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3229,7 +3549,7 @@ func (x *ClusterSucceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSucceeded.ProtoReflect.Descriptor instead.
 func (*ClusterSucceeded) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{41}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ClusterSucceeded) GetRelease() string {
@@ -3255,7 +3575,7 @@ type ClusterRolledBack struct {
 
 func (x *ClusterRolledBack) Reset() {
 	*x = ClusterRolledBack{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3587,7 @@ func (x *ClusterRolledBack) String() string {
 func (*ClusterRolledBack) ProtoMessage() {}
 
 func (x *ClusterRolledBack) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[42]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3600,7 @@ func (x *ClusterRolledBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRolledBack.ProtoReflect.Descriptor instead.
 func (*ClusterRolledBack) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{42}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{47}
 }
 
 // ClusterFailed leaves a cluster to a person.
@@ -3294,7 +3614,7 @@ type ClusterFailed struct {
 
 func (x *ClusterFailed) Reset() {
 	*x = ClusterFailed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +3626,7 @@ func (x *ClusterFailed) String() string {
 func (*ClusterFailed) ProtoMessage() {}
 
 func (x *ClusterFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[43]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +3639,7 @@ func (x *ClusterFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterFailed.ProtoReflect.Descriptor instead.
 func (*ClusterFailed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{43}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ClusterFailed) GetReason() string {
@@ -3340,7 +3660,7 @@ type RolloutHeld struct {
 
 func (x *RolloutHeld) Reset() {
 	*x = RolloutHeld{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3352,7 +3672,7 @@ func (x *RolloutHeld) String() string {
 func (*RolloutHeld) ProtoMessage() {}
 
 func (x *RolloutHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[44]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3365,7 +3685,7 @@ func (x *RolloutHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutHeld.ProtoReflect.Descriptor instead.
 func (*RolloutHeld) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{44}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RolloutHeld) GetReason() string {
@@ -3384,7 +3704,7 @@ type RolloutSucceeded struct {
 
 func (x *RolloutSucceeded) Reset() {
 	*x = RolloutSucceeded{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3716,7 @@ func (x *RolloutSucceeded) String() string {
 func (*RolloutSucceeded) ProtoMessage() {}
 
 func (x *RolloutSucceeded) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[45]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3729,7 @@ func (x *RolloutSucceeded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSucceeded.ProtoReflect.Descriptor instead.
 func (*RolloutSucceeded) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{45}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{50}
 }
 
 // RollbackRequested sends every touched cluster back.
@@ -3425,7 +3745,7 @@ type RollbackRequested struct {
 
 func (x *RollbackRequested) Reset() {
 	*x = RollbackRequested{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3437,7 +3757,7 @@ func (x *RollbackRequested) String() string {
 func (*RollbackRequested) ProtoMessage() {}
 
 func (x *RollbackRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[46]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3450,7 +3770,7 @@ func (x *RollbackRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequested.ProtoReflect.Descriptor instead.
 func (*RollbackRequested) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{46}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RollbackRequested) GetReason() string {
@@ -3476,7 +3796,7 @@ type RolloutRolledBack struct {
 
 func (x *RolloutRolledBack) Reset() {
 	*x = RolloutRolledBack{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3808,7 @@ func (x *RolloutRolledBack) String() string {
 func (*RolloutRolledBack) ProtoMessage() {}
 
 func (x *RolloutRolledBack) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[47]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3821,7 @@ func (x *RolloutRolledBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutRolledBack.ProtoReflect.Descriptor instead.
 func (*RolloutRolledBack) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{47}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{52}
 }
 
 // RolloutFailed ends a rollout that a person must look at.
@@ -3515,7 +3835,7 @@ type RolloutFailed struct {
 
 func (x *RolloutFailed) Reset() {
 	*x = RolloutFailed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3527,7 +3847,7 @@ func (x *RolloutFailed) String() string {
 func (*RolloutFailed) ProtoMessage() {}
 
 func (x *RolloutFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[48]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3540,7 +3860,7 @@ func (x *RolloutFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutFailed.ProtoReflect.Descriptor instead.
 func (*RolloutFailed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{48}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RolloutFailed) GetReason() string {
@@ -3561,7 +3881,7 @@ type ClusterSkipped struct {
 
 func (x *ClusterSkipped) Reset() {
 	*x = ClusterSkipped{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3573,7 +3893,7 @@ func (x *ClusterSkipped) String() string {
 func (*ClusterSkipped) ProtoMessage() {}
 
 func (x *ClusterSkipped) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[49]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +3906,7 @@ func (x *ClusterSkipped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSkipped.ProtoReflect.Descriptor instead.
 func (*ClusterSkipped) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{49}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ClusterSkipped) GetReason() string {
@@ -3607,7 +3927,7 @@ type WaveStarted struct {
 
 func (x *WaveStarted) Reset() {
 	*x = WaveStarted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +3939,7 @@ func (x *WaveStarted) String() string {
 func (*WaveStarted) ProtoMessage() {}
 
 func (x *WaveStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[50]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +3952,7 @@ func (x *WaveStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveStarted.ProtoReflect.Descriptor instead.
 func (*WaveStarted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{50}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WaveStarted) GetWave() int32 {
@@ -3655,7 +3975,7 @@ type WaveSoaking struct {
 
 func (x *WaveSoaking) Reset() {
 	*x = WaveSoaking{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3667,7 +3987,7 @@ func (x *WaveSoaking) String() string {
 func (*WaveSoaking) ProtoMessage() {}
 
 func (x *WaveSoaking) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[51]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3680,7 +4000,7 @@ func (x *WaveSoaking) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveSoaking.ProtoReflect.Descriptor instead.
 func (*WaveSoaking) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{51}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WaveSoaking) GetWave() int32 {
@@ -3710,7 +4030,7 @@ type WaveGated struct {
 
 func (x *WaveGated) Reset() {
 	*x = WaveGated{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3722,7 +4042,7 @@ func (x *WaveGated) String() string {
 func (*WaveGated) ProtoMessage() {}
 
 func (x *WaveGated) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[52]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3735,7 +4055,7 @@ func (x *WaveGated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveGated.ProtoReflect.Descriptor instead.
 func (*WaveGated) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{52}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WaveGated) GetWave() int32 {
@@ -3763,7 +4083,7 @@ type WavePassed struct {
 
 func (x *WavePassed) Reset() {
 	*x = WavePassed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +4095,7 @@ func (x *WavePassed) String() string {
 func (*WavePassed) ProtoMessage() {}
 
 func (x *WavePassed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[53]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +4108,7 @@ func (x *WavePassed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WavePassed.ProtoReflect.Descriptor instead.
 func (*WavePassed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{53}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WavePassed) GetWave() int32 {
@@ -3811,7 +4131,7 @@ type WaveFailed struct {
 
 func (x *WaveFailed) Reset() {
 	*x = WaveFailed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +4143,7 @@ func (x *WaveFailed) String() string {
 func (*WaveFailed) ProtoMessage() {}
 
 func (x *WaveFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[54]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +4156,7 @@ func (x *WaveFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveFailed.ProtoReflect.Descriptor instead.
 func (*WaveFailed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{54}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WaveFailed) GetWave() int32 {
@@ -3866,7 +4186,7 @@ type RolloutPaused struct {
 
 func (x *RolloutPaused) Reset() {
 	*x = RolloutPaused{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3878,7 +4198,7 @@ func (x *RolloutPaused) String() string {
 func (*RolloutPaused) ProtoMessage() {}
 
 func (x *RolloutPaused) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[55]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3891,7 +4211,7 @@ func (x *RolloutPaused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutPaused.ProtoReflect.Descriptor instead.
 func (*RolloutPaused) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{55}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RolloutPaused) GetReason() string {
@@ -3921,7 +4241,7 @@ type RolloutResumed struct {
 
 func (x *RolloutResumed) Reset() {
 	*x = RolloutResumed{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3933,7 +4253,7 @@ func (x *RolloutResumed) String() string {
 func (*RolloutResumed) ProtoMessage() {}
 
 func (x *RolloutResumed) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[56]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3946,7 +4266,7 @@ func (x *RolloutResumed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutResumed.ProtoReflect.Descriptor instead.
 func (*RolloutResumed) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{56}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RolloutResumed) GetReason() string {
@@ -3974,7 +4294,7 @@ type RolloutHolding struct {
 
 func (x *RolloutHolding) Reset() {
 	*x = RolloutHolding{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3986,7 +4306,7 @@ func (x *RolloutHolding) String() string {
 func (*RolloutHolding) ProtoMessage() {}
 
 func (x *RolloutHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[57]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3999,7 +4319,7 @@ func (x *RolloutHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutHolding.ProtoReflect.Descriptor instead.
 func (*RolloutHolding) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{57}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RolloutHolding) GetReason() string {
@@ -4018,7 +4338,7 @@ type RolloutContinued struct {
 
 func (x *RolloutContinued) Reset() {
 	*x = RolloutContinued{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +4350,7 @@ func (x *RolloutContinued) String() string {
 func (*RolloutContinued) ProtoMessage() {}
 
 func (x *RolloutContinued) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[58]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +4363,7 @@ func (x *RolloutContinued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutContinued.ProtoReflect.Descriptor instead.
 func (*RolloutContinued) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{58}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{63}
 }
 
 // AbortRequested sends back what is on its way.
@@ -4057,7 +4377,7 @@ type AbortRequested struct {
 
 func (x *AbortRequested) Reset() {
 	*x = AbortRequested{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[59]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4069,7 +4389,7 @@ func (x *AbortRequested) String() string {
 func (*AbortRequested) ProtoMessage() {}
 
 func (x *AbortRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[59]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4082,7 +4402,7 @@ func (x *AbortRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequested.ProtoReflect.Descriptor instead.
 func (*AbortRequested) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{59}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AbortRequested) GetReason() string {
@@ -4101,7 +4421,7 @@ type RolloutAborted struct {
 
 func (x *RolloutAborted) Reset() {
 	*x = RolloutAborted{}
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[60]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4113,7 +4433,7 @@ func (x *RolloutAborted) String() string {
 func (*RolloutAborted) ProtoMessage() {}
 
 func (x *RolloutAborted) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[60]
+	mi := &file_lockstep_rollout_v1_rollout_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4126,7 +4446,7 @@ func (x *RolloutAborted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutAborted.ProtoReflect.Descriptor instead.
 func (*RolloutAborted) Descriptor() ([]byte, []int) {
-	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{60}
+	return file_lockstep_rollout_v1_rollout_proto_rawDescGZIP(), []int{65}
 }
 
 var File_lockstep_rollout_v1_rollout_proto protoreflect.FileDescriptor
@@ -4188,10 +4508,11 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\tpageToken\x12{\n" +
 	"\x06phases\x18\x03 \x03(\tBc\xbaH`\x92\x01]\x18\x01\"YrWR\arunningR\x06pausedR\aholdingR\x04heldR\tsucceededR\frolling_backR\vrolled_backR\aabortedR\x06failedR\x06phases\x126\n" +
 	"\acluster\x18\x04 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x142\x12^[a-z0-9_-]{1,63}$R\acluster\x127\n" +
-	"\arelease\x18\x05 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\"x\n" +
+	"\arelease\x18\x05 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^[a-z0-9._-]{1,63}$R\arelease\"\xad\x01\n" +
 	"\x14ListRolloutsResponse\x128\n" +
 	"\brollouts\x18\x01 \x03(\v2\x1c.lockstep.rollout.v1.RolloutR\brollouts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"@\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x123\n" +
+	"\x06freeze\x18\x03 \x01(\v2\x1b.lockstep.rollout.v1.FreezeR\x06freeze\"@\n" +
 	"\x13WatchRolloutRequest\x12)\n" +
 	"\x02id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\"N\n" +
 	"\x14WatchRolloutResponse\x126\n" +
@@ -4213,7 +4534,31 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^[a-z0-9_-]{1,63}$R\x02id\x12 \n" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x06reason\"N\n" +
 	"\x14PauseRolloutResponse\x126\n" +
-	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xf6\x01\n" +
+	"\arollout\x18\x01 \x01(\v2\x1c.lockstep.rollout.v1.RolloutR\arollout\"\xe7\x01\n" +
+	"\x06Freeze\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x127\n" +
+	"\tlifted_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bliftedAt\x12#\n" +
+	"\rlifted_reason\x18\x06 \x01(\tR\fliftedReason\x12\x1b\n" +
+	"\tlifted_by\x18\a \x01(\tR\bliftedBy\"\xce\x01\n" +
+	"\x15FreezeRolloutsRequest\x12\x90\x01\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tBq\xbaHn\xba\x01k\n" +
+	"\n" +
+	"request_id\x122must be set: 1 to 128 characters of A-Za-z0-9._:/-\x1a)this.matches('^[A-Za-z0-9._:/-]{1,128}$')R\trequestId\x12\"\n" +
+	"\x06reason\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x06reason\"i\n" +
+	"\x16FreezeRolloutsResponse\x123\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x1b.lockstep.rollout.v1.FreezeR\x06freeze\x12\x1a\n" +
+	"\brollouts\x18\x02 \x03(\tR\brollouts\"=\n" +
+	"\x17UnfreezeRolloutsRequest\x12\"\n" +
+	"\x06reason\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x06reason\"k\n" +
+	"\x18UnfreezeRolloutsResponse\x123\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x1b.lockstep.rollout.v1.FreezeR\x06freeze\x12\x1a\n" +
+	"\brollouts\x18\x02 \x03(\tR\brollouts\"\xf6\x01\n" +
 	"\x14ResumeRolloutRequest\x12\x90\x01\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tBq\xbaHn\xba\x01k\n" +
@@ -4404,7 +4749,8 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\x10RolloutContinued\"(\n" +
 	"\x0eAbortRequested\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x10\n" +
-	"\x0eRolloutAborted2\xdb\b\n" +
+	"\x0eRolloutAborted2\xc9\n" +
+	"\n" +
 	"\x0eRolloutService\x12i\n" +
 	"\vPlanRollout\x12'.lockstep.rollout.v1.PlanRolloutRequest\x1a(.lockstep.rollout.v1.PlanRolloutResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12l\n" +
 	"\fStartRollout\x12(.lockstep.rollout.v1.StartRolloutRequest\x1a).lockstep.rollout.v1.StartRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12f\n" +
@@ -4413,7 +4759,9 @@ const file_lockstep_rollout_v1_rollout_proto_rawDesc = "" +
 	"\fListRollouts\x12(.lockstep.rollout.v1.ListRolloutsRequest\x1a).lockstep.rollout.v1.ListRolloutsResponse\"\a\xb0\xc6\x1c\x01\x90\x02\x01\x12k\n" +
 	"\fWatchRollout\x12(.lockstep.rollout.v1.WatchRolloutRequest\x1a).lockstep.rollout.v1.WatchRolloutResponse\"\x04\xb0\xc6\x1c\x010\x01\x12u\n" +
 	"\x0fRollbackRollout\x12+.lockstep.rollout.v1.RollbackRolloutRequest\x1a,.lockstep.rollout.v1.RollbackRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12l\n" +
-	"\fPauseRollout\x12(.lockstep.rollout.v1.PauseRolloutRequest\x1a).lockstep.rollout.v1.PauseRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12o\n" +
+	"\fPauseRollout\x12(.lockstep.rollout.v1.PauseRolloutRequest\x1a).lockstep.rollout.v1.PauseRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12r\n" +
+	"\x0eFreezeRollouts\x12*.lockstep.rollout.v1.FreezeRolloutsRequest\x1a+.lockstep.rollout.v1.FreezeRolloutsResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12x\n" +
+	"\x10UnfreezeRollouts\x12,.lockstep.rollout.v1.UnfreezeRolloutsRequest\x1a-.lockstep.rollout.v1.UnfreezeRolloutsResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12o\n" +
 	"\rResumeRollout\x12).lockstep.rollout.v1.ResumeRolloutRequest\x1a*.lockstep.rollout.v1.ResumeRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12l\n" +
 	"\fAbortRollout\x12(.lockstep.rollout.v1.AbortRolloutRequest\x1a).lockstep.rollout.v1.AbortRolloutResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02\x12i\n" +
 	"\vSkipCluster\x12'.lockstep.rollout.v1.SkipClusterRequest\x1a(.lockstep.rollout.v1.SkipClusterResponse\"\a\xb0\xc6\x1c\x02\x90\x02\x02B\xe1\x01\n" +
@@ -4431,169 +4779,183 @@ func file_lockstep_rollout_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_lockstep_rollout_v1_rollout_proto_rawDescData
 }
 
-var file_lockstep_rollout_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_lockstep_rollout_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_lockstep_rollout_v1_rollout_proto_goTypes = []any{
-	(*Strategy)(nil),                // 0: lockstep.rollout.v1.Strategy
-	(*WaveSize)(nil),                // 1: lockstep.rollout.v1.WaveSize
-	(*PlanRolloutRequest)(nil),      // 2: lockstep.rollout.v1.PlanRolloutRequest
-	(*PlanRolloutResponse)(nil),     // 3: lockstep.rollout.v1.PlanRolloutResponse
-	(*ClusterChanges)(nil),          // 4: lockstep.rollout.v1.ClusterChanges
-	(*Problem)(nil),                 // 5: lockstep.rollout.v1.Problem
-	(*StartRolloutRequest)(nil),     // 6: lockstep.rollout.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),    // 7: lockstep.rollout.v1.StartRolloutResponse
-	(*GetRolloutRequest)(nil),       // 8: lockstep.rollout.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),      // 9: lockstep.rollout.v1.GetRolloutResponse
-	(*ListRolloutsRequest)(nil),     // 10: lockstep.rollout.v1.ListRolloutsRequest
-	(*ListRolloutsResponse)(nil),    // 11: lockstep.rollout.v1.ListRolloutsResponse
-	(*WatchRolloutRequest)(nil),     // 12: lockstep.rollout.v1.WatchRolloutRequest
-	(*WatchRolloutResponse)(nil),    // 13: lockstep.rollout.v1.WatchRolloutResponse
-	(*RollbackRolloutRequest)(nil),  // 14: lockstep.rollout.v1.RollbackRolloutRequest
-	(*RollbackRolloutResponse)(nil), // 15: lockstep.rollout.v1.RollbackRolloutResponse
-	(*PauseRolloutRequest)(nil),     // 16: lockstep.rollout.v1.PauseRolloutRequest
-	(*PauseRolloutResponse)(nil),    // 17: lockstep.rollout.v1.PauseRolloutResponse
-	(*ResumeRolloutRequest)(nil),    // 18: lockstep.rollout.v1.ResumeRolloutRequest
-	(*ResumeRolloutResponse)(nil),   // 19: lockstep.rollout.v1.ResumeRolloutResponse
-	(*AbortRolloutRequest)(nil),     // 20: lockstep.rollout.v1.AbortRolloutRequest
-	(*AbortRolloutResponse)(nil),    // 21: lockstep.rollout.v1.AbortRolloutResponse
-	(*SkipClusterRequest)(nil),      // 22: lockstep.rollout.v1.SkipClusterRequest
-	(*SkipClusterResponse)(nil),     // 23: lockstep.rollout.v1.SkipClusterResponse
-	(*Plan)(nil),                    // 24: lockstep.rollout.v1.Plan
-	(*Wave)(nil),                    // 25: lockstep.rollout.v1.Wave
-	(*ClusterPlan)(nil),             // 26: lockstep.rollout.v1.ClusterPlan
-	(*Chart)(nil),                   // 27: lockstep.rollout.v1.Chart
-	(*StepPlan)(nil),                // 28: lockstep.rollout.v1.StepPlan
-	(*Rollout)(nil),                 // 29: lockstep.rollout.v1.Rollout
-	(*ClusterRun)(nil),              // 30: lockstep.rollout.v1.ClusterRun
-	(*Event)(nil),                   // 31: lockstep.rollout.v1.Event
-	(*Fact)(nil),                    // 32: lockstep.rollout.v1.Fact
-	(*RolloutStarted)(nil),          // 33: lockstep.rollout.v1.RolloutStarted
-	(*ClusterStarted)(nil),          // 34: lockstep.rollout.v1.ClusterStarted
-	(*PackageCaptured)(nil),         // 35: lockstep.rollout.v1.PackageCaptured
-	(*StepStarted)(nil),             // 36: lockstep.rollout.v1.StepStarted
-	(*StepApplied)(nil),             // 37: lockstep.rollout.v1.StepApplied
-	(*StepPassed)(nil),              // 38: lockstep.rollout.v1.StepPassed
-	(*ClusterHeld)(nil),             // 39: lockstep.rollout.v1.ClusterHeld
-	(*RollbackStarted)(nil),         // 40: lockstep.rollout.v1.RollbackStarted
-	(*ClusterSucceeded)(nil),        // 41: lockstep.rollout.v1.ClusterSucceeded
-	(*ClusterRolledBack)(nil),       // 42: lockstep.rollout.v1.ClusterRolledBack
-	(*ClusterFailed)(nil),           // 43: lockstep.rollout.v1.ClusterFailed
-	(*RolloutHeld)(nil),             // 44: lockstep.rollout.v1.RolloutHeld
-	(*RolloutSucceeded)(nil),        // 45: lockstep.rollout.v1.RolloutSucceeded
-	(*RollbackRequested)(nil),       // 46: lockstep.rollout.v1.RollbackRequested
-	(*RolloutRolledBack)(nil),       // 47: lockstep.rollout.v1.RolloutRolledBack
-	(*RolloutFailed)(nil),           // 48: lockstep.rollout.v1.RolloutFailed
-	(*ClusterSkipped)(nil),          // 49: lockstep.rollout.v1.ClusterSkipped
-	(*WaveStarted)(nil),             // 50: lockstep.rollout.v1.WaveStarted
-	(*WaveSoaking)(nil),             // 51: lockstep.rollout.v1.WaveSoaking
-	(*WaveGated)(nil),               // 52: lockstep.rollout.v1.WaveGated
-	(*WavePassed)(nil),              // 53: lockstep.rollout.v1.WavePassed
-	(*WaveFailed)(nil),              // 54: lockstep.rollout.v1.WaveFailed
-	(*RolloutPaused)(nil),           // 55: lockstep.rollout.v1.RolloutPaused
-	(*RolloutResumed)(nil),          // 56: lockstep.rollout.v1.RolloutResumed
-	(*RolloutHolding)(nil),          // 57: lockstep.rollout.v1.RolloutHolding
-	(*RolloutContinued)(nil),        // 58: lockstep.rollout.v1.RolloutContinued
-	(*AbortRequested)(nil),          // 59: lockstep.rollout.v1.AbortRequested
-	(*RolloutAborted)(nil),          // 60: lockstep.rollout.v1.RolloutAborted
-	(*durationpb.Duration)(nil),     // 61: google.protobuf.Duration
-	(*v1.Policy)(nil),               // 62: lockstep.gate.v1.Policy
-	(*v1.Plan)(nil),                 // 63: lockstep.gate.v1.Plan
-	(*v1.Span)(nil),                 // 64: lockstep.gate.v1.Span
-	(*timestamppb.Timestamp)(nil),   // 65: google.protobuf.Timestamp
-	(*v1.Boundary)(nil),             // 66: lockstep.gate.v1.Boundary
+	(*Strategy)(nil),                 // 0: lockstep.rollout.v1.Strategy
+	(*WaveSize)(nil),                 // 1: lockstep.rollout.v1.WaveSize
+	(*PlanRolloutRequest)(nil),       // 2: lockstep.rollout.v1.PlanRolloutRequest
+	(*PlanRolloutResponse)(nil),      // 3: lockstep.rollout.v1.PlanRolloutResponse
+	(*ClusterChanges)(nil),           // 4: lockstep.rollout.v1.ClusterChanges
+	(*Problem)(nil),                  // 5: lockstep.rollout.v1.Problem
+	(*StartRolloutRequest)(nil),      // 6: lockstep.rollout.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),     // 7: lockstep.rollout.v1.StartRolloutResponse
+	(*GetRolloutRequest)(nil),        // 8: lockstep.rollout.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),       // 9: lockstep.rollout.v1.GetRolloutResponse
+	(*ListRolloutsRequest)(nil),      // 10: lockstep.rollout.v1.ListRolloutsRequest
+	(*ListRolloutsResponse)(nil),     // 11: lockstep.rollout.v1.ListRolloutsResponse
+	(*WatchRolloutRequest)(nil),      // 12: lockstep.rollout.v1.WatchRolloutRequest
+	(*WatchRolloutResponse)(nil),     // 13: lockstep.rollout.v1.WatchRolloutResponse
+	(*RollbackRolloutRequest)(nil),   // 14: lockstep.rollout.v1.RollbackRolloutRequest
+	(*RollbackRolloutResponse)(nil),  // 15: lockstep.rollout.v1.RollbackRolloutResponse
+	(*PauseRolloutRequest)(nil),      // 16: lockstep.rollout.v1.PauseRolloutRequest
+	(*PauseRolloutResponse)(nil),     // 17: lockstep.rollout.v1.PauseRolloutResponse
+	(*Freeze)(nil),                   // 18: lockstep.rollout.v1.Freeze
+	(*FreezeRolloutsRequest)(nil),    // 19: lockstep.rollout.v1.FreezeRolloutsRequest
+	(*FreezeRolloutsResponse)(nil),   // 20: lockstep.rollout.v1.FreezeRolloutsResponse
+	(*UnfreezeRolloutsRequest)(nil),  // 21: lockstep.rollout.v1.UnfreezeRolloutsRequest
+	(*UnfreezeRolloutsResponse)(nil), // 22: lockstep.rollout.v1.UnfreezeRolloutsResponse
+	(*ResumeRolloutRequest)(nil),     // 23: lockstep.rollout.v1.ResumeRolloutRequest
+	(*ResumeRolloutResponse)(nil),    // 24: lockstep.rollout.v1.ResumeRolloutResponse
+	(*AbortRolloutRequest)(nil),      // 25: lockstep.rollout.v1.AbortRolloutRequest
+	(*AbortRolloutResponse)(nil),     // 26: lockstep.rollout.v1.AbortRolloutResponse
+	(*SkipClusterRequest)(nil),       // 27: lockstep.rollout.v1.SkipClusterRequest
+	(*SkipClusterResponse)(nil),      // 28: lockstep.rollout.v1.SkipClusterResponse
+	(*Plan)(nil),                     // 29: lockstep.rollout.v1.Plan
+	(*Wave)(nil),                     // 30: lockstep.rollout.v1.Wave
+	(*ClusterPlan)(nil),              // 31: lockstep.rollout.v1.ClusterPlan
+	(*Chart)(nil),                    // 32: lockstep.rollout.v1.Chart
+	(*StepPlan)(nil),                 // 33: lockstep.rollout.v1.StepPlan
+	(*Rollout)(nil),                  // 34: lockstep.rollout.v1.Rollout
+	(*ClusterRun)(nil),               // 35: lockstep.rollout.v1.ClusterRun
+	(*Event)(nil),                    // 36: lockstep.rollout.v1.Event
+	(*Fact)(nil),                     // 37: lockstep.rollout.v1.Fact
+	(*RolloutStarted)(nil),           // 38: lockstep.rollout.v1.RolloutStarted
+	(*ClusterStarted)(nil),           // 39: lockstep.rollout.v1.ClusterStarted
+	(*PackageCaptured)(nil),          // 40: lockstep.rollout.v1.PackageCaptured
+	(*StepStarted)(nil),              // 41: lockstep.rollout.v1.StepStarted
+	(*StepApplied)(nil),              // 42: lockstep.rollout.v1.StepApplied
+	(*StepPassed)(nil),               // 43: lockstep.rollout.v1.StepPassed
+	(*ClusterHeld)(nil),              // 44: lockstep.rollout.v1.ClusterHeld
+	(*RollbackStarted)(nil),          // 45: lockstep.rollout.v1.RollbackStarted
+	(*ClusterSucceeded)(nil),         // 46: lockstep.rollout.v1.ClusterSucceeded
+	(*ClusterRolledBack)(nil),        // 47: lockstep.rollout.v1.ClusterRolledBack
+	(*ClusterFailed)(nil),            // 48: lockstep.rollout.v1.ClusterFailed
+	(*RolloutHeld)(nil),              // 49: lockstep.rollout.v1.RolloutHeld
+	(*RolloutSucceeded)(nil),         // 50: lockstep.rollout.v1.RolloutSucceeded
+	(*RollbackRequested)(nil),        // 51: lockstep.rollout.v1.RollbackRequested
+	(*RolloutRolledBack)(nil),        // 52: lockstep.rollout.v1.RolloutRolledBack
+	(*RolloutFailed)(nil),            // 53: lockstep.rollout.v1.RolloutFailed
+	(*ClusterSkipped)(nil),           // 54: lockstep.rollout.v1.ClusterSkipped
+	(*WaveStarted)(nil),              // 55: lockstep.rollout.v1.WaveStarted
+	(*WaveSoaking)(nil),              // 56: lockstep.rollout.v1.WaveSoaking
+	(*WaveGated)(nil),                // 57: lockstep.rollout.v1.WaveGated
+	(*WavePassed)(nil),               // 58: lockstep.rollout.v1.WavePassed
+	(*WaveFailed)(nil),               // 59: lockstep.rollout.v1.WaveFailed
+	(*RolloutPaused)(nil),            // 60: lockstep.rollout.v1.RolloutPaused
+	(*RolloutResumed)(nil),           // 61: lockstep.rollout.v1.RolloutResumed
+	(*RolloutHolding)(nil),           // 62: lockstep.rollout.v1.RolloutHolding
+	(*RolloutContinued)(nil),         // 63: lockstep.rollout.v1.RolloutContinued
+	(*AbortRequested)(nil),           // 64: lockstep.rollout.v1.AbortRequested
+	(*RolloutAborted)(nil),           // 65: lockstep.rollout.v1.RolloutAborted
+	(*durationpb.Duration)(nil),      // 66: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 67: google.protobuf.Timestamp
+	(*v1.Policy)(nil),                // 68: lockstep.gate.v1.Policy
+	(*v1.Plan)(nil),                  // 69: lockstep.gate.v1.Plan
+	(*v1.Span)(nil),                  // 70: lockstep.gate.v1.Span
+	(*v1.Boundary)(nil),              // 71: lockstep.gate.v1.Boundary
 }
 var file_lockstep_rollout_v1_rollout_proto_depIdxs = []int32{
 	1,  // 0: lockstep.rollout.v1.Strategy.waves:type_name -> lockstep.rollout.v1.WaveSize
-	61, // 1: lockstep.rollout.v1.Strategy.soak:type_name -> google.protobuf.Duration
+	66, // 1: lockstep.rollout.v1.Strategy.soak:type_name -> google.protobuf.Duration
 	0,  // 2: lockstep.rollout.v1.PlanRolloutRequest.strategy:type_name -> lockstep.rollout.v1.Strategy
-	24, // 3: lockstep.rollout.v1.PlanRolloutResponse.plan:type_name -> lockstep.rollout.v1.Plan
+	29, // 3: lockstep.rollout.v1.PlanRolloutResponse.plan:type_name -> lockstep.rollout.v1.Plan
 	5,  // 4: lockstep.rollout.v1.PlanRolloutResponse.problems:type_name -> lockstep.rollout.v1.Problem
 	4,  // 5: lockstep.rollout.v1.PlanRolloutResponse.changes:type_name -> lockstep.rollout.v1.ClusterChanges
 	0,  // 6: lockstep.rollout.v1.StartRolloutRequest.strategy:type_name -> lockstep.rollout.v1.Strategy
-	29, // 7: lockstep.rollout.v1.StartRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	29, // 8: lockstep.rollout.v1.GetRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	29, // 9: lockstep.rollout.v1.ListRolloutsResponse.rollouts:type_name -> lockstep.rollout.v1.Rollout
-	29, // 10: lockstep.rollout.v1.WatchRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	29, // 11: lockstep.rollout.v1.RollbackRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	29, // 12: lockstep.rollout.v1.PauseRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	29, // 13: lockstep.rollout.v1.ResumeRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	29, // 14: lockstep.rollout.v1.AbortRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	29, // 15: lockstep.rollout.v1.SkipClusterResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
-	26, // 16: lockstep.rollout.v1.Plan.clusters:type_name -> lockstep.rollout.v1.ClusterPlan
-	62, // 17: lockstep.rollout.v1.Plan.gate:type_name -> lockstep.gate.v1.Policy
-	61, // 18: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
-	61, // 19: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
-	63, // 20: lockstep.rollout.v1.Plan.policy:type_name -> lockstep.gate.v1.Plan
-	25, // 21: lockstep.rollout.v1.Plan.waves:type_name -> lockstep.rollout.v1.Wave
-	61, // 22: lockstep.rollout.v1.Wave.soak:type_name -> google.protobuf.Duration
-	28, // 23: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
-	64, // 24: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
-	27, // 25: lockstep.rollout.v1.ClusterPlan.chart:type_name -> lockstep.rollout.v1.Chart
-	24, // 26: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
-	30, // 27: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
-	65, // 28: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
-	65, // 29: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
-	65, // 30: lockstep.rollout.v1.Rollout.soak_ends:type_name -> google.protobuf.Timestamp
-	65, // 31: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
-	32, // 32: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
-	65, // 33: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
-	33, // 34: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
-	34, // 35: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
-	35, // 36: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
-	36, // 37: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
-	37, // 38: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
-	38, // 39: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
-	39, // 40: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
-	40, // 41: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
-	41, // 42: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
-	42, // 43: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
-	43, // 44: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
-	44, // 45: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
-	45, // 46: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
-	46, // 47: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
-	47, // 48: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
-	48, // 49: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
-	49, // 50: lockstep.rollout.v1.Fact.cluster_skipped:type_name -> lockstep.rollout.v1.ClusterSkipped
-	50, // 51: lockstep.rollout.v1.Fact.wave_started:type_name -> lockstep.rollout.v1.WaveStarted
-	51, // 52: lockstep.rollout.v1.Fact.wave_soaking:type_name -> lockstep.rollout.v1.WaveSoaking
-	55, // 53: lockstep.rollout.v1.Fact.rollout_paused:type_name -> lockstep.rollout.v1.RolloutPaused
-	56, // 54: lockstep.rollout.v1.Fact.rollout_resumed:type_name -> lockstep.rollout.v1.RolloutResumed
-	57, // 55: lockstep.rollout.v1.Fact.rollout_holding:type_name -> lockstep.rollout.v1.RolloutHolding
-	58, // 56: lockstep.rollout.v1.Fact.rollout_continued:type_name -> lockstep.rollout.v1.RolloutContinued
-	59, // 57: lockstep.rollout.v1.Fact.abort_requested:type_name -> lockstep.rollout.v1.AbortRequested
-	60, // 58: lockstep.rollout.v1.Fact.rollout_aborted:type_name -> lockstep.rollout.v1.RolloutAborted
-	52, // 59: lockstep.rollout.v1.Fact.wave_gated:type_name -> lockstep.rollout.v1.WaveGated
-	53, // 60: lockstep.rollout.v1.Fact.wave_passed:type_name -> lockstep.rollout.v1.WavePassed
-	54, // 61: lockstep.rollout.v1.Fact.wave_failed:type_name -> lockstep.rollout.v1.WaveFailed
-	24, // 62: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
-	65, // 63: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
-	66, // 64: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
-	62, // 65: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
-	65, // 66: lockstep.rollout.v1.WaveSoaking.ends:type_name -> google.protobuf.Timestamp
-	2,  // 67: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
-	6,  // 68: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
-	8,  // 69: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
-	10, // 70: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
-	12, // 71: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
-	14, // 72: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
-	16, // 73: lockstep.rollout.v1.RolloutService.PauseRollout:input_type -> lockstep.rollout.v1.PauseRolloutRequest
-	18, // 74: lockstep.rollout.v1.RolloutService.ResumeRollout:input_type -> lockstep.rollout.v1.ResumeRolloutRequest
-	20, // 75: lockstep.rollout.v1.RolloutService.AbortRollout:input_type -> lockstep.rollout.v1.AbortRolloutRequest
-	22, // 76: lockstep.rollout.v1.RolloutService.SkipCluster:input_type -> lockstep.rollout.v1.SkipClusterRequest
-	3,  // 77: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
-	7,  // 78: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
-	9,  // 79: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
-	11, // 80: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
-	13, // 81: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
-	15, // 82: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
-	17, // 83: lockstep.rollout.v1.RolloutService.PauseRollout:output_type -> lockstep.rollout.v1.PauseRolloutResponse
-	19, // 84: lockstep.rollout.v1.RolloutService.ResumeRollout:output_type -> lockstep.rollout.v1.ResumeRolloutResponse
-	21, // 85: lockstep.rollout.v1.RolloutService.AbortRollout:output_type -> lockstep.rollout.v1.AbortRolloutResponse
-	23, // 86: lockstep.rollout.v1.RolloutService.SkipCluster:output_type -> lockstep.rollout.v1.SkipClusterResponse
-	77, // [77:87] is the sub-list for method output_type
-	67, // [67:77] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	34, // 7: lockstep.rollout.v1.StartRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	34, // 8: lockstep.rollout.v1.GetRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	34, // 9: lockstep.rollout.v1.ListRolloutsResponse.rollouts:type_name -> lockstep.rollout.v1.Rollout
+	18, // 10: lockstep.rollout.v1.ListRolloutsResponse.freeze:type_name -> lockstep.rollout.v1.Freeze
+	34, // 11: lockstep.rollout.v1.WatchRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	34, // 12: lockstep.rollout.v1.RollbackRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	34, // 13: lockstep.rollout.v1.PauseRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	67, // 14: lockstep.rollout.v1.Freeze.at:type_name -> google.protobuf.Timestamp
+	67, // 15: lockstep.rollout.v1.Freeze.lifted_at:type_name -> google.protobuf.Timestamp
+	18, // 16: lockstep.rollout.v1.FreezeRolloutsResponse.freeze:type_name -> lockstep.rollout.v1.Freeze
+	18, // 17: lockstep.rollout.v1.UnfreezeRolloutsResponse.freeze:type_name -> lockstep.rollout.v1.Freeze
+	34, // 18: lockstep.rollout.v1.ResumeRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	34, // 19: lockstep.rollout.v1.AbortRolloutResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	34, // 20: lockstep.rollout.v1.SkipClusterResponse.rollout:type_name -> lockstep.rollout.v1.Rollout
+	31, // 21: lockstep.rollout.v1.Plan.clusters:type_name -> lockstep.rollout.v1.ClusterPlan
+	68, // 22: lockstep.rollout.v1.Plan.gate:type_name -> lockstep.gate.v1.Policy
+	66, // 23: lockstep.rollout.v1.Plan.window:type_name -> google.protobuf.Duration
+	66, // 24: lockstep.rollout.v1.Plan.lookback:type_name -> google.protobuf.Duration
+	69, // 25: lockstep.rollout.v1.Plan.policy:type_name -> lockstep.gate.v1.Plan
+	30, // 26: lockstep.rollout.v1.Plan.waves:type_name -> lockstep.rollout.v1.Wave
+	66, // 27: lockstep.rollout.v1.Wave.soak:type_name -> google.protobuf.Duration
+	33, // 28: lockstep.rollout.v1.ClusterPlan.steps:type_name -> lockstep.rollout.v1.StepPlan
+	70, // 29: lockstep.rollout.v1.ClusterPlan.aside:type_name -> lockstep.gate.v1.Span
+	32, // 30: lockstep.rollout.v1.ClusterPlan.chart:type_name -> lockstep.rollout.v1.Chart
+	29, // 31: lockstep.rollout.v1.Rollout.plan:type_name -> lockstep.rollout.v1.Plan
+	35, // 32: lockstep.rollout.v1.Rollout.clusters:type_name -> lockstep.rollout.v1.ClusterRun
+	67, // 33: lockstep.rollout.v1.Rollout.started_at:type_name -> google.protobuf.Timestamp
+	67, // 34: lockstep.rollout.v1.Rollout.ended_at:type_name -> google.protobuf.Timestamp
+	67, // 35: lockstep.rollout.v1.Rollout.soak_ends:type_name -> google.protobuf.Timestamp
+	67, // 36: lockstep.rollout.v1.ClusterRun.window_ends:type_name -> google.protobuf.Timestamp
+	37, // 37: lockstep.rollout.v1.Event.facts:type_name -> lockstep.rollout.v1.Fact
+	67, // 38: lockstep.rollout.v1.Fact.at:type_name -> google.protobuf.Timestamp
+	38, // 39: lockstep.rollout.v1.Fact.rollout_started:type_name -> lockstep.rollout.v1.RolloutStarted
+	39, // 40: lockstep.rollout.v1.Fact.cluster_started:type_name -> lockstep.rollout.v1.ClusterStarted
+	40, // 41: lockstep.rollout.v1.Fact.package_captured:type_name -> lockstep.rollout.v1.PackageCaptured
+	41, // 42: lockstep.rollout.v1.Fact.step_started:type_name -> lockstep.rollout.v1.StepStarted
+	42, // 43: lockstep.rollout.v1.Fact.step_applied:type_name -> lockstep.rollout.v1.StepApplied
+	43, // 44: lockstep.rollout.v1.Fact.step_passed:type_name -> lockstep.rollout.v1.StepPassed
+	44, // 45: lockstep.rollout.v1.Fact.cluster_held:type_name -> lockstep.rollout.v1.ClusterHeld
+	45, // 46: lockstep.rollout.v1.Fact.rollback_started:type_name -> lockstep.rollout.v1.RollbackStarted
+	46, // 47: lockstep.rollout.v1.Fact.cluster_succeeded:type_name -> lockstep.rollout.v1.ClusterSucceeded
+	47, // 48: lockstep.rollout.v1.Fact.cluster_rolled_back:type_name -> lockstep.rollout.v1.ClusterRolledBack
+	48, // 49: lockstep.rollout.v1.Fact.cluster_failed:type_name -> lockstep.rollout.v1.ClusterFailed
+	49, // 50: lockstep.rollout.v1.Fact.rollout_held:type_name -> lockstep.rollout.v1.RolloutHeld
+	50, // 51: lockstep.rollout.v1.Fact.rollout_succeeded:type_name -> lockstep.rollout.v1.RolloutSucceeded
+	51, // 52: lockstep.rollout.v1.Fact.rollback_requested:type_name -> lockstep.rollout.v1.RollbackRequested
+	52, // 53: lockstep.rollout.v1.Fact.rollout_rolled_back:type_name -> lockstep.rollout.v1.RolloutRolledBack
+	53, // 54: lockstep.rollout.v1.Fact.rollout_failed:type_name -> lockstep.rollout.v1.RolloutFailed
+	54, // 55: lockstep.rollout.v1.Fact.cluster_skipped:type_name -> lockstep.rollout.v1.ClusterSkipped
+	55, // 56: lockstep.rollout.v1.Fact.wave_started:type_name -> lockstep.rollout.v1.WaveStarted
+	56, // 57: lockstep.rollout.v1.Fact.wave_soaking:type_name -> lockstep.rollout.v1.WaveSoaking
+	60, // 58: lockstep.rollout.v1.Fact.rollout_paused:type_name -> lockstep.rollout.v1.RolloutPaused
+	61, // 59: lockstep.rollout.v1.Fact.rollout_resumed:type_name -> lockstep.rollout.v1.RolloutResumed
+	62, // 60: lockstep.rollout.v1.Fact.rollout_holding:type_name -> lockstep.rollout.v1.RolloutHolding
+	63, // 61: lockstep.rollout.v1.Fact.rollout_continued:type_name -> lockstep.rollout.v1.RolloutContinued
+	64, // 62: lockstep.rollout.v1.Fact.abort_requested:type_name -> lockstep.rollout.v1.AbortRequested
+	65, // 63: lockstep.rollout.v1.Fact.rollout_aborted:type_name -> lockstep.rollout.v1.RolloutAborted
+	57, // 64: lockstep.rollout.v1.Fact.wave_gated:type_name -> lockstep.rollout.v1.WaveGated
+	58, // 65: lockstep.rollout.v1.Fact.wave_passed:type_name -> lockstep.rollout.v1.WavePassed
+	59, // 66: lockstep.rollout.v1.Fact.wave_failed:type_name -> lockstep.rollout.v1.WaveFailed
+	29, // 67: lockstep.rollout.v1.RolloutStarted.plan:type_name -> lockstep.rollout.v1.Plan
+	67, // 68: lockstep.rollout.v1.ClusterStarted.window_ends:type_name -> google.protobuf.Timestamp
+	71, // 69: lockstep.rollout.v1.StepApplied.boundary:type_name -> lockstep.gate.v1.Boundary
+	68, // 70: lockstep.rollout.v1.StepApplied.policy:type_name -> lockstep.gate.v1.Policy
+	67, // 71: lockstep.rollout.v1.WaveSoaking.ends:type_name -> google.protobuf.Timestamp
+	2,  // 72: lockstep.rollout.v1.RolloutService.PlanRollout:input_type -> lockstep.rollout.v1.PlanRolloutRequest
+	6,  // 73: lockstep.rollout.v1.RolloutService.StartRollout:input_type -> lockstep.rollout.v1.StartRolloutRequest
+	8,  // 74: lockstep.rollout.v1.RolloutService.GetRollout:input_type -> lockstep.rollout.v1.GetRolloutRequest
+	10, // 75: lockstep.rollout.v1.RolloutService.ListRollouts:input_type -> lockstep.rollout.v1.ListRolloutsRequest
+	12, // 76: lockstep.rollout.v1.RolloutService.WatchRollout:input_type -> lockstep.rollout.v1.WatchRolloutRequest
+	14, // 77: lockstep.rollout.v1.RolloutService.RollbackRollout:input_type -> lockstep.rollout.v1.RollbackRolloutRequest
+	16, // 78: lockstep.rollout.v1.RolloutService.PauseRollout:input_type -> lockstep.rollout.v1.PauseRolloutRequest
+	19, // 79: lockstep.rollout.v1.RolloutService.FreezeRollouts:input_type -> lockstep.rollout.v1.FreezeRolloutsRequest
+	21, // 80: lockstep.rollout.v1.RolloutService.UnfreezeRollouts:input_type -> lockstep.rollout.v1.UnfreezeRolloutsRequest
+	23, // 81: lockstep.rollout.v1.RolloutService.ResumeRollout:input_type -> lockstep.rollout.v1.ResumeRolloutRequest
+	25, // 82: lockstep.rollout.v1.RolloutService.AbortRollout:input_type -> lockstep.rollout.v1.AbortRolloutRequest
+	27, // 83: lockstep.rollout.v1.RolloutService.SkipCluster:input_type -> lockstep.rollout.v1.SkipClusterRequest
+	3,  // 84: lockstep.rollout.v1.RolloutService.PlanRollout:output_type -> lockstep.rollout.v1.PlanRolloutResponse
+	7,  // 85: lockstep.rollout.v1.RolloutService.StartRollout:output_type -> lockstep.rollout.v1.StartRolloutResponse
+	9,  // 86: lockstep.rollout.v1.RolloutService.GetRollout:output_type -> lockstep.rollout.v1.GetRolloutResponse
+	11, // 87: lockstep.rollout.v1.RolloutService.ListRollouts:output_type -> lockstep.rollout.v1.ListRolloutsResponse
+	13, // 88: lockstep.rollout.v1.RolloutService.WatchRollout:output_type -> lockstep.rollout.v1.WatchRolloutResponse
+	15, // 89: lockstep.rollout.v1.RolloutService.RollbackRollout:output_type -> lockstep.rollout.v1.RollbackRolloutResponse
+	17, // 90: lockstep.rollout.v1.RolloutService.PauseRollout:output_type -> lockstep.rollout.v1.PauseRolloutResponse
+	20, // 91: lockstep.rollout.v1.RolloutService.FreezeRollouts:output_type -> lockstep.rollout.v1.FreezeRolloutsResponse
+	22, // 92: lockstep.rollout.v1.RolloutService.UnfreezeRollouts:output_type -> lockstep.rollout.v1.UnfreezeRolloutsResponse
+	24, // 93: lockstep.rollout.v1.RolloutService.ResumeRollout:output_type -> lockstep.rollout.v1.ResumeRolloutResponse
+	26, // 94: lockstep.rollout.v1.RolloutService.AbortRollout:output_type -> lockstep.rollout.v1.AbortRolloutResponse
+	28, // 95: lockstep.rollout.v1.RolloutService.SkipCluster:output_type -> lockstep.rollout.v1.SkipClusterResponse
+	84, // [84:96] is the sub-list for method output_type
+	72, // [72:84] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_rollout_v1_rollout_proto_init() }
@@ -4606,7 +4968,7 @@ func file_lockstep_rollout_v1_rollout_proto_init() {
 		(*WaveSize_Percent)(nil),
 		(*WaveSize_LabelSelector)(nil),
 	}
-	file_lockstep_rollout_v1_rollout_proto_msgTypes[32].OneofWrappers = []any{
+	file_lockstep_rollout_v1_rollout_proto_msgTypes[37].OneofWrappers = []any{
 		(*Fact_RolloutStarted)(nil),
 		(*Fact_ClusterStarted)(nil),
 		(*Fact_PackageCaptured)(nil),
@@ -4642,7 +5004,7 @@ func file_lockstep_rollout_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_rollout_v1_rollout_proto_rawDesc), len(file_lockstep_rollout_v1_rollout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

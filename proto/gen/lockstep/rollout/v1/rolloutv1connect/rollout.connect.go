@@ -45,6 +45,12 @@ const (
 	// RolloutServicePauseRolloutProcedure is the procedure name of the RolloutService's PauseRollout
 	// RPC.
 	RolloutServicePauseRolloutProcedure = "/lockstep.rollout.v1.RolloutService/PauseRollout"
+	// RolloutServiceFreezeRolloutsProcedure is the procedure name of the RolloutService's
+	// FreezeRollouts RPC.
+	RolloutServiceFreezeRolloutsProcedure = "/lockstep.rollout.v1.RolloutService/FreezeRollouts"
+	// RolloutServiceUnfreezeRolloutsProcedure is the procedure name of the RolloutService's
+	// UnfreezeRollouts RPC.
+	RolloutServiceUnfreezeRolloutsProcedure = "/lockstep.rollout.v1.RolloutService/UnfreezeRollouts"
 	// RolloutServiceResumeRolloutProcedure is the procedure name of the RolloutService's ResumeRollout
 	// RPC.
 	RolloutServiceResumeRolloutProcedure = "/lockstep.rollout.v1.RolloutService/ResumeRollout"
@@ -111,6 +117,22 @@ var (
 			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
+	rolloutServiceFreezeRolloutsSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_rollout_v1_rollout_proto.Services().ByName("RolloutService").Methods().ByName("FreezeRollouts"),
+			Procedure:        RolloutServiceFreezeRolloutsProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	rolloutServiceUnfreezeRolloutsSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_lockstep_rollout_v1_rollout_proto.Services().ByName("RolloutService").Methods().ByName("UnfreezeRollouts"),
+			Procedure:        RolloutServiceUnfreezeRolloutsProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
 	rolloutServiceResumeRolloutSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType:       connect.StreamTypeUnary,
@@ -157,6 +179,11 @@ type RolloutServiceClient interface {
 	// PauseRollout lets no cluster and no step begin. What is being done is finished,
 	// and what must go back does.
 	PauseRollout(context.Context, *v1.PauseRolloutRequest) (*v1.PauseRolloutResponse, error)
+	// FreezeRollouts pauses every rollout that moves, and lets none start or go on until
+	// the freeze is lifted. What is being done is finished, and what must go back does.
+	FreezeRollouts(context.Context, *v1.FreezeRolloutsRequest) (*v1.FreezeRolloutsResponse, error)
+	// UnfreezeRollouts lifts a freeze. The rollouts that it paused go on.
+	UnfreezeRollouts(context.Context, *v1.UnfreezeRolloutsRequest) (*v1.UnfreezeRolloutsResponse, error)
 	// ResumeRollout lets a rollout go on that is paused, or that is held: past the
 	// failures so far and past gates that did not pass.
 	ResumeRollout(context.Context, *v1.ResumeRolloutRequest) (*v1.ResumeRolloutResponse, error)
@@ -214,6 +241,11 @@ type RolloutServiceHandler interface {
 	// PauseRollout lets no cluster and no step begin. What is being done is finished,
 	// and what must go back does.
 	PauseRollout(context.Context, *v1.PauseRolloutRequest) (*v1.PauseRolloutResponse, error)
+	// FreezeRollouts pauses every rollout that moves, and lets none start or go on until
+	// the freeze is lifted. What is being done is finished, and what must go back does.
+	FreezeRollouts(context.Context, *v1.FreezeRolloutsRequest) (*v1.FreezeRolloutsResponse, error)
+	// UnfreezeRollouts lifts a freeze. The rollouts that it paused go on.
+	UnfreezeRollouts(context.Context, *v1.UnfreezeRolloutsRequest) (*v1.UnfreezeRolloutsResponse, error)
 	// ResumeRollout lets a rollout go on that is paused, or that is held: past the
 	// failures so far and past gates that did not pass.
 	ResumeRollout(context.Context, *v1.ResumeRolloutRequest) (*v1.ResumeRolloutResponse, error)
@@ -236,6 +268,8 @@ func RegisterRolloutServiceHandler(server *connect.Server, svc RolloutServiceHan
 		connect.Method{Spec: rolloutServiceWatchRolloutSpec(), Handler: adapter.watchRollout},
 		connect.Method{Spec: rolloutServiceRollbackRolloutSpec(), Handler: adapter.rollbackRollout},
 		connect.Method{Spec: rolloutServicePauseRolloutSpec(), Handler: adapter.pauseRollout},
+		connect.Method{Spec: rolloutServiceFreezeRolloutsSpec(), Handler: adapter.freezeRollouts},
+		connect.Method{Spec: rolloutServiceUnfreezeRolloutsSpec(), Handler: adapter.unfreezeRollouts},
 		connect.Method{Spec: rolloutServiceResumeRolloutSpec(), Handler: adapter.resumeRollout},
 		connect.Method{Spec: rolloutServiceAbortRolloutSpec(), Handler: adapter.abortRollout},
 		connect.Method{Spec: rolloutServiceSkipClusterSpec(), Handler: adapter.skipCluster},
@@ -287,6 +321,14 @@ func (UnimplementedRolloutServiceHandler) RollbackRollout(context.Context, *v1.R
 
 func (UnimplementedRolloutServiceHandler) PauseRollout(context.Context, *v1.PauseRolloutRequest) (*v1.PauseRolloutResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.rollout.v1.RolloutService.PauseRollout is not implemented")
+}
+
+func (UnimplementedRolloutServiceHandler) FreezeRollouts(context.Context, *v1.FreezeRolloutsRequest) (*v1.FreezeRolloutsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.rollout.v1.RolloutService.FreezeRollouts is not implemented")
+}
+
+func (UnimplementedRolloutServiceHandler) UnfreezeRollouts(context.Context, *v1.UnfreezeRolloutsRequest) (*v1.UnfreezeRolloutsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "lockstep.rollout.v1.RolloutService.UnfreezeRollouts is not implemented")
 }
 
 func (UnimplementedRolloutServiceHandler) ResumeRollout(context.Context, *v1.ResumeRolloutRequest) (*v1.ResumeRolloutResponse, error) {
@@ -356,6 +398,22 @@ func (c *rolloutServiceClient) RollbackRollout(ctx context.Context, req *v1.Roll
 func (c *rolloutServiceClient) PauseRollout(ctx context.Context, req *v1.PauseRolloutRequest) (*v1.PauseRolloutResponse, error) {
 	var res v1.PauseRolloutResponse
 	if err := c.client.CallUnary(ctx, rolloutServicePauseRolloutSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *rolloutServiceClient) FreezeRollouts(ctx context.Context, req *v1.FreezeRolloutsRequest) (*v1.FreezeRolloutsResponse, error) {
+	var res v1.FreezeRolloutsResponse
+	if err := c.client.CallUnary(ctx, rolloutServiceFreezeRolloutsSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *rolloutServiceClient) UnfreezeRollouts(ctx context.Context, req *v1.UnfreezeRolloutsRequest) (*v1.UnfreezeRolloutsResponse, error) {
+	var res v1.UnfreezeRolloutsResponse
+	if err := c.client.CallUnary(ctx, rolloutServiceUnfreezeRolloutsSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -461,6 +519,30 @@ func (h rolloutServiceHandler) pauseRollout(ctx context.Context, _ connect.Spec,
 		return err
 	}
 	res, err := h.svc.PauseRollout(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h rolloutServiceHandler) freezeRollouts(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.FreezeRolloutsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.FreezeRollouts(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h rolloutServiceHandler) unfreezeRollouts(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.UnfreezeRolloutsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.UnfreezeRollouts(ctx, &req)
 	if err != nil {
 		return err
 	}
