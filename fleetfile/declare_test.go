@@ -253,7 +253,7 @@ func TestTheServersOwnFileChangesNothing(t *testing.T) {
 	text := strings.NewReplacer(
 		"../paris", "/paris", "kubeconfig: kubeconfig", "kubeconfig: /kubeconfig", "key_file: probe", "key_file: /probe", "certificate_file: probe", "certificate_file: /probe",
 		"known_hosts_file: known", "known_hosts_file: /known", "ca_file: ca", "ca_file: /ca", "access_key_file: s3", "access_key_file: /s3", "secret_key_file: s3", "secret_key_file: /s3",
-		"token_file: hec", "token_file: /hec",
+		"token_file: hec", "token_file: /hec", "values: values", "values: /values",
 	).Replace(string(raw))
 	for _, vars := range [][]string{{"HOME", "/h"}, {"HOME", "/h", "DOCKER_HOST", "tcp://other:2376"}} {
 		file, err := fleetfile.Load(write(t, text), env(vars...))

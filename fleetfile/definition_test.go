@@ -78,6 +78,7 @@ func drawCluster(t *rapid.T, id fleet.ClusterID) fleetfile.Cluster {
 		c.Kubernetes = &fleetfile.Kubernetes{
 			Kubeconfig: maybe(t, file, "kubeconfig"), Context: maybe(t, word(), "context"), Namespace: string(id), Releases: maybe(t, texts, "releases"),
 			Workloads: maybe(t, rapid.MapOfN(rapid.StringMatching(`deployment/[a-z: #]{1,6}`), component, 0, 2), "workloads"),
+			Helm:      maybe(t, rapid.Just([]fleetfile.Helm{{Release: "gw", Values: "/v", Ready: time.Minute}}), "helm"),
 		}
 	} else {
 		c.Compose = &fleetfile.Compose{

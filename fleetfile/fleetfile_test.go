@@ -88,6 +88,7 @@ func TestLoadTakesEveryKey(t *testing.T) {
 				Kubernetes: &fleetfile.Kubernetes{
 					Kubeconfig: config.Path(here + "/kubeconfig"), Context: "prod", Namespace: "akeyless", Releases: []string{"gateway"},
 					Workloads: map[string]fleet.Component{"deployment/edge": fleet.Gateway},
+					Helm:      []fleetfile.Helm{{Release: "gateway", Values: config.Path(here + "/values.yaml"), Repository: "oci://mirror/akeyless-gateway", Ready: 2 * time.Minute}},
 				},
 				Probes: []fleetfile.Probe{
 					{
@@ -209,7 +210,9 @@ func TestValidateReportsEverythingAtOnce(t *testing.T) {
 		{ID: "c", Compose: &fleetfile.Compose{Engine: "docker.sock", Project: "p", Dir: "/d"}},
 	}
 	f.Clusters = append(f.Clusters, fleetfile.Cluster{
-		ID: "k", GatewayURL: "gw:8000", Kubernetes: &fleetfile.Kubernetes{Kubeconfig: "rel", Namespace: "A_b", Workloads: map[string]fleet.Component{"edge": "gateway"}},
+		ID: "k", GatewayURL: "gw:8000", Kubernetes: &fleetfile.Kubernetes{Kubeconfig: "rel", Namespace: "A_b", Releases: []string{"gw"}, Workloads: map[string]fleet.Component{"edge": "gateway"}, Helm: []fleetfile.Helm{
+			{}, {Release: "gw", Values: "rel", Ready: time.Hour, Repository: "https://ada:pw@charts"}, {Release: "gw"}, {Release: "other"},
+		}},
 		Probes: []fleetfile.Probe{
 			{Name: "p", Type: "ping", Address: "x"},
 			{Name: "p", Type: "ssh", Address: "h:22", KeyFile: "rel", Every: time.Millisecond, Timeout: time.Second},

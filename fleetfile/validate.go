@@ -335,6 +335,8 @@ func (p *findings) clusters(f *File) {
 			place := [2]string{string(c.Kubernetes.Kubeconfig) + " " + c.Kubernetes.Context, c.Kubernetes.Namespace + " " + strings.Join(c.Kubernetes.Releases, " ")}
 			if other, taken := projects[place]; taken && c.Kubernetes.Namespace != "" {
 				p.add(key+".kubernetes.namespace", "namespace %s with these releases is cluster %s already; give each cluster its own", c.Kubernetes.Namespace, other)
+			} else {
+				p.drivenOnce(key, c, projects)
 			}
 			projects[place] = c.ID
 		}
@@ -366,6 +368,17 @@ func (p *findings) kubernetes(key string, k Kubernetes) {
 	}
 }
 
+// drivenOnce refuses a Helm release that another cluster drives.
+func (p *findings) drivenOnce(key string, c Cluster, driven map[[2]string]fleet.ClusterID) {
+	for i, h := range c.Kubernetes.Helm {
+		place := [2]string{string(c.Kubernetes.Kubeconfig) + " " + c.Kubernetes.Context, c.Kubernetes.Namespace + " helm " + h.Release}
+		if other, taken := driven[place]; taken && other != c.ID && h.Release != "" {
+			p.add(fmt.Sprintf("%s.kubernetes.helm[%d].release", key, i), "release %s of namespace %s is driven for cluster %s already; one cluster drives it", h.Release, c.Kubernetes.Namespace, other)
+		}
+		driven[place] = c.ID
+	}
+}
+
 // maxReady leaves a step time to see that everything runs before it is given up.
 const maxReady = rollout.StepAllowance - time.Minute
 
@@ -378,7 +391,7 @@ func (p *findings) helm(key string, k Kubernetes) {
 		switch {
 		case names[h.Release] && h.Release != "":
 			p.add(at+".release", "release %s is listed twice; keep one", h.Release)
-		case len(k.Releases) > 0 && !slices.Contains(k.Releases, h.Release):
+		case h.Release != "" && len(k.Releases) > 0 && !slices.Contains(k.Releases, h.Release):
 			p.add(at+".release", "release %s is not among the releases that are watched (%s); add it to %s.releases", h.Release, strings.Join(k.Releases, ", "), key)
 		}
 		names[h.Release] = true

@@ -4,11 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
 )
+
+var environment = regexp.MustCompile(`\benv\[\d+\]\.value$`)
 
 const (
 	// mostChanges bounds what a plan tells of one cluster, and mostText of one value.
@@ -156,6 +159,9 @@ func differences(of string, before, after map[string]string) []string {
 
 // secret says whether a value's name speaks of something that is not for everybody.
 func secret(path string) bool {
+	if environment.MatchString(path) {
+		return true // who knows what a variable holds
+	}
 	lower := strings.ToLower(path)
 	return slices.ContainsFunc([]string{"password", "secret", "token", "accesskey", "access_key", "privatekey", "private_key", "credential"}, func(word string) bool {
 		return strings.Contains(lower, word)

@@ -19,13 +19,14 @@ import (
 )
 
 const (
-	// leaseName is the Lease in a namespace that says whose hand is in it.
-	leaseName = "lockstep-driver"
+	// leasePrefix and the name of the first Helm release make the name of the Lease that
+	// says whose hand is on a cluster.
+	leasePrefix = "lockstep-"
 	// DefaultLease is how long a hand that is not heard of any more keeps others out.
 	DefaultLease = 30 * time.Second
 )
 
-// hand is the right to change a namespace, as long as it is renewed at the API server.
+// hand is the right to change a cluster's Helm releases, as long as it is renewed at the API server.
 // Whoever lost it begins no request that changes anything: the transport asks.
 type hand struct {
 	lease time.Duration
@@ -42,10 +43,12 @@ type hand struct {
 	denied  error  // why it cannot be had
 }
 
+func (d *Deployment) leaseName() string { return leasePrefix + d.opts.Releases[0].Name }
+
 // errLost is why an operation ends whose hand was lost.
 var errLost = errors.New("the lease of the namespace was lost: the API server was not reached in time, or another Lockstep took it")
 
-// take waits for the right to change the namespace, and returns a context that ends when
+// take waits for the right to change the cluster, and returns a context that ends when
 // it is lost. Another's that is not renewed any more passes over after its own time.
 func (d *Deployment) take(ctx context.Context) (context.Context, *hand, error) {
 	c, err := d.connect()
@@ -64,12 +67,12 @@ func (d *Deployment) take(ctx context.Context) (context.Context, *hand, error) {
 	op, lost := context.WithCancelCause(ctx)
 	h := &hand{lease: d.opts.Lease, stop: stop, lost: lost, ended: make(chan struct{})}
 	lock := &watched{Interface: &resourcelock.LeaseLock{
-		LeaseMeta: metav1.ObjectMeta{Name: leaseName, Namespace: d.opts.Namespace}, Client: client,
+		LeaseMeta: metav1.ObjectMeta{Name: d.leaseName(), Namespace: d.opts.Namespace}, Client: client,
 		LockConfig: resourcelock.ResourceLockConfig{Identity: d.opts.Holder},
 	}, hand: h}
 	taken := make(chan struct{})
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: lock, LeaseDuration: h.lease, RenewDeadline: 2 * h.lease / 3, RetryPeriod: h.lease / 6, ReleaseOnCancel: true, Name: leaseName,
+		Lock: lock, LeaseDuration: h.lease, RenewDeadline: 2 * h.lease / 3, RetryPeriod: h.lease / 6, ReleaseOnCancel: true, Name: d.leaseName(),
 		Callbacks: leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) { close(taken) }, OnStoppedLeading: func() {}},
 	})
 	if err != nil {
@@ -103,12 +106,12 @@ func (d *Deployment) taken(h *hand) error {
 	other, denied := h.other, h.denied
 	h.mu.Unlock()
 	if denied != nil {
-		return errs.New(errs.Unavailable, "LS-HLM-014", "the lease %s of %s cannot be had: %w; deploy/k8s/driver grants what is needed", leaseName, d.where(), denied)
+		return errs.New(errs.Unavailable, "LS-HLM-014", "the lease %s of %s cannot be had: %w; deploy/k8s/driver grants what is needed", d.leaseName(), d.where(), denied)
 	}
 	if other != "" {
-		return errs.New(errs.Conflict, "LS-HLM-017", "%s changes %s and goes on doing so; leave one of both to it, `kubectl get lease %s -n %s` shows the lease", other, d.where(), leaseName, d.opts.Namespace)
+		return errs.New(errs.Conflict, "LS-HLM-017", "%s changes %s and goes on doing so; leave one of both to it, `kubectl get lease %s -n %s` shows the lease", other, d.where(), d.leaseName(), d.opts.Namespace)
 	}
-	return errs.New(errs.Unavailable, "LS-HLM-014", "the lease %s of %s could not be had within %s: the API server does not answer; check it with `kubectl get --raw /readyz`", leaseName, d.where(), 2*h.lease)
+	return errs.New(errs.Unavailable, "LS-HLM-014", "the lease %s of %s could not be had within %s: the API server does not answer; check it with `kubectl get --raw /readyz`", d.leaseName(), d.where(), 2*h.lease)
 }
 
 // release gives the right back and waits until that is done.

@@ -122,6 +122,26 @@ func TestNewPlan(t *testing.T) {
 			}}}},
 		},
 		{
+			name:   "Helm brings a chart and values, and bastions that are switched off have no step",
+			window: rollout.WindowNeeded(1, policy.Deadline),
+			targets: []rollout.Target{found("oslo", func(t *rollout.Target) {
+				delete(t.Running, fleet.SRAWeb)
+				delete(t.Running, fleet.SRASSH)
+				t.Chart, t.Values = rollout.Chart{Name: "akeyless-gateway", Version: "3.4.0"}, "sha256:v"
+			})},
+			clusters: []rollout.ClusterPlan{{
+				Cluster: "oslo", Steps: []rollout.StepPlan{gatewayStep()}, Chart: rollout.Chart{Name: "akeyless-gateway", Version: "3.4.0"}, Values: "sha256:v",
+			}},
+		},
+		{
+			name: "another chart or other values are brought with the first step, also where every image runs",
+			targets: []rollout.Target{
+				found("oslo", runs(fleet.Gateway, "4.53.0", digest("c")), runs(fleet.SRAWeb, "3.1.0", digest("d")), runs(fleet.SRASSH, "3.1.0", digest("d")), func(t *rollout.Target) { t.Repackaged = true }),
+			},
+			window:   rollout.WindowNeeded(1, policy.Deadline),
+			clusters: []rollout.ClusterPlan{{Cluster: "oslo", Steps: []rollout.StepPlan{changed(gatewayStep(), func(s *rollout.StepPlan) { s.FromVersion = "4.53.0" })}}},
+		},
+		{
 			name:     "a line that runs the release's digest has no step",
 			targets:  []rollout.Target{found("oslo", runs(fleet.Gateway, "4.53.0", digest("c")))},
 			clusters: []rollout.ClusterPlan{{Cluster: "oslo", Steps: []rollout.StepPlan{sraStep()}}},

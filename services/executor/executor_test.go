@@ -292,7 +292,7 @@ func TestAnUnreadableControlBucketDelaysAStep(t *testing.T) {
 	var reads, blobs atomic.Int32
 	l := w.start(func(_ *life, when, what string) error {
 		switch {
-		case when == "before" && strings.HasPrefix(what, "get ") && reads.Add(1) == 1:
+		case when == "before" && strings.HasPrefix(what, "get rollout.") && reads.Add(1) == 1:
 			if _, applied := w.paris.now(); len(applied) != 0 {
 				t.Error("the cluster was touched before the control bucket was read")
 			}
