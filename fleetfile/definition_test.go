@@ -78,7 +78,9 @@ func drawCluster(t *rapid.T, id fleet.ClusterID) fleetfile.Cluster {
 		c.Kubernetes = &fleetfile.Kubernetes{
 			Kubeconfig: maybe(t, file, "kubeconfig"), Context: maybe(t, word(), "context"), Namespace: string(id), Releases: maybe(t, texts, "releases"),
 			Workloads: maybe(t, rapid.MapOfN(rapid.StringMatching(`deployment/[a-z: #]{1,6}`), component, 0, 2), "workloads"),
-			Helm:      maybe(t, rapid.Just([]fleetfile.Helm{{Release: "gw", Values: "/v", Ready: time.Minute}}), "helm"),
+		}
+		if k := c.Kubernetes; len(k.Releases) == 0 {
+			k.Helm = maybe(t, rapid.Just([]fleetfile.Helm{{Release: "gw", Values: "/v", Ready: time.Minute}, {Release: "web"}}), "helm")
 		}
 	} else {
 		c.Compose = &fleetfile.Compose{
