@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lockstep-fleet/lockstep/codec"
 	"github.com/lockstep-fleet/lockstep/domain/fleet"
 	"github.com/lockstep-fleet/lockstep/domain/rollout"
@@ -49,6 +51,10 @@ type planned interface {
 	GetStrategy() *rolloutv1.Strategy
 }
 
+// surveysAtOnce bounds how many clusters a plan looks at side by side: each asks its
+// engine or API server and registries.
+const surveysAtOnce = 8
+
 // plan looks at every cluster asked for and at the release's images.
 func (a *rolloutAPI) plan(ctx context.Context, req planned) (rollout.Plan, []rollout.Problem, []rollout.Target, error) {
 	c := a.conductor
@@ -71,18 +77,26 @@ func (a *rolloutAPI) plan(ctx context.Context, req planned) (rollout.Plan, []rol
 	if err != nil {
 		return rollout.Plan{}, nil, nil, err
 	}
-	targets := make([]rollout.Target, 0, len(ids))
-	for _, id := range ids {
-		target, err := survey(ctx, there, id, release)
-		if err != nil {
-			target.Trouble = append(target.Trouble, err.Error())
-		}
-		target.Cluster, target.Unseen, target.Labels = id, there.Unseen[id], there.Labels[id]
-		c.mu.Lock()
-		target.BusyWith = c.busy(id)
-		target.Aside = c.moved(id)
-		c.mu.Unlock()
-		targets = append(targets, target)
+	targets := make([]rollout.Target, len(ids))
+	var asking errgroup.Group
+	asking.SetLimit(surveysAtOnce)
+	for i, id := range ids {
+		asking.Go(func() error {
+			target, err := survey(ctx, there, id, release)
+			if err != nil {
+				target.Trouble = append(target.Trouble, err.Error())
+			}
+			target.Cluster, target.Unseen, target.Labels = id, there.Unseen[id], there.Labels[id]
+			c.mu.Lock()
+			target.BusyWith = c.busy(id)
+			target.Aside = c.moved(id)
+			c.mu.Unlock()
+			targets[i] = target
+			return nil
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		return rollout.Plan{}, nil, nil, err
 	}
 	plan, problems := rollout.NewPlan(release, targets, rollout.Terms{
 		Gate: c.config.Gate, Policy: policy, Window: c.config.Window, Lookback: c.config.Lookback, Strategy: strategy,
