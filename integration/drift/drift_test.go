@@ -310,9 +310,22 @@ func (f *fleet) adopt(t *testing.T) {
 	}
 }
 
+// known waits until all is known of a Compose cluster: what its file declares is read
+// twice a minute, and so many bastions register with the vendor.
+func (f *fleet) known(t *testing.T, cluster string, bastions int) {
+	t.Helper()
+	eventually(t, func() error {
+		if c := f.status(t)[cluster]; len(c.GetDeclared().GetCompose()) != 3 || len(c.GetBastions()) != bastions {
+			return fmt.Errorf("of %s is known: %v", cluster, c)
+		}
+		return nil
+	})
+}
+
 // stepsByHand moves berlin line by line with docker compose, inside its window, and
 // then begins a rollout that it takes back. None of it is drift.
 func (f *fleet) stepsByHand(t *testing.T) {
+	f.known(t, "berlin", 1)
 	if got := list[driftv1.Baseline](t, f.installation, f.config("baseline", "capture", "berlin", "--name", "before")...); len(got) != 1 || got[0].GetId() != "before/berlin" {
 		t.Fatalf("captured %v, want before/berlin", got)
 	}
@@ -488,12 +501,7 @@ func (f *fleet) getsStuck(t *testing.T) {
 
 // editsFile has tokyo's Compose file ask for another image than runs.
 func (f *fleet) editsFile(t *testing.T) {
-	eventually(t, func() error {
-		if declared := f.status(t)["tokyo"].GetDeclared().GetCompose(); len(declared) != 3 {
-			return fmt.Errorf("what tokyo's file asks for is told as %v", declared)
-		}
-		return nil
-	})
+	f.known(t, "tokyo", 0)
 	edited := time.Now()
 	f.tokyo.edit(t, f.better.Gateway.Pinned(), project.GatewayService)
 	c := f.becomes(t, "tokyo", "split", edited.Add(splitAfter), "Compose service "+project.GatewayService+" of project "+f.tokyo.project.Name+" does not run as its file says")
